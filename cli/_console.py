@@ -1,0 +1,88 @@
+"""What the commands share: the log, the progress bar, one-sentence errors and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+# Exit codes a script can rely on; 2 is click's own, for wrong usage.
+OK, FAILED, NOT_WRITTEN, INTERRUPTED = 0, 1, 3, 130
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn what can go wrong into one sentence on standard error and an exit code."""
+    from itk_pdd.errors import RegistrationAborted, RegistrationError
+    from itk_pdd.outputs import OutputError
+
+    context = click.get_current_context()
+    try:
+        yield
+    except OutputError as error:
+        click.echo(f"Error: {error}.", err=True)
+        context.exit(NOT_WRITTEN)
+    except (RegistrationError, RegistrationAborted) as error:
+        click.echo(f"Error: {error}.", err=True)
+        context.exit(FAILED)
+    except MemoryError:
+        click.echo("Error: there is not enough memory for images of this size.", err=True)
+        context.exit(FAILED)
+    except KeyboardInterrupt:
+        click.echo("Interrupted; nothing was written.", err=True)
+        context.exit(INTERRUPTED)
+
+
+@contextmanager
+def logging_to_stderr(verbosity: int) -> Iterator[None]:
+    """Show the package's log: warnings only, with -v what is done, with -vv everything."""
+    logger = logging.getLogger("itk_pdd")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s" if verbosity < 2 else "%(asctime)s %(levelname)s %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbosity, 2)])
+    show = warnings.showwarning
+    warnings.showwarning = _show_warning
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_args: Any, **_kwargs: Any) -> None:
+    """Warnings about the registration in one line; those of libraries only in the full log."""
+    from itk_pdd.errors import RegistrationWarning
+
+    level = logging.WARNING if issubclass(category, RegistrationWarning) else logging.DEBUG
+    logging.getLogger("itk_pdd").log(level, "Warning: %s.", message)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[float, str], None] | None]:
+    """A bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    layout = "{desc:30} {bar} {percentage:3.0f}% {elapsed}"
+    # The log is written above the bar.
+    with (
+        logging_redirect_tqdm([logging.getLogger("itk_pdd")]),
+        tqdm(desc="reading", total=100, file=sys.stderr, leave=False, bar_format=layout) as bar,
+    ):
+
+        def update(fraction: float, message: str) -> None:
+            bar.set_description_str(message, refresh=False)
+            bar.update(100 * fraction - bar.n)
+
+        yield update

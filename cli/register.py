@@ -1,0 +1,154 @@
+"""pdd-register: register two images from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+
+from itk_pdd._version import __version__
+
+PATH = click.Path(path_type=Path)
+
+
+class _Groups(click.Command):
+    """A command whose help lists the options under headings."""
+
+    headings: ClassVar = {
+        "Outputs": ("output", "warped", "transform", "inverse", "warped_labels"),
+        "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
+        "Registration": ("model", "spacing", "device", "threads", "seed"),
+    }
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one definition list per heading."""
+        records = {p.name: p.get_help_record(ctx) for p in self.get_params(ctx) if isinstance(p, click.Option)}
+        grouped = {name for names in self.headings.values() for name in names}
+        rest = tuple(name for name in records if name not in grouped)
+        for heading, names in {**self.headings, "Other": rest}.items():
+            with formatter.section(heading):
+                formatter.write_dl([record for record in map(records.get, names) if record])
+
+
+@click.command(cls=_Groups, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("fixed", type=PATH, required=False)
+@click.argument("moving", type=PATH, required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="FIELD",
+    help="Displacement field on the grid of FIXED: vectors "
+    "from fixed to moving points in mm (LPS). .nii.gz, .nii, .mha, .nrrd; .h5 or .tfm for a transform.",
+)
+@click.option(
+    "--warped", type=PATH, metavar="IMAGE", help="MOVING resampled onto FIXED (linear, pixel type kept, 0 outside)."
+)
+@click.option("--transform", type=PATH, metavar="FILE", help="The field as an ITK transform: .h5, .tfm, .mat.")
+@click.option(
+    "--inverse",
+    type=PATH,
+    metavar="FIELD",
+    help="Displacement field on the grid of MOVING, from moving to fixed points in mm; formats as --output.",
+)
+@click.option(
+    "--warped-labels",
+    type=PATH,
+    metavar="IMAGE",
+    help="The --moving-labels resampled onto FIXED (nearest neighbour, pixel type kept).",
+)
+@click.option(
+    "--initial-transform",
+    type=PATH,
+    metavar="FILE",
+    help="Start here: a transform from fixed to moving "
+    "points (.h5, .tfm, .txt, .mat; ANTs' 0GenericAffine.mat too) or a displacement field image in mm. "
+    "It becomes part of the result.",
+)
+@click.option(
+    "--initialise",
+    type=click.Choice(["none", "center", "affine"]),
+    default="none",
+    show_default=True,
+    help="Find a start: put the centres (of both masks, if given) on each other, or search an affine.",
+)
+@click.option("--fixed-mask", type=PATH, metavar="IMAGE", help="Voxels other than 0 count; on the grid of FIXED.")
+@click.option("--moving-mask", type=PATH, metavar="IMAGE", help="The same for MOVING.")
+@click.option(
+    "--moving-labels", type=PATH, metavar="IMAGE", help="Label image in the space of MOVING, warped to --warped-labels."
+)
+@click.option("--model", default="auto", show_default=True, metavar="NAME", help="Name or folder of a model.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
+@click.option(
+    "--spacing",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MM",
+    help="Compare the images at this voxel size in mm; smaller is more exact and slower.  [default: the model's]",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed gives the same result."
+)
+@click.option(
+    "--demo",
+    type=PATH,
+    metavar="DIR",
+    help="Make a labelled synthetic abdominal pair in DIR, register it and draw overview.png; takes no other input.",
+)
+@click.option("-v", "--verbose", count=True, help="Say what is done; -vv says more.")
+@click.version_option(__version__, prog_name="pdd-register")
+def main(**arguments: Any) -> None:
+    """Register MOVING to FIXED, two 2-D or 3-D images, deformably.
+
+    The images are files of any format ITK reads (NIfTI, MetaImage, NRRD, ...) or folders of DICOM slices. All
+    outputs are written whole or not at all. Positions and displacements are physical millimetres (LPS, as in ITK).
+
+    \b
+    Examples:
+      pdd-register fixed.nii.gz moving.nii.gz -o field.nii.gz --warped warped.nii.gz
+      pdd-register ct/ mr.nii.gz --initialise affine --transform t.h5 -v
+      pdd-register --demo demo
+
+    \b
+    Exit codes:
+      0 done    1 an input cannot be used, or the registration failed    2 wrong usage
+      3 an output cannot be written    130 interrupted
+    """
+    from itk_pdd.cli import _console
+
+    fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
+    folder, verbosity = arguments.pop("demo"), arguments.pop("verbose")
+    if folder is None:
+        _check_usage(fixed, moving, arguments)
+    elif fixed or moving or any(arguments[name] for name in (*_OUTPUTS, *_INPUTS)):
+        raise click.UsageError("--demo makes its own images and names its own files: leave the others out.")
+    if arguments["initialise"] == "none":
+        arguments["initialise"] = None
+    with _console.exit_codes(), _console.logging_to_stderr(verbosity), _console.progress_bar() as progress:
+        if folder is None:
+            from itk_pdd.filewise import register_files
+
+            register_files(fixed, moving, progress=progress, **arguments)
+        else:
+            from itk_pdd.demo import run_demo
+
+            keys = ("initialise", "model", "spacing", "device", "threads", "seed")
+            summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})
+    if folder is not None:
+        click.echo(summary)
+
+
+_OUTPUTS = ("output", "warped", "transform", "inverse", "warped_labels")
+_INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
+
+
+def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, Any]) -> None:
+    if fixed is None or moving is None:
+        raise click.UsageError(f"Missing argument {'FIXED' if fixed is None else 'MOVING'!r}.")
+    if not any(arguments[name] for name in _OUTPUTS):
+        raise click.UsageError("Nothing to write: give -o, --transform, --warped, --inverse or --warped-labels.")
+    if (arguments["moving_labels"] is None) != (arguments["warped_labels"] is None):
+        raise click.UsageError("--moving-labels and --warped-labels belong together: give both.")
+    if arguments["initial_transform"] is not None and arguments["initialise"] != "none":
+        raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")

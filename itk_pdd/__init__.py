@@ -1,0 +1,36 @@
+"""itk_pdd: deformable registration of medical images by probabilistic dense displacements.
+
+The names below are imported on first use, so that ``import itk_pdd`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from itk_pdd._version import __version__
+
+_PUBLIC = {
+    "DisplacementField": "itk_pdd.field",
+    "Grid": "itk_pdd.grid",
+    "PDDRegistrationMethod": "itk_pdd.method",
+    "RegistrationAborted": "itk_pdd.errors",
+    "RegistrationError": "itk_pdd.errors",
+    "RegistrationWarning": "itk_pdd.errors",
+    "Volume": "itk_pdd.volume",
+    "register": "itk_pdd.registration",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,242 @@
+"""The registration itself: two volumes in, a displacement field out. Free of ITK."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from itk_pdd import models
+from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.field import DisplacementField, slabs
+from itk_pdd.grid import Grid
+from itk_pdd.mapping import Mapping
+from itk_pdd.refinement import refine
+from itk_pdd.resampling import resample
+from itk_pdd.search import WorkingImage, search
+from itk_pdd.stages import Model
+from itk_pdd.volume import Volume
+
+__all__ = ["Result", "register_volumes", "working_grid"]
+
+log = logging.getLogger("itk_pdd")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a registration found.
+
+    Parameters
+    ----------
+    field : DisplacementField
+        From fixed to moving points on the grid of the fixed image, the initial transform included.
+    model : Model
+        The model that was used.
+    working_grid : Grid
+        Grid on which the images were compared.
+    capture_range_mm : float
+        Largest displacement along an axis that the stages can find together, in millimetres, beside the initial
+        transform.
+    """
+
+    field: DisplacementField
+    model: Model
+    working_grid: Grid
+    capture_range_mm: float
+
+
+def register_volumes(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    initial: Mapping | None = None,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    model: str | Model = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    threads: int | None = None,
+    spacing: float | None = None,
+    refinement_iterations: int | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> Result:
+    """Register two volumes.
+
+    Parameters
+    ----------
+    fixed, moving : Volume
+        Checked images of one dimension.
+    initial : Mapping, optional
+        Where to start, from fixed to moving physical points.
+    fixed_mask, moving_mask : Volume, optional
+        bool volumes; outside, the fixed image has no say and the field is carried on from its surroundings.
+    model : str or Model
+        Name of a model, or the model itself.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute; models with hand-made features compute on the CPU, and say so where "cuda" was asked for.
+    seed : int
+        Kept for models that draw random numbers; those with hand-made features draw none.
+    threads : int, optional
+        CPU threads; as many as torch uses by default.
+    spacing : float, optional
+        Working spacing in millimetres instead of the model's; smaller is more exact and slower.
+    refinement_iterations : int, optional
+        Steps of the instance optimisation instead of the model's; more fit the images more closely and fold more
+        easily, 0 leaves it out.
+    progress : callable, optional
+        Called with a fraction from 0 to 1 and the name of the step at hand.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    RegistrationError
+        If there is no such model or device, or an option makes no sense.
+    """
+
+    model = models.load(model)
+    _check_device(device)
+    if spacing is not None:
+        if not spacing > 0:
+            raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
+        model = replace(model, spacing=float(spacing))
+    report = progress or (lambda fraction, text: None)
+    started = time.perf_counter()
+    if refinement_iterations is not None:
+        if refinement_iterations < 0:
+            raise RegistrationError(f"refinement_iterations is {refinement_iterations}, expected at least 0")
+        model = replace(model, refinement=replace(model.refinement, iterations=int(refinement_iterations)))
+    with _threads(threads):
+        report(0.0, "resampling")
+        inner = working_grid(fixed.grid, model)
+        reach = sum(stage.reach for stage in model.stages)
+        # The moving image is needed as far around the fixed one as displacements reach, if there is anything.
+        lower, upper = _margins(inner, moving.grid, initial, reach)
+        grid = inner.padded(lower, upper)
+        capture = reach * max(grid.spacing)
+        log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
+        first = _prepared(fixed, grid, None, fixed_mask)
+        second = _prepared(moving, grid, initial, moving_mask)
+        share = 0.75 if model.refinement.iterations else 0.95
+        found = search(first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text))
+        if model.refinement.iterations:
+            report(0.8, "refinement")
+            dilation = model.refinement.dilation
+            found = refine(
+                first.features(dilation),
+                second.features(dilation),
+                found,
+                model.refinement,
+                channels=first.channels,
+                mask=first.mask,
+                progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
+            )
+        report(0.95, "field")
+        field = _to_fixed_grid(found, grid, fixed.grid, initial)
+    report(1.0, "done")
+    log.info("registered in %.1f s", time.perf_counter() - started)
+    return Result(field, model, grid, capture)
+
+
+def working_grid(grid: Grid, model: Model) -> Grid:
+    """Grid on which images are compared: anatomical axes, the same spacing along all of them.
+
+    Parameters
+    ----------
+    grid : Grid
+        Grid of the fixed image.
+    model : Model
+        Gives the spacing, or leaves it to the image: the edge of a cube of the volume of a voxel.
+    """
+    canonical = grid.canonical()
+    spacing = model.spacing or float(np.prod(grid.spacing) ** (1 / grid.dimension))
+    smallest = float((np.prod(canonical.extent) / model.max_voxels) ** (1 / grid.dimension))
+    if spacing < smallest:
+        log.info("working spacing %.3g mm instead of %.3g mm: the image is large", smallest, spacing)
+        spacing = smallest
+    return canonical.with_spacing(spacing)
+
+
+def _margins(grid: Grid, moving: Grid, initial: Mapping | None, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels to add on each side of the working grid so that it holds what of the moving image is within reach."""
+    corners = grid.padded([reach] * grid.dimension, [reach] * grid.dimension)
+    # Which part of the extended grid sees the moving image, on a coarse lattice.
+    axes = [np.linspace(0, n - 1, min(n, 24)) for n in corners.size]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    points = corners.to_physical(index)
+    seen = moving.to_index(points if initial is None else initial(points))
+    inside = ((seen > -1) & (seen < np.asarray(moving.size))).all(axis=-1)
+    if not inside.any():
+        return np.zeros(grid.dimension, int), np.zeros(grid.dimension, int)
+    used = index[inside]
+    # One mesh of the lattice more on each side: the border of the image lies somewhere within it.
+    mesh = (np.asarray(corners.size) - 1) / np.maximum([len(a) - 1 for a in axes], 1)
+    lower = np.clip(np.ceil(reach - used.min(axis=0) + mesh), 0, reach).astype(int)
+    upper = np.clip(np.ceil(used.max(axis=0) + mesh - reach - np.asarray(grid.size) + 1), 0, reach).astype(int)
+    # Less than this is worth no additional voxels.
+    small = 0.05 * np.asarray(grid.size)
+    return np.where(lower > mesh + small, lower, 0), np.where(upper > mesh + small, upper, 0)
+
+
+def _prepared(volume: Volume, grid: Grid, mapping: Mapping | None, mask: Volume | None) -> WorkingImage:
+    """An image on the working grid, as the search wants it."""
+    array = resample(volume, grid, mapping=mapping).array
+    used = (
+        None if mask is None else resample(mask, grid, mapping=mapping, interpolation="nearest", outside="zero").array
+    )
+    if grid.dimension == 2:
+        array, used = array[None], None if used is None else used[None]
+    return WorkingImage(np.ascontiguousarray(array), grid.dimension, None if used is None else used.astype(bool))
+
+
+def _to_fixed_grid(found: np.ndarray, grid: Grid, fixed: Grid, initial: Mapping | None) -> DisplacementField:
+    """The field found on the working grid in millimetres on the fixed image's grid, the initial transform included."""
+    vectors = (found[0, ..., :2] if grid.dimension == 2 else found) @ grid.matrix.T.astype(np.float32)
+    inner = DisplacementField(np.ascontiguousarray(vectors, dtype=np.float32), grid)
+    out = np.empty((*fixed.shape, fixed.dimension), np.float32)
+    for slab, points in slabs(fixed):
+        moved = points + inner.at(points, outside="nearest")
+        out[slab] = (moved if initial is None else initial(moved)) - points
+    return DisplacementField(out, fixed)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    kind = str(device).split(":")[0]
+    if kind not in ("auto", "cpu", "cuda"):
+        raise RegistrationError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise RegistrationError(
+            f"device is {device!r}, but this machine has no CUDA device that torch can use: use 'cpu'"
+        )
+    if kind == "cuda":
+        warnings.warn(
+            f"device is {device!r}, but models with hand-made features compute on the CPU",
+            RegistrationWarning,
+            stacklevel=3,
+        )
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    import torch
+
+    if count is None:
+        yield
+        return
+    if count < 1:
+        raise RegistrationError(f"threads is {count}, expected at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""Measuring registrations: metrics, data sets, baselines and the comparison of methods."""

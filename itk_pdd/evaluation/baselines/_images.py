@@ -1,0 +1,60 @@
+"""What the baselines share: bringing both images onto one plain grid, and the field back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from itk_pdd.field import DisplacementField
+from itk_pdd.grid import Grid
+from itk_pdd.transform import write_field
+from itk_pdd.volume import grid_of
+
+
+def read_float(path: Path):
+    """The image as a SimpleITK image of float."""
+    import SimpleITK as sitk
+
+    return sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
+
+
+def onto_fixed_grid(fixed_path: Path, moving_path: Path):
+    """Both images on the voxels of the fixed image, without origin and direction, and the true grid.
+
+    Some tools ignore the direction, others need images of equal size: they work in these plain coordinates, and
+    :func:`write_plain_field` turns their vectors back. Outside the moving image is its smallest value.
+
+    Returns
+    -------
+    fixed, moving : SimpleITK.Image
+        Float images with origin 0 and identity direction, spacing kept.
+    grid : Grid
+        Grid of the fixed image.
+    """
+    import SimpleITK as sitk
+
+    fixed, moving = read_float(fixed_path), read_float(moving_path)
+    grid = grid_of(fixed, "fixed")
+    darkest = float(sitk.GetArrayViewFromImage(moving).min())
+    moving = sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkLinear, darkest)
+    for image in (fixed, moving):
+        image.SetOrigin([0.0] * grid.dimension)
+        image.SetDirection(np.eye(grid.dimension).ravel().tolist())
+    return fixed, moving, grid
+
+
+def write_plain_field(vectors: np.ndarray, grid: Grid, path: Path) -> None:
+    """Write a field whose vectors (z, y, x, dim) are in millimetres along the index axes x, y, z of the grid."""
+    physical = vectors.astype(np.float64) @ np.asarray(grid.direction).T
+    write_field(DisplacementField(physical.astype(np.float32), grid), path)
+
+
+def normalised(image):
+    """The image with its 1st and 99th percentile at 0 and 1 and clipped there, for tools that compare intensities."""
+    import SimpleITK as sitk
+
+    low, high = np.percentile(sitk.GetArrayViewFromImage(image), [1, 99])
+    if not high > low:
+        low, high = (float(v) for v in (low, low + 1))
+    return sitk.Clamp((image - float(low)) / float(high - low), sitk.sitkFloat32, 0.0, 1.0)

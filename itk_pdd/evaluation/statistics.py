@@ -1,0 +1,108 @@
+"""Summaries of a comparison: means with confidence intervals and paired tests with correction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Summary", "bootstrap_interval", "holm", "summarise", "wilcoxon"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One measure of one method over the pairs.
+
+    Attributes
+    ----------
+    n : int
+        Number of pairs with a value.
+    mean, sd, median : float
+        Over the pairs; the SD is that of a sample (n - 1). NaN where there are too few.
+    ci_low, ci_high : float
+        95 % confidence interval of the mean, by bootstrap over the pairs.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    median: float
+    ci_low: float
+    ci_high: float
+
+
+def summarise(values: Sequence[float], *, seed: int = 0) -> Summary:
+    """Summarise a measure over the pairs; NaN counts as no value."""
+    kept = np.asarray(values, dtype=float)
+    kept = kept[np.isfinite(kept)]
+    nan = float("nan")
+    if not kept.size:
+        return Summary(0, nan, nan, nan, nan, nan)
+    low, high = bootstrap_interval(kept, seed=seed)
+    sd = float(kept.std(ddof=1)) if kept.size > 1 else nan
+    return Summary(int(kept.size), float(kept.mean()), sd, float(np.median(kept)), low, high)
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean.
+
+    Pairs that share a patient are not independent: with few patients the interval is too narrow, whoever computes it.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        One value per pair, finite.
+    level : float, default 0.95
+        Confidence level.
+    resamples : int, default 10000
+        Number of resamples.
+    seed : int, default 0
+        Seed of the resampling.
+
+    Returns
+    -------
+    low, high : float
+        NaN for fewer than two values.
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    chosen = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.asarray(values)[chosen].mean(axis=1), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def wilcoxon(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p value of the Wilcoxon signed-rank test of paired values.
+
+    1 if all pairs are equal, NaN without pairs.
+    """
+    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    difference = difference[np.isfinite(difference)]
+    if not difference.size:
+        return float("nan")
+    if not difference.any():
+        return 1.0
+    from scipy import stats
+
+    return float(stats.wilcoxon(difference).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for multiple testing by Holm's step-down method; NaN stays NaN and is not counted.
+
+    References
+    ----------
+    S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    p = np.asarray(p_values, dtype=float)
+    result = np.full(p.shape, np.nan)
+    tested = np.flatnonzero(np.isfinite(p))
+    worst = 0.0
+    for rank, index in enumerate(tested[np.argsort(p[tested], kind="stable")]):
+        worst = max(worst, min(1.0, float(p[index]) * (len(tested) - rank)))
+        result[index] = worst
+    return result.tolist()

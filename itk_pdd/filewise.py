@@ -1,0 +1,117 @@
+"""Register images from files to files, as the command line does: no output is written unless all of them are."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from itk_pdd import files, outputs
+from itk_pdd.errors import RegistrationError
+from itk_pdd.registration import invert, prepare, solve
+from itk_pdd.threads import simpleitk_threads
+from itk_pdd.transform import field_writer
+from itk_pdd.volume import Volume
+from itk_pdd.warping import warp_simpleitk
+
+if TYPE_CHECKING:
+    from itk_pdd.engine import Result
+
+__all__ = ["register_files"]
+
+log = logging.getLogger("itk_pdd")
+
+
+def register_files(
+    fixed: str | os.PathLike[str],
+    moving: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    warped: str | os.PathLike[str] | None = None,
+    transform: str | os.PathLike[str] | None = None,
+    inverse: str | os.PathLike[str] | None = None,
+    moving_labels: str | os.PathLike[str] | None = None,
+    warped_labels: str | os.PathLike[str] | None = None,
+    initial_transform: str | os.PathLike[str] | None = None,
+    initialise: str | None = None,
+    fixed_mask: str | os.PathLike[str] | None = None,
+    moving_mask: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    **options: Any,
+) -> Result:
+    """Register two image files and write what was asked for, without itk.
+
+    Parameters
+    ----------
+    fixed, moving : path-like
+        Image files or folders of DICOM slices.
+    output : path-like, optional
+        The displacement field on the grid of ``fixed``: an image of vectors in millimetres, or a transform file.
+    warped : path-like, optional
+        ``moving`` resampled onto ``fixed``: linear, pixel type kept, 0 outside.
+    transform : path-like, optional
+        The field as an ITK transform file.
+    inverse : path-like, optional
+        The inverse field on the grid of ``moving``; formats as ``output``.
+    moving_labels, warped_labels : path-like, optional
+        A label image in the space of ``moving``, and where it goes, resampled by nearest neighbour.
+    initial_transform, initialise, fixed_mask, moving_mask, seed, threads, progress, **options
+        As for :func:`itk_pdd.register`.
+
+    Raises
+    ------
+    RegistrationError
+        If some input cannot be used.
+    OutputError
+        If some output cannot be written; found out before the registration as far as possible.
+    """
+    if (moving_labels is None) != (warped_labels is None):
+        raise RegistrationError("moving_labels and warped_labels belong together: give both or none")
+
+    targets = {
+        name: outputs.Output(path, name, extensions)
+        for name, path, extensions in (
+            ("output", output, files.FIELD_EXTENSIONS),
+            ("transform", transform, files.TRANSFORM_EXTENSIONS),
+            ("inverse", inverse, files.FIELD_EXTENSIONS),
+            ("warped", warped, files.IMAGE_EXTENSIONS),
+            ("warped_labels", warped_labels, files.IMAGE_EXTENSIONS),
+        )
+        if path is not None
+    }
+    inputs = (fixed, moving, moving_labels, initial_transform, fixed_mask, moving_mask)
+    outputs.check_outputs(list(targets.values()), inputs=[path for path in inputs if path is not None])
+    moving_image = files.read_image(moving, name="moving")
+    labels = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
+    problem = prepare(
+        fixed,
+        moving_image,
+        initial_transform=initial_transform,
+        initialise=initialise,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        threads=threads,
+    )
+    if labels is not None:
+        found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
+        if found != problem.fixed.grid.dimension:
+            raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
+    result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
+
+    writers: dict[str, Callable[[], Callable[[Path], None]]] = {
+        "output": lambda: field_writer(result.field),
+        "transform": lambda: field_writer(result.field),
+        "inverse": lambda: field_writer(invert(result.field, problem.moving.grid)),
+        "warped": lambda: partial(files.write_image, warp_simpleitk(moving_image, result.field)),
+        "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
+    }
+    with simpleitk_threads(threads):
+        outputs.write_all([(target, writers[name]()) for name, target in targets.items()])
+    for target in targets.values():
+        log.info("wrote %s", target.path)
+    return result

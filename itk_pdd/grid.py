@@ -1,0 +1,181 @@
+"""Sampling grids: where the voxels of an image lie in physical space.
+
+Two coordinate systems are used throughout the package: *continuous voxel index* on a :class:`Grid` and *physical
+millimetres* (LPS, as in ITK). Points and vectors hold their components in the order x, y, z (innermost); arrays and
+tensors hold their axes in the order z, y, x, as ``itk.array_view_from_image`` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Grid"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid of voxels in physical space, with its first voxel at index 0.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Number of voxels along the index axes x, y(, z).
+    spacing : tuple of float
+        Distance between voxel centres along each index axis in millimetres.
+    origin : tuple of float
+        Physical position of the centre of voxel 0 in millimetres.
+    direction : tuple of tuple of float
+        Direction cosines; column ``j`` is the physical direction of index axis ``j``.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def create(
+        cls,
+        size: Sequence[int],
+        spacing: Sequence[float] | float = 1.0,
+        origin: Sequence[float] | float = 0.0,
+        direction: np.ndarray | None = None,
+    ) -> Grid:
+        """Make a grid from anything array-like; scalars are repeated, the direction defaults to the identity."""
+        dimension = len(size)
+        spacing = np.broadcast_to(np.asarray(spacing, dtype=float), dimension)
+        origin = np.broadcast_to(np.asarray(origin, dtype=float), dimension)
+        direction = np.eye(dimension) if direction is None else np.asarray(direction, dtype=float)
+        return cls(
+            tuple(int(n) for n in size),
+            tuple(float(s) for s in spacing),
+            tuple(float(o) for o in origin),
+            tuple(tuple(float(v) for v in row) for row in direction.reshape(dimension, dimension)),
+        )
+
+    @property
+    def dimension(self) -> int:
+        """Number of axes, 2 or 3."""
+        return len(self.size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an array on this grid: the size in the order (z,) y, x."""
+        return self.size[::-1]
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return int(np.prod(self.size))
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Matrix (dim, dim) that takes an index difference to a physical vector: direction @ diag(spacing)."""
+        return np.asarray(self.direction) @ np.diag(self.spacing)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Homogeneous matrix (dim + 1, dim + 1) from continuous index (x, y, z) to physical millimetres."""
+        result = np.eye(self.dimension + 1)
+        result[:-1, :-1] = self.matrix
+        result[:-1, -1] = self.origin
+        return result
+
+    @property
+    def extent(self) -> np.ndarray:
+        """Length of the grid along each index axis in millimetres, voxel borders included, in the order x, y, z."""
+        return np.asarray(self.size) * np.asarray(self.spacing)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Physical position of the centre of the grid in millimetres."""
+        return self.to_physical((np.asarray(self.size) - 1) / 2)
+
+    def to_physical(self, index: np.ndarray) -> np.ndarray:
+        """Continuous indices (..., dim), components x, y, z, to physical points in millimetres."""
+        return np.asarray(index, dtype=float) @ self.matrix.T + np.asarray(self.origin)
+
+    def to_index(self, points: np.ndarray) -> np.ndarray:
+        """Physical points (..., dim) in millimetres to continuous indices, components x, y, z."""
+        return (np.asarray(points, dtype=float) - np.asarray(self.origin)) @ np.linalg.inv(self.matrix).T
+
+    def points(self) -> np.ndarray:
+        """Physical positions of all voxels, shape (z, y, x, dim), components x, y, z, in millimetres."""
+        axes = np.meshgrid(*[np.arange(n, dtype=float) for n in self.shape], indexing="ij")
+        return self.to_physical(np.stack(axes[::-1], axis=-1))
+
+    def corners(self) -> np.ndarray:
+        """Physical positions of the outer corners (voxel borders), shape (2 ** dim, dim)."""
+        ranges = [(-0.5, n - 0.5) for n in self.size]
+        index = np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")], axis=-1)
+        return self.to_physical(index)
+
+    def with_spacing(self, spacing: Sequence[float] | float) -> Grid:
+        """The grid that covers the same extent with another spacing (rounded up, so that nothing is cut off).
+
+        Parameters
+        ----------
+        spacing : float or sequence of float
+            New spacing in millimetres along x, y, z.
+        """
+        spacing = np.broadcast_to(np.asarray(spacing, dtype=float), self.dimension)
+        # A ratio of 0.9999999 from rounding must not add a voxel.
+        size = np.maximum(1, np.ceil(self.extent / spacing - 1e-6).astype(int))
+        first = (np.asarray(self.size) - 1) / 2 - (size - 1) / 2 * spacing / np.asarray(self.spacing)
+        return Grid.create(size, spacing, self.to_physical(first), np.asarray(self.direction))
+
+    def padded(self, lower: Sequence[int], upper: Sequence[int]) -> Grid:
+        """The grid with voxels added below and above each axis (x, y, z); negative numbers take voxels away."""
+        lower, upper = np.asarray(lower), np.asarray(upper)
+        return Grid.create(
+            np.asarray(self.size) + lower + upper, self.spacing, self.to_physical(-lower), np.asarray(self.direction)
+        )
+
+    def canonical_axes(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """How to permute and flip the index axes so that they run as nearly as possible along +x, +y, +z.
+
+        Returns
+        -------
+        order : tuple of int
+            ``order[i]`` is the index axis that becomes axis ``i``.
+        flipped : tuple of bool
+            Whether that axis has to be reversed.
+        """
+        import itertools
+
+        cosines = np.asarray(self.direction)
+        axes = range(self.dimension)
+        # The best one-to-one assignment, so that a grid rotated by 45 degrees is still a permutation. Rounding makes
+        # ties resolve alike however the axes were stored.
+        order = max(
+            itertools.permutations(axes), key=lambda p: round(sum(abs(cosines[i, p[i]]) for i in axes), 9)
+        )
+        return tuple(order), tuple(bool(cosines[i, order[i]] < 0) for i in axes)
+
+    def canonical(self) -> Grid:
+        """The same voxels indexed along the anatomical axes (see :meth:`canonical_axes`)."""
+        order, flipped = self.canonical_axes()
+        first = np.zeros(self.dimension)
+        direction = np.asarray(self.direction)[:, list(order)].copy()
+        for axis, (old, flip) in enumerate(zip(order, flipped, strict=True)):
+            if flip:
+                first[old] = self.size[old] - 1
+                direction[:, axis] *= -1
+        return Grid.create(
+            [self.size[i] for i in order], [self.spacing[i] for i in order], self.to_physical(first), direction
+        )
+
+    def same_space(self, other: Grid, *, tolerance: float = 1e-3) -> bool:
+        """Whether both grids have the same size and every voxel at the same place, to ``tolerance`` voxels."""
+        if self.size != other.size:
+            return False
+        corners = self.corners() - other.corners()
+        return bool(np.abs(corners).max() <= tolerance * min(self.spacing))
+
+    def __str__(self) -> str:
+        size = " x ".join(str(n) for n in self.size)
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing)
+        return f"{size} voxels of {spacing} mm"

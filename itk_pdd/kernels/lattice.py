@@ -1,0 +1,196 @@
+"""Displacements on a control grid and on the voxels: up-sampling, restriction, composition. Separable and threaded.
+
+Control point k of a grid with cells of c voxels lies at voxel k c + (c - 1) / 2. Arrays have the axes z, y, x and the
+channels last; a 2-D image is one slice with a cell of 1.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from itk_pdd.kernels.parallel import compiled, run
+
+__all__ = ["compose", "make_consistent", "restrict", "spread", "upsample"]
+
+
+@functools.lru_cache(maxsize=64)
+def _taps(size: int, cell: int, count: int, order: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Control points and weights that make up each voxel of an axis; beyond the last control point it is repeated."""
+    position = (np.arange(0, size, stride) - (cell - 1) / 2) / cell
+    low = np.floor(position)
+    f = position - low
+    if order == 1:
+        first, weights = low, np.stack([1 - f, f], axis=1)
+    else:
+        first = low - 1
+        weights = np.stack([(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3], axis=1) / 6
+    index = np.clip(first[:, None].astype(np.int64) + np.arange(weights.shape[1]), 0, count - 1)
+    return index, weights.astype(np.float32)
+
+
+@compiled()
+def _gather(first, last, source, index, weights, out):
+    """out[i, o] = sum over taps of weights[o, t] source[i, index[o, t]]; arrays (outer, axis, inner)."""
+    outputs, taps = index.shape
+    inner = source.shape[2]
+    for task in range(first, last):
+        i, o = task // outputs, task % outputs
+        target = out[i, o]
+        target[:] = 0
+        for t in range(taps):
+            weight, row = weights[o, t], source[i, index[o, t]]
+            for k in range(inner):
+                target[k] += weight * row[k]
+
+
+@compiled()
+def _scatter(first, last, source, index, weights, out):
+    """The adjoint of :func:`_gather`, over the outer index."""
+    outputs, taps = index.shape
+    inner = source.shape[2]
+    for i in range(first, last):
+        out[i] = 0
+        for o in range(outputs):
+            row = source[i, o]
+            for t in range(taps):
+                weight, target = weights[o, t], out[i, index[o, t]]
+                for k in range(inner):
+                    target[k] += weight * row[k]
+
+
+def upsample(
+    control: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...], *, order: int = 3, stride: int = 1
+) -> np.ndarray:
+    """Values of a control grid at the voxels.
+
+    Parameters
+    ----------
+    control : numpy.ndarray
+        float32, shape (kz, ky, kx, channels).
+    cell : tuple of int
+        Voxels per control point along z, y, x.
+    shape : tuple of int
+        Voxels along z, y, x.
+    order : {1, 3}
+        1 interpolates linearly; 3 takes the control points as coefficients of a cubic B-spline, which is smooth and
+        therefore does not reach isolated extremes.
+    stride : int
+        Take only every ``stride``-th voxel per axis (an axis of one voxel stays).
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, shape (*ceil(shape / stride), channels).
+    """
+    result = np.ascontiguousarray(control, dtype=np.float32)
+    # From the slowest axis on the array is smallest where memory is walked with the largest steps.
+    for axis in range(3):
+        index, weights = _taps(shape[axis], cell[axis], control.shape[axis], order, stride)
+        result = _along(_gather, result, axis, len(index), index, weights)
+    return result
+
+
+def spread(
+    voxels: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...], control: tuple[int, ...], *, stride: int = 1
+) -> np.ndarray:
+    """The adjoint of cubic :func:`upsample`: sums of voxel values (a gradient, say) per control point."""
+    result = np.ascontiguousarray(voxels, dtype=np.float32)
+    for axis in (2, 1, 0):
+        index, weights = _taps(shape[axis], cell[axis], control[axis], 3, stride)
+        result = _along(_scatter, result, axis, control[axis], index, weights)
+    return result
+
+
+def _along(kernel, array, axis, length, index, weights):
+    outer, inner = int(np.prod(array.shape[:axis])), int(np.prod(array.shape[axis + 1 :]))
+    if outer == 1 and kernel is _scatter:
+        # One outer item is no work for several threads: the inner axis is split instead.
+        split = array.shape[axis + 1]
+        source = np.ascontiguousarray(np.moveaxis(array.reshape(array.shape[axis], split, -1), 0, 1))
+        out = np.empty((split, length, source.shape[2]), np.float32)
+        run(kernel, split, source, index, weights, out)
+        out = np.ascontiguousarray(np.moveaxis(out, 0, 1))
+        return out.reshape(*array.shape[:axis], length, *array.shape[axis + 1 :])
+    source = array.reshape(outer, array.shape[axis], inner)
+    out = np.empty((outer, length, inner), np.float32)
+    run(kernel, outer if kernel is _scatter else outer * length, source, index, weights, out, grain=16)
+    return out.reshape(*array.shape[:axis], length, *array.shape[axis + 1 :])
+
+
+def restrict(voxels: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:
+    """Mean of each cell, shape (kz, ky, kx, ...); an incomplete cell at the end counts what it has."""
+    result = np.asarray(voxels, dtype=np.float32)
+    for axis in range(3):
+        starts = np.arange(0, voxels.shape[axis], cell[axis])
+        counts = np.diff([*starts, voxels.shape[axis]]).astype(np.float32)
+        shape = [1] * result.ndim
+        shape[axis] = -1
+        result = np.add.reduceat(result, starts, axis=axis) / counts.reshape(shape)
+    return result
+
+
+@compiled()
+def _pull(first, last, outer, inner, weight_outer, weight_inner, out):
+    """out = weight_inner * inner(x) + weight_outer * outer(x + inner(x)), linear, border replicated."""
+    height, width = inner.shape[1:3]
+    size_z, size_y, size_x, channels = outer.shape
+    for z in range(first, last):
+        for y in range(height):
+            for x in range(width):
+                px = min(max(x + inner[z, y, x, 0], np.float32(0)), np.float32(size_x - 1))
+                py = min(max(y + inner[z, y, x, 1], np.float32(0)), np.float32(size_y - 1))
+                pz = min(max(z + inner[z, y, x, 2], np.float32(0)), np.float32(size_z - 1))
+                x0, y0, z0 = int(px), int(py), int(pz)
+                x1, y1, z1 = min(x0 + 1, size_x - 1), min(y0 + 1, size_y - 1), min(z0 + 1, size_z - 1)
+                fx, fy, fz = np.float32(px - x0), np.float32(py - y0), np.float32(pz - z0)
+                for c in range(channels):
+                    a = outer[z0, y0, x0, c] + fx * (outer[z0, y0, x1, c] - outer[z0, y0, x0, c])
+                    b = outer[z0, y1, x0, c] + fx * (outer[z0, y1, x1, c] - outer[z0, y1, x0, c])
+                    low = a + fy * (b - a)
+                    a = outer[z1, y0, x0, c] + fx * (outer[z1, y0, x1, c] - outer[z1, y0, x0, c])
+                    b = outer[z1, y1, x0, c] + fx * (outer[z1, y1, x1, c] - outer[z1, y1, x0, c])
+                    value = low + fz * (a + fy * (b - a) - low)
+                    out[z, y, x, c] = weight_inner * inner[z, y, x, c] + weight_outer * value
+
+
+def compose(outer: np.ndarray, inner: np.ndarray, *, weights: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+    """Composition of two fields in voxels, "inner, then outer": inner(x) + outer(x + inner(x)).
+
+    Parameters
+    ----------
+    outer, inner : numpy.ndarray
+        float32, shape (z, y, x, 3), components x, y, z in voxels of the common grid; beyond it the border counts.
+    weights : tuple of float
+        Factors of the two terms, outer first.
+    """
+    out = np.empty_like(inner)
+    run(_pull, len(inner), outer, inner, np.float32(weights[0]), np.float32(weights[1]), out, grain=2)
+    return out
+
+
+def make_consistent(forward: np.ndarray, backward: np.ndarray, *, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Move two fields of opposite directions towards being inverse to each other.
+
+    Each iteration replaces both by the mean of themselves and of the inverse that the other one stands for,
+    u <- (u - v(x + u)) / 2: fields that fold have no inverse, so that folds disappear.
+
+    Parameters
+    ----------
+    forward, backward : numpy.ndarray
+        float32, shape (z, y, x, 3), components x, y, z in voxels of the common grid.
+    iterations : int
+        More are more consistent, and smoother.
+
+    References
+    ----------
+    Heinrich M.P. et al., "Estimating large lung motion in COPD patients by symmetric regularised correspondence
+    fields", MICCAI workshop 2015.
+    """
+    for _ in range(iterations):
+        forward, backward = (
+            compose(backward, forward, weights=(-0.5, 0.5)),
+            compose(forward, backward, weights=(-0.5, 0.5)),
+        )
+    return forward, backward

@@ -1,0 +1,193 @@
+"""MIND-SSC on the CPU: shifted rows and running sums instead of convolutions.
+
+Same definition as :func:`itk_pdd.network.mind.mind_ssc`, to the rounding of its 8-bit result. Two-dimensional images
+are treated as a single slice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from itk_pdd.kernels.parallel import compiled, run
+from itk_pdd.network.mind import VARIANCE_RANGE, VARIANCE_STRIDE, self_similarity_pairs
+
+__all__ = ["CHANNELS", "binary_codes", "code_bits", "mind_features"]
+
+CHANNELS = 16  # channels are padded with zeros to this number, one SIMD register of floats
+_ROWS, _SLICES = 24, 16  # size of a tile: its buffers fit the second-level cache
+
+
+@compiled()
+def _variance(first, last, padded, pairs, radius_z, radius, dilation_z, dilation, stride, shape, sums):
+    """Per slice of a sub-lattice: sum over its voxels of the mean patch distance less the smallest one."""
+    channels = pairs.shape[0]
+    margin_z, margin = radius_z + dilation_z, radius + dilation
+    for i in range(first, last):
+        z = i * stride + margin_z
+        for y in range(margin, shape[1] + margin, stride):
+            for x in range(margin, shape[2] + margin, stride):
+                total, smallest = np.float32(0), np.float32(np.inf)
+                for c in range(channels):
+                    az, ay, ax = pairs[c, 0, 0], pairs[c, 0, 1], pairs[c, 0, 2]
+                    bz, by, bx = pairs[c, 1, 0], pairs[c, 1, 1], pairs[c, 1, 2]
+                    s = np.float32(0)
+                    for dz in range(-radius_z, radius_z + 1):
+                        for dy in range(-radius, radius + 1):
+                            for dx in range(-radius, radius + 1):
+                                d = (
+                                    padded[z + dz + az, y + dy + ay, x + dx + ax]
+                                    - padded[z + dz + bz, y + dy + by, x + dx + bx]
+                                )
+                                s += d * d
+                    total += s
+                    smallest = min(smallest, s)
+                sums[i] += total / channels - smallest
+
+
+@compiled()
+def _mind(first_tile, last_tile, padded, pairs, radius_z, radius, dilation_z, dilation, lower, upper, out):
+    depth, height, width = out.shape[:3]
+    channels = pairs.shape[0]
+    tiles_y = (height + _ROWS - 1) // _ROWS
+    span_z, span = 2 * radius_z + 1, 2 * radius + 1
+    one = np.float32(1)
+    for tile in range(first_tile, last_tile):
+        z0, y0 = (tile // tiles_y) * _SLICES, (tile % tiles_y) * _ROWS
+        z1, y1 = min(depth, z0 + _SLICES), min(height, y0 + _ROWS)
+        rows = y1 - y0
+        # The sums over x and y of the last few slices, from which the sum over z is made.
+        ring = np.empty((span_z, channels, rows, width), np.float32)
+        squares = np.empty(width + 2 * radius, np.float32)
+        summed_x = np.empty((rows + 2 * radius, width), np.float32)
+        distance = np.empty((channels, width), np.float32)
+        smallest = np.empty(width, np.float32)
+        inverse = np.empty(width, np.float32)
+        for z in range(z0, z1 + 2 * radius_z):
+            slot = (z - z0) % span_z
+            for c in range(channels):
+                az, bz = z + dilation_z + pairs[c, 0, 0], z + dilation_z + pairs[c, 1, 0]
+                ax, bx = dilation + pairs[c, 0, 2], dilation + pairs[c, 1, 2]
+                for y in range(rows + 2 * radius):
+                    a = padded[az, y0 + y + dilation + pairs[c, 0, 1], ax : ax + width + 2 * radius]
+                    b = padded[bz, y0 + y + dilation + pairs[c, 1, 1], bx : bx + width + 2 * radius]
+                    for x in range(width + 2 * radius):
+                        d = a[x] - b[x]
+                        squares[x] = d * d
+                    row = summed_x[y]
+                    for x in range(width):
+                        row[x] = squares[x]
+                    for k in range(1, span):
+                        for x in range(width):
+                            row[x] += squares[x + k]
+                for y in range(rows):
+                    row = ring[slot, c, y]
+                    for x in range(width):
+                        row[x] = summed_x[y, x]
+                    for k in range(1, span):
+                        for x in range(width):
+                            row[x] += summed_x[y + k, x]
+            slice_ = z - 2 * radius_z
+            if slice_ < z0:
+                continue
+            for y in range(rows):
+                smallest[:] = np.inf
+                inverse[:] = 0
+                for c in range(channels):
+                    row = distance[c]
+                    row[:] = ring[0, c, y]
+                    for k in range(1, span_z):
+                        more = ring[k, c, y]
+                        for x in range(width):
+                            row[x] += more[x]
+                    for x in range(width):
+                        inverse[x] += row[x]
+                        smallest[x] = min(smallest[x], row[x])
+                for x in range(width):
+                    variance = min(max(inverse[x] / channels - smallest[x], lower), upper)
+                    # exp(-x) below is taken as exp(-x / 8) ^ 8.
+                    inverse[x] = np.float32(0.125) / variance if variance > 0 else np.float32(0)
+                for c in range(channels):
+                    row = distance[c]
+                    for x in range(width):
+                        # A rational function vectorises where a call of exp does not; it is right to 3e-4.
+                        v = (row[x] - smallest[x]) * inverse[x]
+                        e = one / (one + v * (one + v * (np.float32(0.5) + v * np.float32(1 / 6))))
+                        e *= e
+                        e *= e
+                        e *= e
+                        row[x] = e * np.float32(255) + np.float32(0.5)
+                target = out[slice_, y0 + y]
+                for x in range(width):
+                    for c in range(channels):
+                        target[x, c] = np.uint8(distance[c, x])
+
+
+@compiled()
+def _encode(first, last, features, channels, bits, out):
+    height, width = out.shape[1:]
+    for z in range(first, last):
+        for y in range(height):
+            for x in range(width):
+                code = np.uint64(0)
+                for c in range(channels):
+                    level = (np.uint32(features[z, y, x, c]) * bits + np.uint32(127)) // np.uint32(255)
+                    code |= ((np.uint64(1) << np.uint64(level)) - np.uint64(1)) << np.uint64(bits * c)
+                out[z, y, x] = code
+
+
+def mind_features(image: np.ndarray, *, radius: int = 1, dilation: int = 2) -> np.ndarray:
+    """MIND-SSC features as bytes, channels innermost.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Intensities, axes (z,) y, x.
+    radius, dilation : int
+        See :func:`itk_pdd.network.mind.mind_ssc`.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (z, y, x, 16) (z = 1 for a 2-D image): 255 times the feature, rounded; channels beyond the 12
+        (2-D: 4) of the descriptor are zero.
+    """
+    dimension = image.ndim
+    pairs = dilation * self_similarity_pairs(dimension)
+    volume = np.asarray(image, dtype=np.float32)
+    margins = [(radius + dilation,) * 2] * dimension
+    if dimension == 2:
+        volume, margins = volume[None], [(0, 0), *margins]
+        pairs = np.concatenate([np.zeros_like(pairs[..., :1]), pairs], axis=-1)
+    deep = dimension == 3
+    padded = np.pad(volume, margins, mode="edge")
+    arguments = (padded, pairs, radius * deep, radius, dilation * deep, dilation)
+    sampled = [-(-size // VARIANCE_STRIDE) for size in volume.shape]
+    sums = np.zeros(sampled[0])
+    run(_variance, sampled[0], *arguments, VARIANCE_STRIDE, volume.shape, sums)
+    mean = sums.sum() / np.prod(sampled)
+    out = np.zeros((*volume.shape, CHANNELS), np.uint8)
+    tiles = -(-volume.shape[0] // _SLICES) * -(-volume.shape[1] // _ROWS)
+    run(_mind, tiles, *arguments, np.float32(VARIANCE_RANGE[0] * mean), np.float32(VARIANCE_RANGE[1] * mean), out)
+    return out
+
+
+def code_bits(channels: int) -> int:
+    """Number of bits in use in the codes of :func:`binary_codes`."""
+    return min(64 // channels, 16) * channels
+
+
+def binary_codes(features: np.ndarray, channels: int) -> np.ndarray:
+    """Features as 64-bit codes whose Hamming distance is the L1 distance of the quantised features.
+
+    Each channel takes ``64 // channels`` bits, of which as many are set as its value asks for ("thermometer").
+
+    Parameters
+    ----------
+    features : numpy.ndarray
+        uint8 features, shape (z, y, x, >= channels).
+    channels : int
+        Number of channels that count.
+    """
+    out = np.empty(features.shape[:-1], np.uint64)
+    run(_encode, len(out), features, channels, np.uint32(code_bits(channels) // channels), out, grain=8)
+    return out

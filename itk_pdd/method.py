@@ -1,0 +1,399 @@
+"""The registration as an object with the manners of an ITK filter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationAborted, RegistrationError
+from itk_pdd.mapping import matrix_of
+from itk_pdd.registration import invert, prepare, solve
+from itk_pdd.transform import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk
+from itk_pdd.volume import image_kind, is_itk, is_simpleitk
+from itk_pdd.warping import warp_like
+
+__all__ = ["PDDRegistrationMethod"]
+
+
+class PDDRegistrationMethod:
+    """Register two images by probabilistic dense displacements, as an ITK-style object.
+
+    Set the inputs, call :meth:`Update` (or any getter of a result, which does), get the results. Nothing is computed
+    again until a setting changes, :meth:`Modified` is called or an input has a new modification time. The object can
+    stand where ITK's functional filters take an image: they get the warped moving image.
+
+    Parameters
+    ----------
+    **settings
+        A value for every ``SetX`` method by its name in snake case: ``fixed_image=...`` calls ``SetFixedImage``.
+
+    Raises
+    ------
+    TypeError
+        If a keyword names no setting.
+
+    See Also
+    --------
+    itk_pdd.register : the same as a function, where the settings are described.
+
+    Examples
+    --------
+    >>> method = PDDRegistrationMethod.New(fixed_image=fixed, moving_image=moving)  # doctest: +SKIP
+    >>> method.AddObserver(itk.ProgressEvent(), lambda: print(method.GetProgress()))  # doctest: +SKIP
+    >>> method.Update()  # doctest: +SKIP
+    >>> transform, warped = method.GetTransform(), method.GetOutput()  # doctest: +SKIP
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        import itk
+
+        # Holds the observers and the modification time.
+        self._object = itk.Object.New()
+        self._raised: list[BaseException] = []
+        self._settings: dict[str, Any] = {
+            "fixed": None,
+            "moving": None,
+            "initial_transform": None,
+            "initialise": None,
+            "fixed_mask": None,
+            "moving_mask": None,
+            "model": "auto",
+            "device": "auto",
+            "seed": 0,
+            "threads": None,
+            "spacing": None,
+        }
+        self._default_pixel_value = 0.0
+        self._abort = False
+        self._running = False
+        self._progress = 0.0
+        self._stamp: tuple[Any, ...] | None = None
+        self._problem: Any = None
+        self._result: Any = None
+        self._made: dict[str, Any] = {}
+        for keyword, value in settings.items():
+            setter = getattr(self, "Set" + "".join(part[:1].upper() + part[1:] for part in keyword.split("_")), None)
+            if setter is None:
+                known = sorted(name[3:] for name in dir(self) if name.startswith("Set"))
+                raise TypeError(f"PDDRegistrationMethod has no setting {keyword!r}; it has {', '.join(known)}")
+            setter(value)
+
+    @classmethod
+    def New(cls, **settings: Any) -> PDDRegistrationMethod:
+        """Make a method; keywords in snake case call the setters."""
+        return cls(**settings)
+
+    # ---- Settings
+
+    def _set(self, key: str, value: Any) -> None:
+        old = self._settings[key]
+        same = old is value or (isinstance(value, str | int | float) and type(old) is type(value) and old == value)
+        if not same:
+            self._settings[key] = value
+            self.Modified()
+
+    def SetFixedImage(self, image: Any) -> None:
+        """Set the fixed image: itk.Image, SimpleITK.Image, or the path of a file or a DICOM folder."""
+        self._set("fixed", image)
+
+    def GetFixedImage(self) -> Any:
+        """The fixed image."""
+        return self._settings["fixed"]
+
+    def SetMovingImage(self, image: Any) -> None:
+        """Set the moving image, of the same kinds as the fixed one."""
+        self._set("moving", image)
+
+    def GetMovingImage(self) -> Any:
+        """The moving image."""
+        return self._settings["moving"]
+
+    def SetInitialTransform(self, transform: Any) -> None:
+        """Set where to start: a transform from fixed to moving points in millimetres (see ``register``), or None."""
+        self._set("initial_transform", transform)
+
+    def GetInitialTransform(self) -> Any:
+        """The initial transform."""
+        return self._settings["initial_transform"]
+
+    def SetInitialise(self, way: str | None) -> None:
+        """Set how to find a start: None, "center" or "affine"."""
+        self._set("initialise", way)
+
+    def GetInitialise(self) -> str | None:
+        """How a start is found."""
+        return self._settings["initialise"]
+
+    def SetFixedMask(self, mask: Any) -> None:
+        """Set the mask of the fixed image, on its grid; voxels other than 0 count."""
+        self._set("fixed_mask", mask)
+
+    def GetFixedMask(self) -> Any:
+        """The mask of the fixed image."""
+        return self._settings["fixed_mask"]
+
+    def SetMovingMask(self, mask: Any) -> None:
+        """Set the mask of the moving image, on its grid; voxels other than 0 count."""
+        self._set("moving_mask", mask)
+
+    def GetMovingMask(self) -> Any:
+        """The mask of the moving image."""
+        return self._settings["moving_mask"]
+
+    def SetModel(self, model: Any) -> None:
+        """Set the model: a name, a folder or "auto"."""
+        self._set("model", model)
+
+    def GetModel(self) -> Any:
+        """The model."""
+        return self._settings["model"]
+
+    def SetDevice(self, device: str) -> None:
+        """Set the device: "auto", "cpu" or "cuda"."""
+        self._set("device", device)
+
+    def GetDevice(self) -> str:
+        """The device."""
+        return self._settings["device"]
+
+    def SetSeed(self, seed: int) -> None:
+        """Set the seed; the same one gives the same result."""
+        self._set("seed", seed)
+
+    def GetSeed(self) -> int:
+        """The seed."""
+        return self._settings["seed"]
+
+    def SetNumberOfThreads(self, threads: int | None) -> None:
+        """Set the number of CPU threads; None takes all."""
+        self._set("threads", threads)
+
+    def GetNumberOfThreads(self) -> int | None:
+        """The number of CPU threads."""
+        return self._settings["threads"]
+
+    def SetSpacing(self, spacing: float | None) -> None:
+        """Set the voxel size in millimetres at which the images are compared; None leaves it to the model."""
+        self._set("spacing", spacing)
+
+    def GetSpacing(self) -> float | None:
+        """The voxel size at which the images are compared."""
+        return self._settings["spacing"]
+
+    def SetDefaultPixelValue(self, value: float) -> None:
+        """Set the value of the warped image where the moving image has none; the registration does not run again."""
+        if value != self._default_pixel_value:
+            self._default_pixel_value = value
+            self._made.pop("output", None)
+
+    def GetDefaultPixelValue(self) -> float:
+        """The value of the warped image where the moving image has none."""
+        return self._default_pixel_value
+
+    # ---- Observers, events and modification time
+
+    def AddObserver(self, event: Any, command: Callable[[], Any]) -> int:
+        """Call a function at an event: ``itk.StartEvent()``, ``itk.ProgressEvent()``, ``itk.EndEvent()``, ...
+
+        If the function raises, the registration stops and :meth:`Update` raises the same exception.
+
+        Returns
+        -------
+        int
+            A tag for :meth:`RemoveObserver`.
+        """
+        if not callable(command):
+            return self._object.AddObserver(event, command)
+        raised = self._raised
+
+        def guarded(*_: Any) -> None:
+            # ITK would print the exception and raise another one: keep it and raise it outside.
+            try:
+                command()
+            except BaseException as error:
+                raised.append(error)
+
+        return self._object.AddObserver(event, guarded)
+
+    def RemoveObserver(self, tag: int) -> None:
+        """Forget the observer with this tag."""
+        self._object.RemoveObserver(tag)
+
+    def RemoveAllObservers(self) -> None:
+        """Forget all observers."""
+        self._object.RemoveAllObservers()
+
+    def HasObserver(self, event: Any) -> bool:
+        """Whether some observer waits for the event."""
+        return bool(self._object.HasObserver(event))
+
+    def InvokeEvent(self, event: Any) -> None:
+        """Call the observers of an event."""
+        self._object.InvokeEvent(event)
+        self._raise_from_observers()
+
+    def _raise_from_observers(self) -> None:
+        if self._raised:
+            error = self._raised[0]
+            self._raised.clear()
+            raise error
+
+    def Modified(self) -> None:
+        """Say that something changed: the next :meth:`Update` runs again."""
+        self._object.Modified()
+        self._raise_from_observers()
+
+    def GetMTime(self) -> int:
+        """The modification time of the settings."""
+        return int(self._object.GetMTime())
+
+    def GetProgress(self) -> float:
+        """How much of the registration is done, from 0 to 1."""
+        return self._progress
+
+    def SetAbortGenerateData(self, abort: bool) -> None:
+        """Ask a running registration to stop at its next step (from an observer or another thread)."""
+        self._abort = bool(abort)
+
+    def GetAbortGenerateData(self) -> bool:
+        """Whether a running registration was asked to stop."""
+        return self._abort
+
+    def AbortGenerateDataOn(self) -> None:
+        """Ask a running registration to stop at its next step."""
+        self.SetAbortGenerateData(True)
+
+    def AbortGenerateDataOff(self) -> None:
+        """Take back the wish to stop."""
+        self.SetAbortGenerateData(False)
+
+    # ---- Running
+
+    def Update(self) -> None:
+        """Register the images, unless nothing has changed since the last time.
+
+        Raises
+        ------
+        RegistrationError
+            If some input is missing or cannot be used.
+        RegistrationAborted
+            If :meth:`AbortGenerateDataOn` was called; an exception raised in an observer is raised as it is.
+        """
+        import itk
+
+        if self._running:
+            raise RegistrationError("Update was called from an observer while the registration runs: wait for its end")
+        for key, name in (("fixed", "SetFixedImage"), ("moving", "SetMovingImage")):
+            if self._settings[key] is None:
+                raise RegistrationError(f"there is no {key} image: call {name} first")
+        stamp = (self.GetMTime(), *(_time_stamp(self._settings[key]) for key in _INPUTS))
+        if stamp == self._stamp:
+            return
+        self._running, self._abort, self._progress, self._stamp = True, False, 0.0, None
+        self._raised.clear()
+        self._problem = self._result = None
+        self._made.clear()
+        try:
+            self.InvokeEvent(itk.StartEvent())
+            settings = dict(self._settings)
+            inputs = {key: settings.pop(key) for key in _INPUTS}
+            problem = prepare(**inputs, initialise=settings.pop("initialise"), threads=settings["threads"])
+            result = solve(problem, progress=self._report, **settings)
+            self._progress = 1.0
+            self._problem, self._result, self._stamp = problem, result, stamp
+        except BaseException:
+            self._object.InvokeEvent(itk.AbortEvent())
+            self._raised.clear()
+            raise
+        finally:
+            self._running = False
+        self.InvokeEvent(itk.EndEvent())
+
+    def _report(self, fraction: float, _: str) -> None:
+        import itk
+
+        self._progress = float(fraction)
+        self.InvokeEvent(itk.ProgressEvent())
+        if self._abort:
+            raise RegistrationAborted(f"the registration was stopped at {100 * fraction:.0f} %")
+
+    def _make(self, name: str, maker: Callable[[], Any]) -> Any:
+        self.Update()
+        if name not in self._made:
+            self._made[name] = maker()
+        return self._made[name]
+
+    def _simpleitk(self) -> bool:
+        return image_kind(self._settings["fixed"], self._settings["moving"]) == "simpleitk"
+
+    # ---- Results (of SimpleITK where the images are SimpleITK's)
+
+    def GetOutput(self) -> Any:
+        """The moving image warped onto the fixed image: linear interpolation, pixel type of the moving image."""
+        return self._make("output", self._warp)
+
+    def _warp(self) -> Any:
+        return warp_like(
+            self._settings["fixed"],
+            self._settings["moving"],
+            self._problem.moving,
+            self._result.field,
+            default=self._default_pixel_value,
+        )
+
+    def GetTransform(self) -> Any:
+        """The transform from fixed to moving points: an itk.DisplacementFieldTransform[itk.D, dim]."""
+        return self._make("transform", lambda: self._convert(self._result.field, field_to_itk, field_to_simpleitk))
+
+    def GetInverseTransform(self) -> Any:
+        """The transform from moving to fixed points, on the grid of the moving image."""
+        return self._make("inverse", self._invert)
+
+    def _invert(self) -> Any:
+        return self._convert(invert(self._result.field, self._problem.moving.grid), field_to_itk, field_to_simpleitk)
+
+    def GetDisplacementField(self) -> Any:
+        """The displacements from fixed to moving points in mm: an itk.Image[itk.Vector[itk.F, dim], dim]."""
+        return self._make("field", lambda: self._convert(self._result.field, field_to_itk_image, field_to_image))
+
+    def _convert(self, field: Any, to_itk: Callable[[Any], Any], to_simpleitk: Callable[[Any], Any]) -> Any:
+        return (to_simpleitk if self._simpleitk() else to_itk)(field)
+
+    def __repr__(self) -> str:
+        state = "running" if self._running else "not updated" if self._result is None else "updated"
+        settings = ", ".join(f"{key}={value!r}" for key, value in self._settings.items() if key not in _INPUTS)
+        return f"<PDDRegistrationMethod {state}: {settings}>"
+
+
+_INPUTS = ("fixed", "moving", "initial_transform", "fixed_mask", "moving_mask")
+
+
+def _time_stamp(item: Any) -> Any:
+    """Something that differs when an input has changed since."""
+    if hasattr(item, "TransformPoint") and item.IsLinear():
+        # Not every setter of ITK's transforms changes their time.
+        dimension = item.GetInputSpaceDimension() if is_itk(item) else item.GetDimension()
+        return matrix_of(item, dimension).tobytes()
+    if is_itk(item):
+        # A filter, or an image at the end of a pipeline: bring it up to date first, which may change its time.
+        if hasattr(item, "Update"):
+            item.Update()
+        output = item.GetOutput() if hasattr(item, "GetOutput") else item
+        return id(item), int(output.GetMTime())
+    if is_simpleitk(item):
+        import SimpleITK
+
+        scalar = item.GetNumberOfComponentsPerPixel() == 1
+        geometry = item.GetSize(), item.GetSpacing(), item.GetOrigin(), item.GetDirection()
+        return id(item), SimpleITK.Hash(item) if scalar else None, geometry
+    if isinstance(item, str | os.PathLike):
+        status = os.stat(item) if os.path.exists(item) else None
+        return os.fspath(item), status and (status.st_mtime_ns, status.st_size)
+    if isinstance(item, np.ndarray):
+        return item.shape, item.tobytes()
+    if isinstance(item, list | tuple):
+        return tuple(_time_stamp(part) for part in item)
+    return id(item)

@@ -1,0 +1,184 @@
+"""The paper's feature network: samples at learned offsets (Obelisk), then a small convolutional network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.costs import sample
+
+__all__ = ["Obelisk", "reference_positions"]
+
+_STRIDE = 4  # image voxels per voxel of the first map: an average pooling and a convolution, each with a stride of 2
+
+
+def _map_size(size: Sequence[int]) -> list[int]:
+    return [(n + 3) // 4 for n in size]
+
+
+def reference_positions(size: Sequence[int], *, stride: int = 3) -> tuple[Tensor, ...]:
+    """Where the author's program computes features: ``n // stride`` positions from corner to corner.
+
+    Corners are those of the network's first map, whose last voxel is not that of the image in general; so the stride
+    is a little less than it says.
+
+    Parameters
+    ----------
+    size : sequence of int
+        Shape of the image, (z,) y, x.
+    stride : int
+        Intended distance in image voxels.
+
+    Returns
+    -------
+    tuple of Tensor
+        Image voxel indices along each axis, in double precision.
+    """
+    return tuple(
+        torch.linspace(0, _STRIDE * (m - 1), max(1, n // stride), dtype=torch.float64)
+        for n, m in zip(size, _map_size(size), strict=True)
+    )
+
+
+class Obelisk(nn.Module):
+    """Features of a single-channel image, from context gathered at learned offsets.
+
+    The image is averaged over 3 voxels (stride 2) and convolved to 4 channels (5 voxels, stride 2). Around each output
+    position this map is sampled at two sets of offsets; the differences of the two are the input of three convolutions
+    (1, 3 and 1 voxels wide). In 3-D with batch normalisation it has 120,780 weights for 16 channels, 270,772 for 24,
+    and the names and shapes of the author's published weights; in 2-D it is the same with one axis less.
+
+    Parameters
+    ----------
+    dimension : int
+        2 or 3.
+    channels : int
+        Number of features; 16 in the paper. Twice as many pairs of offsets are learned.
+    norm : {"batch", "group"}
+        Normalisation. Batch normalisation is the paper's; with single images in training it works better with its
+        statistics frozen, or as group normalisation, which has none.
+    groups : int
+        Upper limit of the number of groups of a group normalisation; what divides its channels is used.
+    extent : sequence of float, optional
+        Image voxels, (z,) y, x, from offset -1 to offset 1. By default the extent of each image's first map, as in
+        the paper's network: the same weights then look further in a larger image.
+    outside : {"zero", "nearest"}
+        What is sampled outside the map: zeros, as in the paper's network, or the value at the border.
+    generator : torch.Generator, optional
+        Source of the random initial offsets and weights.
+
+    References
+    ----------
+    M. P. Heinrich, O. Oktay, N. Bouteldja, "OBELISK-Net: Fewer Layers to Solve 3D Multi-Organ Segmentation with
+    Sparse Deformable Convolutions", Medical Image Analysis 54, 2019.
+    """
+
+    def __init__(
+        self,
+        *,
+        dimension: int = 3,
+        channels: int = 16,
+        norm: str = "batch",
+        groups: int = 8,
+        extent: Sequence[float] | None = None,
+        outside: str = "zero",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if dimension not in (2, 3):
+            raise RegistrationError(f"dimension must be 2 or 3, found {dimension!r}")
+        if channels < 1 or groups < 1:
+            raise RegistrationError(f"channels and groups must be at least 1, found {channels} and {groups}")
+        if norm not in ("batch", "group"):
+            raise RegistrationError(f"norm must be 'batch' or 'group', found {norm!r}")
+        if outside not in ("zero", "nearest"):
+            raise RegistrationError(f"outside must be 'zero' or 'nearest', found {outside!r}")
+        if extent is not None and (len(extent) != dimension or any(not e > 0 for e in extent)):
+            raise RegistrationError(f"extent must be {dimension} numbers above 0, found {extent}")
+        self.dimension, self.channels, self.outside = dimension, channels, outside
+        self.extent = None if extent is None else tuple(float(e) for e in extent)
+        convolution = nn.Conv3d if dimension == 3 else nn.Conv2d
+
+        def normalisation(features: int) -> nn.Module:
+            if norm == "batch":
+                return (nn.BatchNorm3d if dimension == 3 else nn.BatchNorm2d)(features)
+            return nn.GroupNorm(max(g for g in range(1, groups + 1) if features % g == 0), features)
+
+        self.offsets = nn.Parameter(torch.empty(2, 2 * channels, dimension))
+        self.layer0 = convolution(1, 4, 5, stride=2, padding=2, bias=False)
+        self.batch0 = normalisation(4)
+        self.layer1 = convolution(8 * channels, 4 * channels, 1, bias=False)
+        self.batch1 = normalisation(4 * channels)
+        self.layer2 = convolution(4 * channels, 4 * channels, 3, padding=1, bias=False)
+        self.batch2 = normalisation(4 * channels)
+        self.layer3 = convolution(4 * channels, channels, 1)
+        self.reset(generator)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw random offsets (a twentieth of the half extent) and weights."""
+        self.offsets.normal_(0, 0.05, generator=generator)
+        for layer in (self.layer0, self.layer1, self.layer2, self.layer3):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            if layer.bias is not None:
+                layer.bias.zero_()
+
+    def forward(self, image: Tensor, positions: Sequence[Tensor] | None = None) -> Tensor:
+        """Compute features on a regular grid.
+
+        Parameters
+        ----------
+        image : Tensor, shape (1, *spatial)
+            One image with a channel axis, axes (z,) y, x; CT in units of 500 HU in the published models.
+        positions : sequence of Tensor, optional
+            Image voxel indices along each axis, (z,) y, x, where features are wanted; by default every third voxel,
+            centred.
+
+        Returns
+        -------
+        Tensor, shape (channels, *numbers of positions)
+
+        Raises
+        ------
+        RegistrationError
+            If the image has another dimension or more than one channel.
+        """
+        if image.ndim != self.dimension + 1 or image.shape[0] != 1:
+            raise RegistrationError(
+                f"image must have one channel and {self.dimension} spatial axes, found shape {tuple(image.shape)}"
+            )
+        size = image.shape[1:]
+        if positions is None:
+            positions = [
+                torch.arange(max(1, n // 3), dtype=torch.float64) * 3 + (n - 1 - 3 * (max(1, n // 3) - 1)) / 2
+                for n in size
+            ]
+        pool = nn.functional.avg_pool3d if self.dimension == 3 else nn.functional.avg_pool2d
+        first = torch.relu(self.batch0(self.layer0(pool(image.unsqueeze(0), 3, stride=2, padding=1))))[0]
+        half = [
+            (m - 1) / 2 if self.extent is None else self.extent[axis] / (2 * _STRIDE)
+            for axis, m in enumerate(first.shape[1:])
+        ]
+        centres = [p.to(self.offsets) / _STRIDE for p in positions]
+
+        def context(index: int) -> Tensor:
+            # Offsets have components x, y(, z), the axes are (z,) y, x. All offsets shift the same regular grid.
+            shifts = self.offsets[:, index].flip(-1)
+            one, other = (
+                sample(first, [c + h * s for c, h, s in zip(centres, half, shift, strict=True)], outside=self.outside)
+                for shift in shifts
+            )
+            return one - other
+
+        # The channels of the map are outside, the offsets inside, as in the author's layout.
+        gathered = torch.stack([context(i) for i in range(self.offsets.shape[1])], dim=1).flatten(0, 1).unsqueeze(0)
+        gathered = torch.relu(self.batch1(self.layer1(gathered)))
+        gathered = torch.relu(self.batch2(self.layer2(gathered)))
+        return self.layer3(gathered)[0]
+
+    def extra_repr(self) -> str:
+        weights = sum(p.numel() for p in self.parameters())
+        return f"dimension={self.dimension}, channels={self.channels}, outside={self.outside!r}, {weights:,} weights"

@@ -1,0 +1,79 @@
+"""One stage of the network: from the features of two images to a distribution over displacements."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from itk_pdd import kernels
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.costs import ControlGrid, DisplacementSet
+from itk_pdd.network.distribution import DisplacementDistribution
+from itk_pdd.network.regularisation import Regularisation
+
+__all__ = ["ProbabilisticDenseDisplacements"]
+
+
+class ProbabilisticDenseDisplacements(nn.Module):
+    """Dense displacement costs, regularised, as a probability distribution (PDD).
+
+    Parameters
+    ----------
+    regularisation : Regularisation, optional
+        Smoothing of the costs and temperature of the softmax; the paper's two rounds by default.
+
+    References
+    ----------
+    M. P. Heinrich, "Closing the Gap between Deep and Conventional Image Registration using Probabilistic Dense
+    Displacement Networks", MICCAI 2019.
+    """
+
+    def __init__(self, regularisation: Regularisation | None = None) -> None:
+        super().__init__()
+        self.regularisation = Regularisation() if regularisation is None else regularisation
+
+    def forward(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        *,
+        control: ControlGrid,
+        displacements: DisplacementSet,
+        weights: Tensor | None = None,
+    ) -> DisplacementDistribution:
+        """Match the features of two images.
+
+        Parameters
+        ----------
+        fixed, moving : Tensor, shape (C, *spatial)
+            Features, axes (z,) y, x, in the same voxel coordinates.
+        control : ControlGrid
+            Control points on the fixed features.
+        displacements : DisplacementSet
+            What to try at each of them.
+        weights : Tensor, shape (C,), optional
+            Positive factors of the channels in the costs.
+
+        Returns
+        -------
+        DisplacementDistribution
+            Over displacements from control points to the moving features, in feature voxels.
+
+        Raises
+        ------
+        RegistrationError
+            If features, control points and displacements differ in dimension.
+        """
+        dimension = fixed.ndim - 1
+        if not dimension == control.dimension == displacements.dimension:
+            raise RegistrationError(
+                "fixed must be a feature map (channels, (z,) y, x) of the dimension of control grid and displacements, "
+                f"found {dimension}, {control.dimension} and {displacements.dimension}"
+            )
+        positions, offsets = control.positions(), displacements.offsets()
+        costs = kernels.displacement_costs(fixed, moving, positions=positions, displacements=offsets, weights=weights)
+        return DisplacementDistribution(
+            self.regularisation(costs, dimension),
+            temperature=self.regularisation.temperature,
+            positions=positions,
+            displacements=offsets,
+        )

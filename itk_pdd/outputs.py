@@ -1,0 +1,156 @@
+"""Output files: checked before the work, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from itk_pdd.errors import RegistrationError
+
+__all__ = ["Output", "OutputError", "check_outputs", "extension", "free_space", "write_all"]
+
+
+class OutputError(RegistrationError):
+    """An output file cannot be written; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file to be written.
+
+    Parameters
+    ----------
+    path : path-like
+        Where it goes.
+    name : str
+        What to call it in errors, for instance the option that asked for it.
+    extensions : sequence of str
+        The formats it can have.
+    """
+
+    path: str | os.PathLike[str]
+    name: str
+    extensions: Sequence[str]
+
+
+def extension(path: str | os.PathLike[str]) -> str:
+    """The extension of a file name as it is written (ITK's writers do not know capitals), ".nii.gz" in one piece."""
+    path = Path(path)
+    return path.name[-7:] if path.name.lower().endswith(".nii.gz") else path.suffix
+
+
+def check_outputs(outputs: Sequence[Output], *, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
+    """Check that files can be written before work is spent on them.
+
+    Parameters
+    ----------
+    outputs : sequence of Output
+        What is to be written.
+    inputs : sequence of path-like
+        Files that must not be overwritten.
+
+    Raises
+    ------
+    OutputError
+        If a format is unknown, a folder is missing, full or not writable, or two files would be the same.
+    """
+    seen: dict[Path, str] = {Path(path).resolve(): "an input" for path in inputs}
+    for output in outputs:
+        path, target = Path(output.path), Path(output.path).resolve()
+        found = extension(path)
+        if found not in output.extensions:
+            raise OutputError(
+                f"{output.name}: the extension {found!r} of {path} is not known, expected one of "
+                f"{', '.join(output.extensions)}"
+            )
+        if target in seen:
+            raise OutputError(f"{output.name}: {path} is {seen[target]} already: choose another name")
+        seen[target] = output.name
+        if target.is_dir():
+            raise OutputError(f"{output.name}: {path} is a folder, expected the name of a file")
+        if not target.parent.is_dir():
+            raise OutputError(f"{output.name}: there is no folder {target.parent}: make it first")
+    for folder in {Path(output.path).resolve().parent for output in outputs}:
+        try:
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(bytes(4096))
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as error:
+            raise OutputError(f"nothing can be written to the folder {folder} ({_system_reason(error)})") from error
+
+
+def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
+    """Write files whole or not at all: if one fails, none appears and none that was there is lost.
+
+    Parameters
+    ----------
+    writers : sequence of (Output, callable)
+        Each callable writes its file to the path it is called with: under the file's own name in a temporary folder
+        beside the target, from where it is moved into place.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    check_outputs([output for output, _ in writers])
+    with contextlib.ExitStack() as stack:
+        staging: dict[Path, Path] = {}
+        for output, write in writers:
+            target = Path(output.path).resolve()
+            try:
+                if target.parent not in staging:
+                    folder = tempfile.mkdtemp(prefix=".writing-", dir=target.parent)
+                    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                    staging[target.parent] = Path(folder)
+                write(staging[target.parent] / target.name)
+            except OutputError as error:
+                raise OutputError(f"{output.name}: {output.path} could not be written ({error})") from error
+            except OSError as error:
+                raise OutputError(
+                    f"{output.name}: {output.path} could not be written ({_system_reason(error)})"
+                ) from error
+        # A format of two files (.mhd with its .zraw) leaves both in the staging folder: everything in it moves.
+        moves = [(file, folder / file.name) for folder, stage in staging.items() for file in sorted(stage.iterdir())]
+        _move_all(moves, stack)
+
+
+def _move_all(moves: Sequence[tuple[Path, Path]], stack: contextlib.ExitStack) -> None:
+    """Move files into place; if one cannot be moved, put back what was there."""
+    done: list[tuple[Path, Path | None, bool]] = []
+    try:
+        for source, target in moves:
+            backup, new = None, not target.exists()
+            if not new and len(moves) > 1:
+                folder = tempfile.mkdtemp(prefix=".replaced-", dir=target.parent)
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                backup = Path(folder) / target.name
+                os.replace(target, backup)
+            done.append((target, backup, new))
+            os.replace(source, target)
+    except BaseException as error:
+        for target, backup, new in reversed(done):
+            if backup is not None:
+                os.replace(backup, target)
+            elif new:
+                target.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            name = error.filename2 or error.filename
+            raise OutputError(f"{name} cannot be replaced ({_system_reason(error)})") from error
+        raise
+
+
+def free_space(folder: Path) -> int:
+    """Free bytes on the disk of a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def _system_reason(error: OSError) -> str:
+    """What the system says about an error, without the numbers and names."""
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,235 @@
+"""Register two images: what every way of using the package goes through, on one page."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itk_pdd import prealignment
+from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.field import DisplacementField
+from itk_pdd.grid import Grid
+from itk_pdd.mapping import AffineMapping, Mapping, as_mapping
+from itk_pdd.transform import field_to_itk, field_to_simpleitk
+from itk_pdd.volume import Volume, image_kind
+
+if TYPE_CHECKING:
+    from itk_pdd.engine import Result
+
+__all__ = ["INITIALISATIONS", "Problem", "invert", "prepare", "register", "solve"]
+
+log = logging.getLogger("itk_pdd")
+
+INITIALISATIONS = ("center", "affine")
+"""Ways to align two images roughly before the deformable registration."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two images that can be registered: read, checked and roughly aligned.
+
+    Parameters
+    ----------
+    fixed, moving : Volume
+        The images.
+    initial : Mapping, optional
+        Where the registration starts, from fixed to moving points; None for the physical coordinates as they are.
+    fixed_mask, moving_mask : Volume, optional
+        bool volumes on the grids of the images.
+    """
+
+    fixed: Volume
+    moving: Volume
+    initial: Mapping | None = None
+    fixed_mask: Volume | None = None
+    moving_mask: Volume | None = None
+
+
+def register(
+    fixed: Any,
+    moving: Any,
+    *,
+    initial_transform: Any = None,
+    initialise: str | None = None,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    model: Any = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    threads: int | None = None,
+    spacing: float | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> Any:
+    """Register two images by probabilistic dense displacements.
+
+    Parameters
+    ----------
+    fixed, moving : itk.Image, SimpleITK.Image, str or path-like
+        2-D or 3-D images of any real scalar pixel type, or files, or folders of DICOM slices. They may differ in
+        size, spacing, origin and direction.
+    initial_transform : itk.Transform, SimpleITK.Transform, numpy.ndarray, str, path-like or list, optional
+        Where to start: maps fixed points to moving points in physical (LPS) millimetres. A transform, a homogeneous
+        matrix, a transform file (.h5, .tfm, .mat of ANTs, ...), the file of a displacement field, or a list of them of
+        which the last is applied first. Without it the physical coordinates are taken as they are.
+    initialise : {None, "center", "affine"}, optional
+        Find a start instead: "center" puts the centres of the images (of both masks, if given) on each other,
+        "affine" searches an affine mapping by mutual information.
+    fixed_mask, moving_mask : itk.Image, SimpleITK.Image, str or path-like, optional
+        Images on the grids of ``fixed`` and ``moving``; only voxels other than 0 count.
+    model : str or path-like, optional
+        Name of a model, or its folder; "auto" chooses by the images.
+    device : str, optional
+        "auto", "cpu" or "cuda".
+    seed : int, optional
+        The same images, options, seed and device give the same result.
+    threads : int, optional
+        CPU threads; all by default.
+    spacing : float, optional
+        Voxel size in millimetres at which the images are compared, instead of the model's; smaller is more exact and
+        slower.
+    progress : callable, optional
+        Called with a fraction from 0 to 1 and the name of the step at hand. If it raises, the registration stops.
+
+    Returns
+    -------
+    itk.DisplacementFieldTransform[itk.D, dim]
+        Maps fixed points to moving points in physical millimetres, on the grid of ``fixed``, the initial transform
+        included: give it to ``itk.resample_image_filter`` as it is. A ``SimpleITK.DisplacementFieldTransform`` if the
+        images are SimpleITK's.
+
+    Raises
+    ------
+    RegistrationError
+        If some input cannot be used; the message says which, why and what to do.
+
+    Examples
+    --------
+    >>> transform = itk_pdd.register(fixed, moving)  # doctest: +SKIP
+    >>> warped = itk.resample_image_filter(
+    ...     moving, transform=transform, use_reference_image=True, reference_image=fixed
+    ... )  # doctest: +SKIP
+    """
+    problem = prepare(
+        fixed,
+        moving,
+        initial_transform=initial_transform,
+        initialise=initialise,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        threads=threads,
+    )
+    result = solve(problem, model=model, device=device, seed=seed, threads=threads, spacing=spacing, progress=progress)
+    return (field_to_simpleitk if image_kind(fixed, moving) == "simpleitk" else field_to_itk)(result.field)
+
+
+def prepare(
+    fixed: Any,
+    moving: Any,
+    *,
+    initial_transform: Any = None,
+    initialise: str | None = None,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    threads: int | None = None,
+) -> Problem:
+    """Read, check and roughly align two images; the parameters are those of :func:`register`.
+
+    Raises
+    ------
+    RegistrationError
+        If some input cannot be used.
+    """
+    if initialise not in (None, *INITIALISATIONS):
+        raise RegistrationError(f"initialise is {initialise!r}, expected None, 'center' or 'affine'")
+    if initialise is not None and initial_transform is not None:
+        raise RegistrationError(f"initial_transform and initialise={initialise!r} are both given: give one of them")
+    fixed, moving = Volume.from_image(fixed, name="fixed"), Volume.from_image(moving, name="moving")
+    if fixed.grid.dimension != moving.grid.dimension:
+        raise RegistrationError(
+            f"fixed is {fixed.grid.dimension}-D ({fixed.grid}) and moving is {moving.grid.dimension}-D "
+            f"({moving.grid}), expected the same dimension"
+        )
+    log.info("fixed: %s; moving: %s", fixed.grid, moving.grid)
+    masks = {}
+    if fixed_mask is not None:
+        masks["fixed_mask"] = Volume.mask_from_image(fixed_mask, fixed.grid, name="fixed_mask")
+    if moving_mask is not None:
+        masks["moving_mask"] = Volume.mask_from_image(moving_mask, moving.grid, name="moving_mask")
+    initial = None
+    if initial_transform is not None:
+        initial = as_mapping(initial_transform, fixed.grid)
+    elif initialise == "center":
+        initial = prealignment.align_centres(fixed, moving, **masks)
+    elif initialise == "affine":
+        initial = prealignment.align_affine(fixed, moving, threads=threads, **masks)
+    _check_overlap(fixed, moving, initial, "initial_transform" if initial_transform is not None else None)
+    return Problem(fixed, moving, initial, **masks)
+
+
+def solve(problem: Problem, **options: Any) -> Result:
+    """Run the engine on a prepared problem; the options are those of :func:`register`."""
+    from itk_pdd import engine
+
+    return engine.register_volumes(
+        problem.fixed,
+        problem.moving,
+        initial=problem.initial,
+        fixed_mask=problem.fixed_mask,
+        moving_mask=problem.moving_mask,
+        **options,
+    )
+
+
+def invert(field: DisplacementField, grid: Grid) -> DisplacementField:
+    """The inverse field on the grid of the moving image; the log says how exact it is, a warning where it is not.
+
+    Parameters
+    ----------
+    field : DisplacementField
+        From fixed to moving points.
+    grid : Grid
+        Grid of the moving image.
+    """
+    inverse, residual = field.inverse(grid)
+    log.info("inverse: exact to %.3g mm", residual)
+    if residual > 0.5 * min(field.grid.spacing):
+        warnings.warn(
+            f"the inverse is off by up to {residual:.3g} mm: the field folds or compresses strongly somewhere",
+            RegistrationWarning,
+            stacklevel=2,
+        )
+    return inverse
+
+
+def _check_overlap(fixed: Volume, moving: Volume, initial: Mapping | None, cause: str | None) -> None:
+    """Refuse images of which no part of one lies in the other once the initial transform is applied."""
+    seen = _inside(_lattice(fixed), moving, initial)
+    if not seen and (initial is None or isinstance(initial, AffineMapping)):
+        # A moving image smaller than the meshes of the lattice may have been missed.
+        back = None if initial is None else AffineMapping(np.linalg.inv(initial.matrix))
+        seen = _inside(_lattice(moving), fixed, back)
+    if not seen:
+        places = [", ".join(f"{c:.0f}" for c in volume.grid.centre) for volume in (fixed, moving)]
+        after = f" after {cause}" if cause else ""
+        advice = "check it, or use initialise='center' instead" if cause else "use initialise='center'"
+        raise RegistrationError(
+            f"fixed and moving do not overlap in physical space{after} (their centres are at {places[0]} and "
+            f"{places[1]} mm): {advice}"
+        )
+
+
+def _lattice(volume: Volume, count: int = 24) -> np.ndarray:
+    """Physical points (n, dim) spread over an image, its outermost voxels included."""
+    axes = [np.linspace(0, n - 1, min(n, count)) for n in volume.grid.size]
+    index = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=-1)
+    return volume.grid.to_physical(index)
+
+
+def _inside(points: np.ndarray, volume: Volume, mapping: Mapping | None) -> bool:
+    index = volume.grid.to_index(points if mapping is None else mapping(points))
+    return bool(((index >= -0.5) & (index <= np.asarray(volume.grid.size) - 0.5)).all(axis=-1).any())

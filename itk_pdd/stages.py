@@ -1,0 +1,104 @@
+"""Settings of a registration: what a model consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Model", "Refinement", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One dense search: every control point tries every displacement of a regular set, beside what was found so far.
+
+    Parameters
+    ----------
+    shrink : int
+        Working voxels per voxel of this stage; larger is coarser and faster.
+    cell : int
+        Voxels of the stage per control point along each axis; smaller follows finer deformations.
+    radius : int
+        Displacements along an axis are ``step * (-radius .. radius)``; larger captures more.
+    step : int
+        Distance of neighbouring displacements in voxels of the stage.
+    dilations : tuple of int
+        Dilations in voxels of the MIND-SSC features that are compared, joined in one code.
+    smoothness : float
+        Cost of a difference of one step between neighbouring control points, where costs are fractions of differing
+        bits; larger is smoother.
+    regularisation : {"tree", "mean-field"}
+        Exact min-sum on a spanning tree, or the two rounds of min-convolution and mean field of the PDD network.
+    temperature : float
+        Factor of the costs in the softmax over displacements; a larger one averages over fewer of them.
+    consistency : int
+        Iterations that make the forward and backward field inverse to each other; 0 for a forward field only.
+    """
+
+    shrink: int
+    cell: int
+    radius: int
+    step: int
+    dilations: tuple[int, ...]
+    smoothness: float
+    regularisation: str = "tree"
+    temperature: float = 77.0
+    consistency: int = 6
+
+    @property
+    def reach(self) -> int:
+        """Largest displacement of the stage along an axis in working voxels."""
+        return self.radius * self.step * self.shrink
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Instance optimisation: gradient descent on a control grid, in feature space.
+
+    Parameters
+    ----------
+    iterations : int
+        Adam steps; 0 for no refinement.
+    cell : int
+        Working voxels per control point; smaller follows finer deformations.
+    stride : int
+        Working voxels per compared point.
+    diffusion : float
+        Weight of the squared gradient of the displacements against the mean squared feature difference; larger is
+        smoother.
+    rate : float
+        First step of Adam in working voxels.
+    dilation : int
+        Dilation of the MIND-SSC features in voxels.
+    """
+
+    iterations: int = 30
+    cell: int = 4
+    stride: int = 2
+    diffusion: float = 0.02
+    rate: float = 0.3
+    dilation: int = 2
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything a registration needs to know besides the images.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    stages : tuple of Stage
+        From coarse to fine.
+    refinement : Refinement
+        What follows the last stage.
+    spacing : float, optional
+        Working spacing in millimetres; by default that of the fixed image (its geometric mean).
+    max_voxels : int
+        Upper limit of the working grid; a larger image is registered at a coarser spacing.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    refinement: Refinement = field(default_factory=Refinement)
+    spacing: float | None = None
+    max_voxels: int = 8_000_000

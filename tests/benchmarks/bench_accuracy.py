@@ -1,0 +1,121 @@
+"""Accuracy, time and memory of the default registration on the benchmark data.
+
+    python tests/benchmarks/bench_accuracy.py [--data abdomen hippocampus lung classic] [--model auto] [--pairs N]
+
+Each registration runs in this process, one after another; the first one also compiles the kernels where they are not
+cached. The peak memory is that of the process so far. Dice is the mean over all labels of a pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+from itk_pdd import engine
+from itk_pdd.evaluation import datasets
+from itk_pdd.evaluation.scoring import load_case, score
+from itk_pdd.field import DisplacementField
+
+LARGE_ORGANS = (1, 2, 3, 6, 7)
+_FOLDER = tempfile.TemporaryDirectory()
+
+
+def pairs_of(name: str, split: str) -> list[datasets.Pair]:
+    """The benchmark pairs of a data set."""
+    if name == "abdomen":
+        return datasets.abdomen_pairs(split)
+    if name == "hippocampus":
+        return datasets.hippocampus_pairs(split, 20)
+    if name == "lung":
+        return [datasets.lung_pair()]
+    names = [
+        ("BrainProtonDensitySliceBorder20.png", "BrainProtonDensitySliceR10X13Y17S12.png"),
+        ("BrainProtonDensitySlice256x256.png", "BrainProtonDensitySliceBSplined10.png"),
+        ("BrainT1SliceBorder20.png", "BrainProtonDensitySliceBorder20.png"),
+        ("CT_2D_head_fixed.mha", "CT_2D_head_moving.mha"),
+    ]
+    return [datasets.Pair(_grey(fixed), _grey(moving)) for fixed, moving in names]
+
+
+@functools.cache
+def _grey(name: str) -> Path:
+    """A classic picture as an image of scalars: some are stored as grey RGB, whose channels are equal."""
+    image = SimpleITK.ReadImage(str(datasets.data_folder() / "classic_2d" / name))
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        image = SimpleITK.VectorIndexSelectionCast(image, 0)
+    path = Path(_FOLDER.name) / f"{Path(name).stem}.mha"
+    SimpleITK.WriteImage(image, str(path))
+    return path
+
+
+def measure(pair: datasets.Pair, model: str, surfaces: bool) -> dict[str, float | str]:
+    """Register one pair and measure the result."""
+    case = load_case(pair)
+    before = score(case, DisplacementField.zeros(case.fixed.grid), surfaces=False)
+    started = time.perf_counter()
+    result = engine.register_volumes(
+        case.fixed, case.moving, fixed_mask=case.fixed_mask, moving_mask=case.moving_mask, model=model
+    )
+    seconds = time.perf_counter() - started
+    after = score(case, result.field, surfaces=surfaces)
+    row: dict[str, float | str] = {"pair": pair.name}
+    if after.labels:
+        row |= {"dice_before": before.mean(), "dice": after.mean()}
+        if len(after.labels) > 5:
+            row |= {"dice5_before": before.mean("dice", LARGE_ORGANS), "dice5": after.mean("dice", LARGE_ORGANS)}
+        if surfaces:
+            row["hd95_mm"] = after.mean("hd95")
+    if "tre_mean" in after.overall:
+        row |= {"tre_before_mm": before.overall["tre_mean"], "tre_mm": after.overall["tre_mean"]}
+    row |= {
+        "mi_before": before.overall["mi"],
+        "mi": after.overall["mi"],
+        "folding_pct": after.overall["folding"],
+        "sd_log_j3": after.overall["sd_log_j3"],
+        "seconds": seconds,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    return row
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ("abdomen", "hippocampus", "lung", "classic")
+    parser.add_argument("--data", nargs="+", choices=names, default=names, help="data sets to run")
+    parser.add_argument("--split", default="validation", choices=("train", "validation"), help="patients to take")
+    parser.add_argument("--model", default="auto", help="model to register with")
+    parser.add_argument("--pairs", type=int, help="only the first N pairs of each data set")
+    parser.add_argument("--surfaces", action="store_true", help="measure HD95 as well (slower)")
+    parser.add_argument("-o", "--output", type=Path, help="CSV file for the rows")
+    options = parser.parse_args()
+    rows = []
+    for name in options.data:
+        mine = []
+        for pair in pairs_of(name, options.split)[: options.pairs]:
+            row = {"data": name, **measure(pair, options.model, options.surfaces)}
+            mine.append(row)
+            print(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()), flush=True)
+        figures = [k for k, v in mine[0].items() if isinstance(v, float)]
+        means = {k: (max if k == "peak_gb" else np.mean)([r[k] for r in mine]) for k in figures}
+        print(f"== {name}, {len(mine)} pairs:", " ".join(f"{k} {v:.3f}" for k, v in means.items()), flush=True)
+        rows += mine
+    if options.output:
+        columns = list(dict.fromkeys(k for row in rows for k in row))
+        with options.output.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""pdd-compare as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from itk_pdd.cli.compare import main
+
+from itk_pdd.evaluation.datasets import Pair, write_pairs
+from itk_pdd.files import write_image
+from itk_pdd.grid import Grid
+from itk_pdd.volume import Volume
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    grid = Grid.create((14, 13, 12), (1.0, 1.0, 2.0))
+    rng = np.random.default_rng(0)
+    files = []
+    for name, start in (("a", 2), ("b", 4)):
+        labels = np.zeros(grid.shape, np.uint8)
+        labels[3:8, 3:9, start : start + 6] = 3
+        write_image(Volume(labels, grid).to_simpleitk(), tmp_path / f"{name}_labels.nii.gz")
+        noisy = 50 * labels + rng.normal(size=grid.shape)
+        write_image(Volume(noisy.astype(np.float32), grid).to_simpleitk(), tmp_path / f"{name}.nii.gz")
+        files.append((tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_labels.nii.gz"))
+    write_pairs(tmp_path / "pairs.csv", [Pair(files[0][0], files[1][0], files[0][1], files[1][1])])
+    return tmp_path / "pairs.csv"
+
+
+def run(*words: object):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_a_comparison(pairs, tmp_path):
+    out = tmp_path / "out"
+    result = run(pairs, "-o", out, "--methods", "demons", "--group", "box=3", "--time-limit", 100)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert any(line.startswith("[2/2] a_b demons: Dice ") for line in lines)
+    with (out / "results.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(r["method"], r["label"]) for r in rows] == [
+        (m, label) for m in ("initial", "demons") for label in ("3", "box", "all")
+    ]
+    assert float(rows[5]["dice"]) > float(rows[2]["dice"]) and float(rows[5]["seconds"]) > 0
+    with (out / "summary.csv").open(newline="") as stream:
+        summary = {(r["method"], r["label"], r["measure"]): r for r in csv.DictReader(stream)}
+    assert summary["demons", "box", "dice"]["mean"] == rows[4]["dice"]
+    again = run(pairs, "-o", out, "--methods", "demons", "--quiet")
+    assert again.exit_code == 0 and again.output == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "demon"], "found 'demon'"),
+        (["--clamp", 5, 1], "lower value first"),
+        (["--group", "large"], "expected NAME=LABEL"),
+        (["--group", "all=1"], "expected NAME=LABEL"),
+        (["--settings", "nowhere"], "neither a folder nor"),
+        (["--command", "tool {fixed}"], "lacks {moving}, {field}"),
+        (["--jobs", 0], "0 is not in the range"),
+        (["--memory-limit", 0], "0 is not in the range"),
+    ],
+)
+def test_wrong_options(pairs, tmp_path, words, message):
+    result = run(pairs, "-o", tmp_path / "out", *words)
+    assert result.exit_code != 0 and message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_files(pairs, tmp_path):
+    result = run(tmp_path / "none.csv", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "none.csv does not exist" in result.output
+    (tmp_path / "file").write_text("")
+    result = run(pairs, "-o", tmp_path / "file", "--methods", "demons")
+    assert result.exit_code == 1 and result.output.startswith("Error: ")
+
+
+def test_methods_are_listed():
+    result = run("--list-methods")
+    assert result.exit_code == 0
+    assert {line.split()[0] for line in result.output.splitlines()} >= {"pdd", "demons", "greedy", "syn-cc"}
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys; from itk_pdd.cli.compare import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'itk', 'SimpleITK', 'numba', 'scipy', 'ants', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "PAIRS is a CSV file" in result.stdout

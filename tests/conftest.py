@@ -1,0 +1,128 @@
+"""Small images in every geometry, and a stand-in for the engine where only what surrounds it is tested."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from itk_pdd.field import DisplacementField
+from itk_pdd.grid import Grid
+from itk_pdd.volume import Volume
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Silence what itk's wrapping says on every import; tell an installed package where the data beside this lie.
+
+    Programs that tests start shall find the package as installed, not the folder of this name in the checkout, which
+    lacks the commands.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+    beside = Path(__file__).parents[1].parent / "shared" / "data"
+    if beside.is_dir():
+        os.environ.setdefault("ITK_PDD_DATA", str(beside))
+    config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder of the benchmark data; tests that need it are skipped without it."""
+    folder = Path(os.environ.get("ITK_PDD_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no benchmark data at {folder} (set ITK_PDD_DATA)")
+    return folder
+
+
+def rotation(*degrees: float) -> np.ndarray:
+    """A rotation matrix: by one angle in 2-D, by three angles about x, y and z in 3-D."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    if len(degrees) == 1:
+        return np.array([[c[0], -s[0]], [s[0], c[0]]])
+    x = np.array([[1, 0, 0], [0, c[0], -s[0]], [0, s[0], c[0]]])
+    y = np.array([[c[1], 0, s[1]], [0, 1, 0], [-s[1], 0, c[1]]])
+    z = np.array([[c[2], -s[2], 0], [s[2], c[2], 0], [0, 0, 1]])
+    return z @ y @ x
+
+
+GEOMETRIES = {
+    "plain 3-D": Grid.create((17, 14, 12), (2.0, 2.0, 2.0)),
+    "oblique": Grid.create((17, 14, 12), (1.5, 2.0, 3.1), (-13.0, 40.0, 7.5), rotation(20, -15, 40)),
+    "left-handed": Grid.create((17, 14, 12), (1.5, 2.0, 3.1), (10.0, 20.0, -5.0), np.diag([1.0, 1.0, -1.0])),
+    "flipped and permuted": Grid.create(
+        (17, 14, 12), (1.5, 2.0, 2.5), (30.0, -20.0, 5.0), np.array([[0.0, -1, 0], [0, 0, 1], [-1, 0, 0]])
+    ),
+    "anisotropic": Grid.create((31, 28, 7), (1.0, 1.0, 5.0), (0.0, 0.0, 100.0)),
+    "plain 2-D": Grid.create((23, 18), (1.0, 1.0)),
+    "oblique 2-D": Grid.create((23, 18), (1.0, 1.7), (5.0, -9.0), rotation(30)),
+    "left-handed 2-D": Grid.create((23, 18), (1.0, 1.7), (5.0, -9.0), np.diag([1.0, -1.0])),
+}
+
+
+@pytest.fixture(params=GEOMETRIES, ids=lambda name: name.replace(" ", "-"))
+def grid(request: pytest.FixtureRequest) -> Grid:
+    """A small grid, in turn of every geometry."""
+    return GEOMETRIES[request.param]
+
+
+def blobs(grid: Grid, *, seed: int = 0, dtype: type = np.float32) -> Volume:
+    """An image of smooth blobs at physical places: the same patient on any grid with the same centre."""
+    generator = np.random.default_rng(seed)
+    points = grid.points() - grid.centre
+    reach = 0.35 * grid.extent.min()
+    array = np.zeros(grid.shape)
+    for _ in range(8):
+        place = generator.uniform(-reach, reach, grid.dimension)
+        width = generator.uniform(0.12, 0.3) * grid.extent.min()
+        array += generator.uniform(40, 100) * np.exp(-((points - place) ** 2).sum(axis=-1) / (2 * width**2))
+    return Volume(array.astype(dtype), grid)
+
+
+def wave(grid: Grid, *, amplitude: float = 1.5) -> DisplacementField:
+    """A smooth field in physical millimetres that differs in every component, zero at no special place."""
+    points = (grid.points() - grid.centre) / grid.extent.max()
+    parts = [amplitude * (0.4 + np.sin(3 * points @ np.roll([1.0, 2.0, -1.0][: grid.dimension], i) + i)) for i in
+             range(grid.dimension)]  # fmt: skip
+    return DisplacementField(np.stack(parts, axis=-1).astype(np.float32), grid)
+
+
+def to_itk(volume: Volume, *, start: int = 0):
+    """A volume as an itk image, with its first voxel at the index ``start`` along each axis."""
+    import itk
+
+    image = itk.image_from_array(np.ascontiguousarray(volume.array))
+    grid = volume.grid
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.to_physical(np.full(grid.dimension, -start)).tolist())
+    image.SetDirection(itk.matrix_from_array(np.asarray(grid.direction)))
+    if start:
+        region = image.GetLargestPossibleRegion()
+        region.SetIndex([start] * grid.dimension)
+        image.SetRegions(region)
+    return image
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A stand-in for the engine that answers with a known field after the initial mapping, and notes its calls."""
+    note = SimpleNamespace(calls=[], field=wave, error=None)
+
+    def register_volumes(fixed, moving, *, initial=None, progress=None, **options):
+        note.calls.append(SimpleNamespace(fixed=fixed, moving=moving, initial=initial, **options))
+        if progress is not None:
+            for step in range(4):
+                progress(step / 4, "working")
+        if note.error is not None:
+            raise note.error
+        field = note.field(fixed.grid)
+        if initial is not None:
+            points = fixed.grid.points()
+            field = DisplacementField((initial(points + field.vectors) - points).astype(np.float32), fixed.grid)
+        if progress is not None:
+            progress(1.0, "done")
+        return SimpleNamespace(field=field, capture_range_mm=10.0, stages=())
+
+    monkeypatch.setattr("itk_pdd.engine.register_volumes", register_volumes)
+    return note
