@@ -12,7 +12,7 @@ from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.volume import Volume
 
-__all__ = ["overview", "write_png"]
+__all__ = ["overview", "upright", "window", "write_png"]
 
 _GAP, _TITLE, _MARGIN = 4, 22, 62
 _INK, _PAPER = (225, 225, 225), (18, 18, 18)
@@ -69,10 +69,10 @@ def overview(
     """
     grid = field.grid
     canonical = grid.canonical()
-    images = [_upright(_window(volume.array), grid) for volume in (fixed, moving, warped)]
-    outlines = [None] * 3 if labels is None else [_upright(volume.array, grid) for volume in labels]
+    images = [upright(window(volume.array), grid) for volume in (fixed, moving, warped)]
+    outlines = [None] * 3 if labels is None else [upright(volume.array, grid) for volume in labels]
     step = _round(max(grid.extent) / 16)
-    lines = _upright(_line_strength(field, canonical, step), grid)
+    lines = upright(_line_strength(field, canonical, step), grid)
     scale = height / max(canonical.extent)
     titles = ["fixed", "moving", "warped", "before", "after", f"grid of {step:g} mm"]
     rows, names = [], []
@@ -100,7 +100,7 @@ def write_png(picture: np.ndarray, path: Path) -> None:
     Image.fromarray(picture).save(path, format="PNG")
 
 
-def _window(array: np.ndarray) -> np.ndarray:
+def window(array: np.ndarray) -> np.ndarray:
     """Intensities of what stands out from the background, 1st to 99.5th percentile, to 0 to 1."""
     from skimage.filters import threshold_otsu
 
@@ -111,7 +111,7 @@ def _window(array: np.ndarray) -> np.ndarray:
     return np.clip((array.astype(np.float32) - low) / max(high - low, 1e-9), 0, 1)
 
 
-def _upright(array: np.ndarray, grid: Grid) -> np.ndarray:
+def upright(array: np.ndarray, grid: Grid) -> np.ndarray:
     """An array (z, y, x, ...) on a grid with its axes along the patient's."""
     order, flipped = grid.canonical_axes()
     last = grid.dimension - 1
