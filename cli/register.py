@@ -152,3 +152,7 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
         raise click.UsageError("--moving-labels and --warped-labels belong together: give both.")
     if arguments["initial_transform"] is not None and arguments["initialise"] != "none":
         raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")
+
+
+if __name__ == "__main__":
+    main()
