@@ -12,7 +12,7 @@ from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.volume import Volume
 
-__all__ = ["overview", "upright", "window", "write_png"]
+__all__ = ["grey_limits", "overview", "upright", "window", "write_png"]
 
 _GAP, _TITLE, _MARGIN = 4, 22, 62
 _INK, _PAPER = (225, 225, 225), (18, 18, 18)
@@ -100,15 +100,21 @@ def write_png(picture: np.ndarray, path: Path) -> None:
     Image.fromarray(picture).save(path, format="PNG")
 
 
-def window(array: np.ndarray) -> np.ndarray:
-    """Intensities of what stands out from the background, 1st to 99.5th percentile, to 0 to 1."""
+def grey_limits(array: np.ndarray) -> tuple[float, float]:
+    """Intensities to show as black and white: 1st and 99.5th percentile of what stands out from the background."""
     from skimage.filters import threshold_otsu
 
     sample = array[(slice(None, None, 2),) * array.ndim].astype(np.float32)
     if sample.min() < sample.max():
         sample = sample[sample > threshold_otsu(sample)]
     low, high = np.percentile(sample, (1, 99.5))
-    return np.clip((array.astype(np.float32) - low) / max(high - low, 1e-9), 0, 1)
+    return float(low), float(max(high, low + 1e-9))
+
+
+def window(array: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """Intensities as grey values from 0 to 1, between the limits (by default :func:`grey_limits` of the array)."""
+    low, high = grey_limits(array) if limits is None else limits
+    return np.clip((array.astype(np.float32) - low) / (high - low), 0, 1)
 
 
 def upright(array: np.ndarray, grid: Grid) -> np.ndarray:
