@@ -19,6 +19,7 @@ _PUBLIC = {
     "RegistrationWarning": "itk_pdd.errors",
     "Volume": "itk_pdd.volume",
     "register": "itk_pdd.registration",
+    "registration_filter": "itk_pdd.filter",
 }
 
 __all__ = ["__version__", *_PUBLIC]

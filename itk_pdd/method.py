@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from itk_pdd.errors import RegistrationAborted, RegistrationError
-from itk_pdd.mapping import matrix_of
+from itk_pdd.inputs import pack, time_stamp, unpack
 from itk_pdd.registration import invert, prepare, solve
 from itk_pdd.transform import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk
-from itk_pdd.volume import image_kind, is_itk, is_simpleitk
+from itk_pdd.volume import image_kind
 from itk_pdd.warping import warp_like
 
 __all__ = ["PDDRegistrationMethod"]
@@ -24,6 +21,9 @@ class PDDRegistrationMethod:
     Set the inputs, call :meth:`Update` (or any getter of a result, which does), get the results. Nothing is computed
     again until a setting changes, :meth:`Modified` is called or an input has a new modification time. The object can
     stand where ITK's functional filters take an image: they get the warped moving image.
+
+    It can be pickled and copied, with its settings, its images and, where it is up to date, its results; observers are
+    left behind, and an ITK filter among the inputs becomes the image it makes.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ class PDDRegistrationMethod:
         for key, name in (("fixed", "SetFixedImage"), ("moving", "SetMovingImage")):
             if self._settings[key] is None:
                 raise RegistrationError(f"there is no {key} image: call {name} first")
-        stamp = (self.GetMTime(), *(_time_stamp(self._settings[key]) for key in _INPUTS))
+        stamp = self._current_stamp()
         if stamp == self._stamp:
             return
         self._running, self._abort, self._progress, self._stamp = True, False, 0.0, None
@@ -311,6 +311,9 @@ class PDDRegistrationMethod:
         finally:
             self._running = False
         self.InvokeEvent(itk.EndEvent())
+
+    def _current_stamp(self) -> tuple[Any, ...]:
+        return (self.GetMTime(), *(time_stamp(self._settings[key]) for key in _INPUTS))
 
     def _report(self, fraction: float, _: str) -> None:
         import itk
@@ -362,6 +365,26 @@ class PDDRegistrationMethod:
     def _convert(self, field: Any, to_itk: Callable[[Any], Any], to_simpleitk: Callable[[Any], Any]) -> Any:
         return (to_simpleitk if self._simpleitk() else to_itk)(field)
 
+    # ---- Pickling
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._running:
+            raise RegistrationError("the method cannot be pickled while the registration runs: wait for its end")
+        current = self._stamp is not None and self._stamp == self._current_stamp()
+        return {
+            "settings": {key: pack(value) for key, value in self._settings.items()},
+            "default_pixel_value": self._default_pixel_value,
+            "results": (self._problem, self._result) if current else None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self._settings.update({key: unpack(value) for key, value in state["settings"].items()})
+        self._default_pixel_value = state["default_pixel_value"]
+        if state["results"] is not None:
+            self._problem, self._result = state["results"]
+            self._progress, self._stamp = 1.0, self._current_stamp()
+
     def __repr__(self) -> str:
         state = "running" if self._running else "not updated" if self._result is None else "updated"
         settings = ", ".join(f"{key}={value!r}" for key, value in self._settings.items() if key not in _INPUTS)
@@ -369,31 +392,3 @@ class PDDRegistrationMethod:
 
 
 _INPUTS = ("fixed", "moving", "initial_transform", "fixed_mask", "moving_mask")
-
-
-def _time_stamp(item: Any) -> Any:
-    """Something that differs when an input has changed since."""
-    if hasattr(item, "TransformPoint") and item.IsLinear():
-        # Not every setter of ITK's transforms changes their time.
-        dimension = item.GetInputSpaceDimension() if is_itk(item) else item.GetDimension()
-        return matrix_of(item, dimension).tobytes()
-    if is_itk(item):
-        # A filter, or an image at the end of a pipeline: bring it up to date first, which may change its time.
-        if hasattr(item, "Update"):
-            item.Update()
-        output = item.GetOutput() if hasattr(item, "GetOutput") else item
-        return id(item), int(output.GetMTime())
-    if is_simpleitk(item):
-        import SimpleITK
-
-        scalar = item.GetNumberOfComponentsPerPixel() == 1
-        geometry = item.GetSize(), item.GetSpacing(), item.GetOrigin(), item.GetDirection()
-        return id(item), SimpleITK.Hash(item) if scalar else None, geometry
-    if isinstance(item, str | os.PathLike):
-        status = os.stat(item) if os.path.exists(item) else None
-        return os.fspath(item), status and (status.st_mtime_ns, status.st_size)
-    if isinstance(item, np.ndarray):
-        return item.shape, item.tobytes()
-    if isinstance(item, list | tuple):
-        return tuple(_time_stamp(part) for part in item)
-    return id(item)
