@@ -87,14 +87,14 @@ class DisplacementField:
     def inverse(
         self, grid: Grid | None = None, *, tolerance: float = 0.01, iterations: int = 50
     ) -> tuple[DisplacementField, float]:
-        """The inverse field by damped fixed-point iteration, v(y) = -u(y + v(y)).
+        """The inverse field, v(y) = -u(y + v(y)); outside its grid the field goes on with its nearest displacement.
 
         Parameters
         ----------
         grid : Grid, optional
             Where the inverse is wanted; by default the grid of the field.
         tolerance : float
-            Largest residual in voxels of the field's grid at which the iteration stops; smaller is slower.
+            Largest residual in voxels of the field's grid that is good enough; smaller is slower.
         iterations : int
             Upper limit; more iterations help only where the field compresses strongly.
 
@@ -105,30 +105,25 @@ class DisplacementField:
         float
             Largest residual |v + u(y + v)| in millimetres over the points that the field maps to (a folded field has
             no inverse, and says so here).
-
-        References
-        ----------
-        Chen M. et al., "A simple fixed-point approach to invert a deformation field", Medical Physics 35(1), 2008.
         """
+        from itk_pdd.inversion import invert_points
+
         grid = grid or self.grid
         vectors = np.empty((*grid.shape, grid.dimension), np.float32)
-        limit = tolerance * min(self.grid.spacing)
+        voxel, last = min(self.grid.spacing), np.asarray(self.grid.size) - 0.5
         worst = 0.0
         for slab, points in slabs(grid):
-            inverse = np.zeros_like(points)
-            inside = np.ones(points.shape[:-1], bool)
-            for step in range(iterations):
-                residual = inverse + self.at(points + inverse, outside="nearest")
-                size = np.linalg.norm(residual, axis=-1)
-                index = self.grid.to_index(points + inverse)
-                inside = np.all((index > -0.5) & (index < np.asarray(self.grid.size) - 0.5), axis=-1)
-                if size.max() <= limit:
-                    break
-                # Damping after a few steps: the plain iteration oscillates where the Jacobian is far from one.
-                inverse -= residual if step < 10 else 0.5 * residual
-            vectors[slab] = inverse
-            if inside.any():
-                worst = max(worst, float(size[inside].max()))
+            solutions, residuals = invert_points(
+                lambda x: x + self.at(x, outside="nearest"),
+                points,
+                tolerance=tolerance * voxel,
+                step=voxel,
+                iterations=iterations,
+            )
+            vectors[slab] = solutions - points
+            index = self.grid.to_index(solutions)
+            inside = np.all((index > -0.5) & (index < last), axis=-1)
+            worst = max(worst, float(residuals[inside].max(initial=0)))
         return DisplacementField(vectors, grid), worst
 
     def jacobian_determinant(self) -> np.ndarray:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from itk_pdd import files
 from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
-from itk_pdd.outputs import extension
-from itk_pdd.transform import field_from_image, field_to_simpleitk
-from itk_pdd.volume import is_itk
+from itk_pdd.transform import field_from_image
+from itk_pdd.transforms_in import affine_to_simpleitk, check_dimension, check_homogeneous, matrix_of, to_simpleitk
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -85,8 +81,9 @@ def as_mapping(transform: Any, grid: Grid, *, name: str = "initial_transform") -
     ----------
     transform : itk.Transform, SimpleITK.Transform, numpy.ndarray, DisplacementField, Mapping, str, path-like or list
         Maps fixed points to moving points in physical (LPS) millimetres. A matrix is homogeneous, (dim + 1, dim + 1).
-        A file is a transform (.h5, .hdf5, .tfm, .txt, .mat; ANTs' affine too) or the image of a displacement field.
-        A list is composed as ITK and ANTs do: the last one is applied first.
+        A file is a transform (.h5, .hdf5, .tfm, .txt, .mat; ANTs' affine and elastix' parameters too) or the image of
+        a displacement field; "[file,1]" asks for the inverse of a linear one. A list is composed as ITK and ANTs do:
+        the last one is applied first.
     grid : Grid
         Grid of the fixed image. Transforms that are not linear are sampled there, and somewhat around it.
     name : str
@@ -109,28 +106,14 @@ def as_mapping(transform: Any, grid: Grid, *, name: str = "initial_transform") -
     elif isinstance(transform, DisplacementField):
         mapping = FieldMapping(transform)
     elif isinstance(transform, np.ndarray):
-        mapping = _from_matrix(transform, name)
+        check_homogeneous(transform, name)
+        mapping = AffineMapping(transform.astype(float))
     else:
-        mapping = _from_simpleitk(_to_simpleitk(transform, grid.dimension, name), grid, name)
-    _check_dimension(mapping.dimension, grid.dimension, name)
+        mapping = _from_simpleitk(to_simpleitk(transform, grid.dimension, name), grid, name)
+    check_dimension(mapping.dimension, grid.dimension, name)
     if isinstance(mapping, AffineMapping):
         _check_matrix(mapping.matrix, name)
     return mapping
-
-
-def _from_matrix(matrix: np.ndarray, name: str) -> AffineMapping:
-    if matrix.shape not in ((3, 3), (4, 4)):
-        raise RegistrationError(
-            f"{name} is an array of shape {matrix.shape}, expected a homogeneous matrix: (3, 3) in 2-D, (4, 4) in 3-D"
-        )
-    matrix = matrix.astype(float)
-    last = np.eye(len(matrix))[-1]
-    if not np.allclose(matrix[-1], last):
-        raise RegistrationError(
-            f"{name} is a matrix with the last row {matrix[-1].tolist()}, expected {last.tolist()} (an affine mapping "
-            "of column vectors)"
-        )
-    return AffineMapping(matrix)
 
 
 def _check_matrix(matrix: np.ndarray, name: str) -> None:
@@ -139,11 +122,6 @@ def _check_matrix(matrix: np.ndarray, name: str) -> None:
     volume = float(np.linalg.det(matrix[:-1, :-1]))
     if abs(volume) < 1e-6:
         raise RegistrationError(f"{name} is singular (determinant {volume:.2g}): it flattens the image")
-
-
-def _check_dimension(found: int, expected: int, name: str) -> None:
-    if found != expected:
-        raise RegistrationError(f"{name} is {found}-D but the fixed image is {expected}-D: expected the same dimension")
 
 
 def _from_simpleitk(transform: SimpleITK.Transform, grid: Grid, name: str) -> Mapping:
@@ -160,75 +138,3 @@ def _from_simpleitk(transform: SimpleITK.Transform, grid: Grid, name: str) -> Ma
         transform, SimpleITK.sitkVectorFloat32, wide.size, wide.origin, wide.spacing, direction
     )
     return FieldMapping(field_from_image(field, name=name))
-
-
-def matrix_of(transform: Any, dimension: int) -> np.ndarray:
-    """Homogeneous matrix of a linear transform of ITK or SimpleITK, whatever its parameters are."""
-    start = np.asarray(list(transform.TransformPoint([0.0] * dimension)))
-    columns = [np.asarray(list(transform.TransformPoint(row))) - start for row in np.eye(dimension).tolist()]
-    matrix = np.eye(dimension + 1)
-    matrix[:-1, :-1], matrix[:-1, -1] = np.stack(columns, axis=1), start
-    return matrix
-
-
-def _to_simpleitk(transform: Any, dimension: int, name: str) -> SimpleITK.Transform:
-    """Anything that is a transform as one of SimpleITK's."""
-    import SimpleITK
-
-    if isinstance(transform, list | tuple) and len(transform):
-        parts = [_to_simpleitk(part, dimension, f"{name}[{i}]") for i, part in enumerate(transform)]
-        return SimpleITK.CompositeTransform(parts)
-    if isinstance(transform, str | os.PathLike):
-        if extension(transform).lower() in files.TRANSFORM_EXTENSIONS:
-            transform = files.read_transform(transform, name=name)
-        else:
-            transform = field_from_image(files.read_image(transform, name=name), name=name)
-    if isinstance(transform, DisplacementField):
-        _check_dimension(transform.grid.dimension, dimension, name)
-        return field_to_simpleitk(transform)
-    if isinstance(transform, np.ndarray):
-        mapping = _from_matrix(transform, name)
-        _check_dimension(mapping.dimension, dimension, name)
-        return affine_to_simpleitk(mapping.matrix)
-    if isinstance(transform, SimpleITK.Transform):
-        _check_dimension(transform.GetDimension(), dimension, name)
-        return transform
-    if is_itk(transform) and hasattr(transform, "TransformPoint"):
-        _check_dimension(transform.GetInputSpaceDimension(), dimension, name)
-        return _itk_to_simpleitk(transform, dimension, name)
-    raise RegistrationError(
-        f"{name} is of type {type(transform).__name__}, expected an itk.Transform, a SimpleITK.Transform, a "
-        "homogeneous matrix, a DisplacementField or the path of a transform or field file"
-    )
-
-
-def affine_to_simpleitk(matrix: np.ndarray) -> SimpleITK.Transform:
-    import SimpleITK
-
-    affine = SimpleITK.AffineTransform(len(matrix) - 1)
-    affine.SetMatrix(matrix[:-1, :-1].ravel().tolist())
-    affine.SetTranslation(matrix[:-1, -1].tolist())
-    return affine
-
-
-def _itk_to_simpleitk(transform: Any, dimension: int, name: str) -> SimpleITK.Transform:
-    import itk
-    import SimpleITK
-
-    transform = itk.down_cast(transform)
-    if transform.IsLinear():
-        return affine_to_simpleitk(matrix_of(transform, dimension))
-    if hasattr(transform, "GetNthTransform"):
-        parts = [transform.GetNthTransform(i) for i in range(transform.GetNumberOfTransforms())]
-        return SimpleITK.CompositeTransform([_itk_to_simpleitk(part, dimension, name) for part in parts])
-    if "DisplacementField" in transform.GetTransformTypeAsString():
-        # Not by a file, which would misplace a field whose start index is not 0.
-        return field_to_simpleitk(field_from_image(transform.GetDisplacementField(), name=name))
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "transform.h5")
-        try:
-            itk.transformwrite(transform, path)
-        except RuntimeError as error:
-            kind = transform.GetTransformTypeAsString()
-            raise RegistrationError(f"{name} is a {kind}, which cannot be converted: sample it to a field") from error
-        return files.read_transform(path, name=name)

@@ -1,4 +1,4 @@
-"""What ITK's NIfTI reader does not tell: files that were cut short, and voxels that are not numbers.
+"""What ITK's NIfTI reader does not tell: files cut short, voxels that are not numbers, and the name of the intent.
 
 The reader leaves the missing part of a short file as the memory was, and sets NaN and infinite voxels to 0.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Flaws", "examine_nifti"]
+__all__ = ["Flaws", "Intent", "examine_nifti", "read_intent"]
 
 _FLOATS = {16: "f4", 64: "f8"}
 _BLOCK = 1 << 22
@@ -52,6 +52,52 @@ class _Header:
     def size(self) -> int:
         """Bytes of header and voxels together."""
         return self.offset + int(np.prod(self.shape)) * self.bits // 8
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What the header says the numbers of a file are.
+
+    Parameters
+    ----------
+    code : int
+        1007 for vectors.
+    name : str
+        Free text; "NREG_TRANS" in NiftyReg's transforms.
+    parameter : float
+        The first of the three parameters.
+    """
+
+    code: int = 0
+    name: str = ""
+    parameter: float = 0.0
+
+
+def read_intent(path: str | os.PathLike[str]) -> Intent:
+    """The intent of a NIfTI file of either version; an empty one if the header cannot be read."""
+    path = Path(path)
+    try:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+            header = file.read(540)
+    except (OSError, *_BROKEN):
+        return Intent()
+    for order in "<>":
+        if len(header) >= 348 and struct.unpack_from(order + "i", header)[0] == 348:
+            (parameter,), (code,) = (
+                struct.unpack_from(order + "f", header, 56),
+                struct.unpack_from(order + "h", header, 68),
+            )
+            name = header[328:344]
+        elif len(header) >= 540 and struct.unpack_from(order + "i", header)[0] == 540:
+            (parameter,), (code,) = (
+                struct.unpack_from(order + "d", header, 80),
+                struct.unpack_from(order + "i", header, 504),
+            )
+            name = header[508:524]
+        else:
+            continue
+        return Intent(code, name.split(b"\0")[0].decode("latin-1"), parameter)
+    return Intent()
 
 
 def examine_nifti(path: str | os.PathLike[str]) -> Flaws:

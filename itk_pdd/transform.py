@@ -12,6 +12,7 @@ import numpy as np
 from itk_pdd import files, outputs
 from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField
+from itk_pdd.nifti import read_intent
 from itk_pdd.volume import grid_of, is_simpleitk
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "field_to_simpleitk",
     "field_writer",
     "read_field",
+    "read_field_image",
     "write_field",
 ]
 
@@ -140,11 +142,23 @@ def read_field(path: str | os.PathLike[str], *, name: str = "field") -> Displace
     import SimpleITK
 
     if outputs.extension(path).lower() not in files.TRANSFORM_EXTENSIONS:
-        return field_from_image(files.read_image(path, name=name), name=name)
+        return read_field_image(path, name=name)
     transform = files.read_transform(path, name=name)
     if transform.GetTransformEnum() != SimpleITK.sitkDisplacementField:
         raise RegistrationError(f"{name}: {path} holds a {transform.GetName()}, expected a displacement field")
     return field_from_simpleitk(transform, name=name)
+
+
+def read_field_image(path: str | os.PathLike[str], *, name: str = "field") -> DisplacementField:
+    """Read a field from an image file: LPS displacements as ITK, ANTs and greedy write, or NiftyReg's field."""
+    from itk_pdd.formats import niftyreg
+
+    field = field_from_image(files.read_image(path, name=name), name=name)
+    if outputs.extension(path).lower() in niftyreg.EXTENSIONS:
+        intent = read_intent(path)
+        if intent.name == niftyreg.NAME:
+            return niftyreg.from_niftyreg(field, intent, name=name)
+    return field
 
 
 def field_writer(field: DisplacementField) -> Callable[[Path], None]:

@@ -1,0 +1,1 @@
+"""File formats of other programs: elastix, NiftyReg, 3D Slicer, VTK."""
