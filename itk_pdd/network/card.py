@@ -1,0 +1,130 @@
+"""Model cards: what a trained network is, in plain text beside its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.preparation import Intensity
+from itk_pdd.network.unet import UNetSettings
+
+__all__ = ["CARD", "SCHEMA", "WEIGHTS", "LabelClass", "ModelCard"]
+
+SCHEMA = 1
+"""The newest layout of a card that this version of the package reads."""
+CARD, WEIGHTS = "card.json", "weights.safetensors"
+"""Names of the two files of a model folder."""
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """A class that the network tells from the others.
+
+    Parameters
+    ----------
+    name : str
+        For instance "spleen".
+    value : int
+        Its number in the label maps.
+    volume : float
+        Mean volume in the training scans in cubic millimetres.
+    """
+
+    name: str
+    value: int
+    volume: float
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a trained network is, what it was trained on, and how well it does.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    description : str
+        One or two sentences.
+    network : UNetSettings
+        Size of the network.
+    spacing : float
+        Spacing of its answer in millimetres; it looks at the scan with ``spacing / network.fold``.
+    intensity : Intensity
+        How it normalises intensities.
+    classes : tuple of LabelClass
+        In the order of its channels, background first.
+    training : mapping
+        Data, licence notes, command, seed, version of the package.
+    validation : mapping
+        Measured figures.
+    kind : str
+        "semantic": it gives class probabilities.
+    """
+
+    name: str
+    description: str
+    network: UNetSettings
+    spacing: float
+    intensity: Intensity
+    classes: tuple[LabelClass, ...]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "semantic"
+
+    def __post_init__(self) -> None:
+        if self.kind != "semantic":
+            raise RegistrationError(f"card of {self.name}: kind is {self.kind!r}, expected 'semantic'")
+        if not self.spacing > 0:
+            raise RegistrationError(f"card of {self.name}: spacing is {self.spacing} mm, expected a positive number")
+        if len(self.classes) != self.network.classes:
+            raise RegistrationError(
+                f"card of {self.name} names {len(self.classes)} classes, but its network has {self.network.classes}"
+            )
+
+    @property
+    def image_spacing(self) -> float:
+        """Spacing at which the network looks at a scan, in millimetres."""
+        return self.spacing / self.network.fold
+
+    def to_json(self) -> str:
+        """The card as text."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str]) -> ModelCard:
+        """Read the card of a model folder.
+
+        Raises
+        ------
+        RegistrationError
+            If there is no card, it is no card, or it comes from a newer version of the package.
+        """
+        path = Path(folder) / CARD
+        if not path.is_file():
+            raise RegistrationError(f"model: {folder} is no model folder, it has no {CARD}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RegistrationError(f"model: {path} cannot be read ({error})") from error
+        schema = content.pop("schema", None) if isinstance(content, dict) else None
+        if not isinstance(schema, int):
+            raise RegistrationError(f"model: {path} is no model card, it has no number 'schema'")
+        if schema > SCHEMA:
+            raise RegistrationError(
+                f"model: {path} was written by a newer version of itk_pdd (schema {schema}, this one reads up to "
+                f"{SCHEMA}): update itk_pdd"
+            )
+        try:
+            content["network"] = UNetSettings(**content["network"])
+            content["intensity"] = Intensity(**content["intensity"])
+            content["classes"] = tuple(LabelClass(**entry) for entry in content["classes"])
+            return cls(**content)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, RegistrationError):
+                raise
+            raise RegistrationError(f"model: {path} is no complete model card ({error})") from error

@@ -1,0 +1,95 @@
+"""Scans brought to where a network works: anatomical axes, isotropic voxels, normalised intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.grid import Grid
+from itk_pdd.resampling import resample
+from itk_pdd.volume import Volume
+
+__all__ = ["Intensity", "canonical_volume", "prepare_image", "prepare_labels", "working_grid"]
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """How intensities become numbers from -1 to 1; what lies beyond is clipped.
+
+    Parameters
+    ----------
+    kind : {"range", "percentiles"}
+        Whether ``low`` and ``high`` are intensities (calibrated scans such as CT) or percentiles of the scan at hand.
+    low, high : float
+        What becomes -1 and 1.
+    """
+
+    kind: str = "percentiles"
+    low: float = 1.0
+    high: float = 99.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("range", "percentiles"):
+            raise RegistrationError(f"intensity kind is {self.kind!r}, expected 'range' or 'percentiles'")
+        if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
+            raise RegistrationError(f"intensity low and high are {self.low} and {self.high}, expected low below high")
+        if self.kind == "percentiles" and not 0 <= self.low < self.high <= 100:
+            raise RegistrationError(f"intensity percentiles are {self.low} and {self.high}, expected 0 to 100")
+
+    def normalise(self, array: np.ndarray) -> np.ndarray:
+        """The array as float32 numbers from -1 to 1."""
+        low, high = self.low, self.high
+        if self.kind == "percentiles":
+            low, high = (float(value) for value in np.percentile(array, (self.low, self.high)))
+            high = high if high > low else low + 1.0
+        scaled = (np.asarray(array, dtype=np.float32) - np.float32(low)) * np.float32(2 / (high - low)) - 1
+        return np.clip(scaled, -1, 1, out=scaled)
+
+
+def canonical_volume(volume: Volume) -> Volume:
+    """The same voxels with the index axes along the anatomical axes (to the left, to the back, up)."""
+    order, flipped = volume.grid.canonical_axes()
+    dimension = volume.grid.dimension
+    # Array axes run z, y, x: axis a of the array is index axis dimension - 1 - a.
+    array = volume.array.transpose([dimension - 1 - order[dimension - 1 - a] for a in range(dimension)])
+    array = array[tuple(slice(None, None, -1) if flipped[dimension - 1 - a] else slice(None) for a in range(dimension))]
+    return Volume(np.ascontiguousarray(array), volume.grid.canonical())
+
+
+def working_grid(grid: Grid, spacing: float) -> Grid:
+    """The grid along the anatomical axes that covers another one with voxels of ``spacing`` millimetres."""
+    return grid.canonical().with_spacing(spacing)
+
+
+def prepare_image(volume: Volume, spacing: float, intensity: Intensity) -> Volume:
+    """A scan on its working grid, float32 from -1 to 1."""
+    volume = canonical_volume(volume)
+    grid = working_grid(volume.grid, spacing)
+    if not volume.grid.same_space(grid):
+        volume = resample(volume, grid)
+    return Volume(intensity.normalise(volume.array), grid)
+
+
+def prepare_labels(volume: Volume, spacing: float, values: Sequence[int]) -> Volume:
+    """A label map on its working grid, uint8 indices into ``values`` (0 for any value that is not among them).
+
+    Where voxels have to be interpolated, the class with the largest share wins, which keeps thin organs better than the
+    nearest voxel does.
+    """
+    volume = canonical_volume(volume)
+    grid = working_grid(volume.grid, spacing)
+    index = np.zeros(volume.array.shape, np.uint8)
+    for number, value in enumerate(values):
+        index[volume.array == value] = number
+    if volume.grid.same_space(grid):
+        return Volume(index, grid)
+    best = np.full(grid.shape, -np.inf, np.float32)
+    winner = np.zeros(grid.shape, np.uint8)
+    for number in np.unique(np.append(index, 0)):
+        share = resample(Volume((index == number).astype(np.float32), volume.grid), grid).array
+        better = share > best
+        winner[better], best[better] = number, share[better]
+    return Volume(winner, grid)

@@ -1,0 +1,164 @@
+"""Semantic features: which organ a voxel belongs to, as probabilities from a trained network."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.grid import Grid
+from itk_pdd.network.card import WEIGHTS, ModelCard
+from itk_pdd.network.preparation import prepare_image
+from itk_pdd.network.storage import load_weights, read_tensors
+from itk_pdd.network.unet import UNet
+from itk_pdd.volume import Volume
+
+__all__ = ["SemanticNetwork", "predict"]
+
+_WHOLE = 2_500_000  # voxels of the network's grid that are worked on at once: about 1.5 GB
+_TILE, _OVERLAP = 128, 32
+
+
+class SemanticNetwork:
+    """A trained network and its card.
+
+    Parameters
+    ----------
+    network : UNet
+        With trained weights.
+    card : ModelCard
+        What it is.
+    """
+
+    def __init__(self, network: UNet, card: ModelCard) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.card = card
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str], *, device: str = "cpu") -> SemanticNetwork:
+        """Read a model folder: ``card.json`` and ``weights.safetensors``.
+
+        Parameters
+        ----------
+        folder : path-like
+            The folder.
+        device : str
+            Where the network works, as torch names it.
+
+        Raises
+        ------
+        RegistrationError
+            If a file is missing or damaged, comes from a newer version, or the two do not belong together.
+        """
+        card = ModelCard.from_folder(folder)
+        network = UNet(card.network)
+        load_weights(network, read_tensors(Path(folder) / WEIGHTS, name="model"), name=f"model {card.name}")
+        return cls(network.to(device), card)
+
+    def grid(self, grid: Grid) -> Grid:
+        """The grid on which the network answers for an image on ``grid``: anatomical axes, its own spacing."""
+        return _answer_grid(grid.canonical().with_spacing(self.card.image_spacing), self.card.network.fold)
+
+    def probabilities(self, volume: Volume) -> tuple[np.ndarray, Grid]:
+        """Class probabilities of an image.
+
+        Parameters
+        ----------
+        volume : Volume
+            A 3-D image of any spacing and direction, in the units the network was trained with.
+
+        Returns
+        -------
+        probabilities : numpy.ndarray, shape (classes, z, y, x), float32
+            They sum to 1; channel 0 is the background, the others in the order of ``card.classes``.
+        grid : Grid
+            Where the voxels of ``probabilities`` lie (see :meth:`grid`); it covers the image.
+
+        Raises
+        ------
+        RegistrationError
+            If the image is not 3-D.
+        """
+        if volume.grid.dimension != 3:
+            raise RegistrationError(
+                f"model {self.card.name} works on 3-D images, found one of {volume.grid.dimension} dimensions: choose "
+                "another model"
+            )
+        prepared = prepare_image(volume, self.card.image_spacing, self.card.intensity)
+        found = predict(self.network, torch.from_numpy(prepared.array)).cpu().numpy()
+        return found, _answer_grid(prepared.grid, self.card.network.fold)
+
+
+def _answer_grid(grid: Grid, fold: int) -> Grid:
+    """The grid of blocks of ``fold``^3 voxels, the last ones reaching beyond the border where they have to."""
+    size = [-(-length // fold) for length in grid.size]
+    first = grid.to_physical(np.full(3, (fold - 1) / 2))
+    return Grid.create(size, np.asarray(grid.spacing) * fold, first, np.asarray(grid.direction))
+
+
+@torch.inference_mode()
+def predict(network: UNet, image: Tensor, *, whole: int = _WHOLE) -> Tensor:
+    """Class probabilities of a prepared image.
+
+    Parameters
+    ----------
+    network : UNet
+        The network.
+    image : Tensor, shape (z, y, x)
+        Normalised intensities on the working grid.
+    whole : int
+        Largest number of voxels of the answer that are computed at once; a larger image is covered by overlapping tiles
+        whose answers are blended. More needs more memory.
+
+    Returns
+    -------
+    Tensor, shape (classes, z', y', x'), float32
+        z' is z / fold rounded up, and so on.
+    """
+    fold, multiple = network.settings.fold, network.settings.multiple
+    size = [-(-length // fold) for length in image.shape]
+    steps = [-(-length // multiple) * multiple for length in size]
+    padding = [end for step, length in zip(steps, image.shape, strict=True) for end in (step * fold - length, 0)][::-1]
+    device = next(network.parameters()).device
+    padded = functional.pad(image[None, None].float().to(device), padding, mode="replicate")
+    if int(np.prod(steps)) <= whole:
+        answer = _answer(network, padded)
+    else:
+        answer = torch.zeros((network.settings.classes, *steps), device=device)
+        total = torch.zeros(steps, device=device)
+        for window, weight in _tiles(steps, multiple):
+            tile = padded[(slice(None), slice(None), *(slice(s.start * fold, s.stop * fold) for s in window))]
+            weight = weight.to(device)
+            answer[(slice(None), *window)] += weight * _answer(network, tile)
+            total[window] += weight
+        answer /= total
+    return answer[:, : size[0], : size[1], : size[2]]
+
+
+def _answer(network: UNet, image: Tensor) -> Tensor:
+    # In this layout torch picks the fast convolutions for a single image on the CPU as well.
+    return network(image.contiguous(memory_format=torch.channels_last_3d))[0][0].float().softmax(0).contiguous()
+
+
+def _tiles(size: list[int], multiple: int) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    """Overlapping windows that cover a grid, and weights that fall off towards their borders."""
+    length = -(-_TILE // multiple) * multiple
+    windows, ramps = [], []
+    for n in size:
+        tile = min(n, length)
+        # As few as overlap enough, spread evenly, at multiples so that voxels fall together as in the whole image.
+        count = 1 + max(0, -(-(n - tile) // (length - _OVERLAP)))
+        starts = [round(i * (n - tile) / max(1, count - 1) / multiple) * multiple for i in range(count)]
+        windows.append([slice(start, start + tile) for start in starts])
+        distance = torch.arange(tile).minimum(torch.arange(tile).flip(0)) + 1.0
+        ramps.append(distance.clamp(max=_OVERLAP / 2))
+    weight = ramps[0][:, None, None] * ramps[1][:, None] * ramps[2]
+    for window in itertools.product(*windows):
+        yield window, weight

@@ -1,0 +1,78 @@
+"""Tensors in safetensors files: read with plain errors, nothing is unpickled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from itk_pdd.errors import RegistrationError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["load_weights", "read_tensors"]
+
+
+def read_tensors(path: str | os.PathLike[str], *, name: str = "weights") -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    name : str
+        What to call it in errors.
+
+    Raises
+    ------
+    RegistrationError
+        If there is no such file, or it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise RegistrationError(f"{name}: there is no file {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RegistrationError(f"{name}: {path} is damaged ({error}): copy or train it again") from error
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str = "weights") -> None:
+    """Put weights into a network after checking that they belong to it.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Gets the weights, in its own precision.
+    tensors : mapping of str to Tensor
+        By the names of ``network.state_dict()``; half precision is widened.
+    name : str
+        What to call them in errors.
+
+    Raises
+    ------
+    RegistrationError
+        If a tensor is missing, not known, of another shape or not finite.
+    """
+    expected = network.state_dict()
+    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing or unknown:
+        what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]}, which the network does not have"
+        raise RegistrationError(
+            f"{name} {what} ({len(missing)} tensors missing, {len(unknown)} not known): card and weights do not belong "
+            "together"
+        )
+    for key, tensor in tensors.items():
+        if tensor.shape != expected[key].shape:
+            raise RegistrationError(
+                f"{name}: {key} has shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}: card and "
+                "weights do not belong together"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise RegistrationError(f"{name}: {key} holds NaN or infinite numbers: train again with a smaller rate")
+    network.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()})

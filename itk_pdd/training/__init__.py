@@ -1,0 +1,1 @@
+"""Learning from labelled scans: data sets, augmentation, losses, the training loop and its checkpoints."""

@@ -1,0 +1,48 @@
+"""Trained networks written as model folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from itk_pdd.network.card import CARD, WEIGHTS, ModelCard
+from itk_pdd.network.unet import UNet
+from itk_pdd.outputs import Output, write_all
+from itk_pdd.training.checkpoint import write_bytes
+
+__all__ = ["write_model"]
+
+
+def write_model(folder: str | os.PathLike[str], network: UNet, card: ModelCard) -> None:
+    """Write card and weights (in half precision) into a folder, both or none.
+
+    Parameters
+    ----------
+    folder : path-like
+        Is made if it is not there.
+    network : UNet
+        With trained weights.
+    card : ModelCard
+        What it is.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; a model that was there is kept.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save(
+        {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in network.state_dict().items()}
+    )
+    text = card.to_json().encode()
+    write_all(
+        [
+            (Output(folder / WEIGHTS, "weights", (".safetensors",)), lambda path: write_bytes(path, weights)),
+            (Output(folder / CARD, "card", (".json",)), lambda path: write_bytes(path, text)),
+        ]
+    )

@@ -1,0 +1,82 @@
+"""Losses of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["class_weights", "segmentation_loss"]
+
+
+def class_weights(counts: Tensor, *, power: float = 0.25, largest: float = 4.0) -> Tensor:
+    """Weights that let small organs count.
+
+    Parameters
+    ----------
+    counts : Tensor, shape (classes,)
+        Voxels of each class in the training data, background first.
+    power : float
+        Weights go with frequency to the minus ``power``: 0 treats all voxels, 1 all classes alike.
+    largest : float
+        Bound of the ratio to the mean weight of the classes.
+
+    Returns
+    -------
+    Tensor, shape (classes,)
+        Their mean over the voxels is 1; 0 for classes that do not occur.
+    """
+    counts = counts.double()
+    share = counts / counts.sum()
+    weights = torch.where(share > 0, share.clamp(min=1e-12) ** -power, 0.0)
+    weights = weights / (weights * share).sum()
+    return weights.clamp(max=largest * float(weights[share > 0].mean())).float()
+
+
+def segmentation_loss(
+    logits: Sequence[Tensor], target: Tensor, weights: Tensor, *, dice: float = 1.0, halving: float = 0.5
+) -> Tensor:
+    """Cross-entropy plus soft Dice at one or several resolutions.
+
+    Parameters
+    ----------
+    logits : sequence of Tensor
+        Logits (N, classes, z, y, x), finest first, each half as fine as the one before.
+    target : Tensor, shape (N, classes, z, y, x)
+        Shares of the classes in the voxels of the finest logits; a voxel that sums to 0 is ignored.
+    weights : Tensor, shape (classes,)
+        Of the classes in the cross-entropy.
+    dice : float
+        Weight of the Dice term against the cross-entropy.
+    halving : float
+        Weight of each resolution relative to the finer one.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
+    total, factor, sum_of_factors = logits[0].new_zeros(()), 1.0, 0.0
+    for level, found in enumerate(logits):
+        if level:
+            target = torch.nn.functional.avg_pool3d(target, 2)
+        total = total + factor * _one_resolution(found, target, weights, dice)
+        sum_of_factors += factor
+        factor *= halving
+    return total / sum_of_factors
+
+
+def _one_resolution(logits: Tensor, target: Tensor, weights: Tensor, dice: float) -> Tensor:
+    logarithm = logits.float().log_softmax(1)
+    probabilities = logarithm.exp()
+    known = target.sum(1, keepdim=True)
+    weighted = target * weights.view(1, -1, 1, 1, 1)
+    entropy = -(weighted * logarithm).sum() / weighted.sum().clamp(min=1e-6)
+    # Over the whole batch, so that an organ absent from one crop does not turn its Dice into noise.
+    axes = (0, 2, 3, 4)
+    overlap = (probabilities * target).sum(axes)[1:]
+    size = (probabilities.square() * known + target.square()).sum(axes)[1:]
+    present = target.sum(axes)[1:] > 0
+    score = (2 * overlap + 1e-3) / (size + 1e-3)
+    return entropy + dice * (1 - score[present].mean() if bool(present.any()) else score.new_zeros(()))
