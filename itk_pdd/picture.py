@@ -101,12 +101,18 @@ def write_png(picture: np.ndarray, path: Path) -> None:
 
 
 def grey_limits(array: np.ndarray) -> tuple[float, float]:
-    """Intensities to show as black and white: 1st and 99.5th percentile of what stands out from the background."""
+    """Intensities to show as black and white: 1st and 99.5th percentile of what stands out from the background.
+
+    A background is a dark half whose intensities hardly vary, such as the air of a CT. Where there is none, as in a
+    crop of a brain, all intensities count: its dark half is anatomy too.
+    """
     from skimage.filters import threshold_otsu
 
     sample = array[(slice(None, None, 2),) * array.ndim].astype(np.float32)
     if sample.min() < sample.max():
-        sample = sample[sample > threshold_otsu(sample)]
+        bright = sample > threshold_otsu(sample)
+        if sample[~bright].std() < 0.25 * (sample[bright].mean() - sample[~bright].mean()):
+            sample = sample[bright]
     low, high = np.percentile(sample, (1, 99.5))
     return float(low), float(max(high, low + 1e-9))
 
