@@ -96,6 +96,15 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
     help="Most memory of one registration.",
 )
 @click.option("--retry-failed", is_flag=True, help="Do again what failed before.")
+@click.option("--no-report", is_flag=True, help="Write the tables only, and keep no pictures.")
+@click.option(
+    "--report-size",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    metavar="MB",
+    help="About how large report.html may become: a larger one shows more pairs, and finer images.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.version_option(__version__, prog_name="pdd-compare")
@@ -118,7 +127,8 @@ def main(
     fails is a row that says why.
 
     Writes results.csv (a row per pair, method and label), summary.csv (mean, SD, median, confidence interval and
-    paired test of each measure), comparison.json (what was run where), runs/ and logs/.
+    paired test of each measure), report.html (both with charts, and a viewer of the images of each pair, in one file),
+    comparison.json (what was run where), runs/, views/ and logs/.
     """
     from itk_pdd.errors import RegistrationError
 
@@ -141,11 +151,12 @@ def _compare(
     seed: int,
     **options: Any,
 ) -> None:
-    from itk_pdd.evaluation.compare import compare
+    from itk_pdd.evaluation.compare import compare, pair_names
     from itk_pdd.evaluation.datasets import read_pairs
     from itk_pdd.evaluation.methods import candidates
     from itk_pdd.evaluation.run import Rules
     from itk_pdd.evaluation.tables import SUMMARY_COLUMNS, rows, summary, write_csv
+    from itk_pdd.report.comparison import write_comparison_report
 
     clamp = options.pop("clamp")
     if clamp is not None and not clamp[0] < clamp[1]:
@@ -164,11 +175,17 @@ def _compare(
         click.echo(f"[{done}/{total}] {run.pair} {run.method}: {text}", err=True)
 
     logging.captureWarnings(True)
-    results = compare(listed, chosen, output, rules=rules, progress=None if quiet else progress, **options)
+    report, megabytes = not options.pop("no_report"), options.pop("report_size")
+    results = compare(
+        listed, chosen, output, rules=rules, views=report, progress=None if quiet else progress, **options
+    )
     table = rows(results, groups=groups)
     write_csv(table, output / "results.csv")
     summarised = summary(table, seed=seed)
     write_csv(summarised, output / "summary.csv", SUMMARY_COLUMNS)
+    if report:
+        named = list(zip(pair_names(listed), listed, strict=True))
+        write_comparison_report(output / "report.html", named, results, table, summarised, output, megabytes=megabytes)
     if not quiet:
         _show(summarised, {run.method: None for run, _ in results}, table)
 

@@ -1,8 +1,9 @@
 """The comparison: every method on every pair, each in a process of its own, resumable.
 
-The folder of results holds one JSON file per registration (``runs/``), what the programs printed (``logs/``), the
-fields where asked for (``fields/``), and the tables made from them. A file of ``runs/`` is named after everything the
-result depends on: files, method, settings, versions and rules. What is there is not done again.
+The folder of results holds one JSON file per registration (``runs/``), what the programs printed (``logs/``), small
+pictures for the report (``views/``), the fields where asked for (``fields/``), and the tables made from them. A file of
+``runs/`` is named after everything the result depends on: files, method, settings, versions and rules. What is there is
+not done again.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def plan(
     *,
     fields: bool = False,
     inverse_consistency: bool = False,
+    views: bool = False,
 ) -> list[Run]:
     """All registrations of a comparison, in the order of the pairs, then of the methods.
 
@@ -105,6 +107,8 @@ def plan(
         Keep the fields.
     inverse_consistency : bool
         Also register the swapped pairs, where they are not in the list.
+    views : bool
+        Keep pictures for the report.
     """
     names = pair_names(pairs)
     first: dict[tuple[Path, Path], int] = {}
@@ -116,7 +120,10 @@ def plan(
         if ends in first:
             problem = f"pair {number} is the same as pair {first[ends]}"
         first.setdefault(ends, number)
-        runs += [_run(name, pair, method, rules, folder, fields or inverse_consistency, problem) for method in methods]
+        runs += [
+            _run(name, pair, method, rules, folder, fields or inverse_consistency, problem, views=views)
+            for method in methods
+        ]
     if inverse_consistency:
         done = {(r.job["pair"]["fixed"], r.job["pair"]["moving"]) for r in runs if r.job}
         for name, pair in zip(names, pairs, strict=True):
@@ -142,6 +149,7 @@ def _run(
     problem: str,
     *,
     listed: bool = True,
+    views: bool = False,
 ) -> Run:
     if problem or method.problem:
         return Run(name, method.name, "", {}, problem or method.problem, skipped=bool(problem), listed=listed)
@@ -165,6 +173,7 @@ def _run(
         "rules": asdict(rules),
         "result": str(folder / "runs" / f"{key}.json"),
         "field": str(folder / "fields" / f"{key}.nii.gz") if keep_field and method.kind != "initial" else None,
+        "view": str(folder / "views" / f"{key}.npz") if views else None,
         "scratch": str(folder / "work" / key),
         "log": str(folder / "logs" / f"{key}.txt"),
     }
@@ -195,6 +204,7 @@ def compare(
     fields: bool = False,
     inverse_consistency: bool = False,
     retry_failed: bool = False,
+    views: bool = False,
     progress: Callable[[int, int, Run, Mapping[str, Any]], None] | None = None,
 ) -> list[tuple[Run, dict[str, Any]]]:
     """Register all pairs by all methods and measure the results; what a former call has done is not done again.
@@ -215,6 +225,8 @@ def compare(
         Also measure how far the fields of a pair and of the swapped pair are from being inverse to each other.
     retry_failed : bool
         Do again what failed in a former call.
+    views : bool
+        Keep pictures for the report, some megabytes each; those of runs that are done already are not made.
     progress : callable, optional
         Called after each run with the number done, the number of all, the run and its result.
 
@@ -224,9 +236,9 @@ def compare(
         The runs of the listed pairs with their results, in the order of :func:`plan`.
     """
     rules, folder = rules or Rules(), folder.absolute()
-    for name in ("runs", "logs", "work", *(["fields"] if fields or inverse_consistency else [])):
+    for name in ("runs", "logs", "work", *(["fields"] * (fields or inverse_consistency)), *(["views"] * views)):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    runs = plan(pairs, methods, rules, folder, fields=fields, inverse_consistency=inverse_consistency)
+    runs = plan(pairs, methods, rules, folder, fields=fields, inverse_consistency=inverse_consistency, views=views)
     write_json(_description(methods, rules, jobs), folder / "comparison.json")
     checks = _consistency_jobs(runs, folder) if inverse_consistency else {}
     todo = []

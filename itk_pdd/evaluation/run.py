@@ -122,9 +122,21 @@ def perform(job: Mapping[str, Any]) -> dict[str, Any]:
         found = score(case, field)
         if job.get("field"):
             write_field(field, job["field"])
+        if job.get("view"):
+            _keep_view(case, field, Path(job["view"]))
         return {"status": "ok", "reason": "", **asdict(found), **measured}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep_view(case: Case, field: DisplacementField, path: Path) -> None:
+    """Keep small copies of what came out, for the report."""
+    from itk_pdd.picture import grey_limits
+    from itk_pdd.report.display import moved_view, save_view
+
+    labels = None if case.moving_labels is None else warping.warp_labels(case.moving_labels, field)
+    limits = grey_limits(case.moving.array)
+    save_view(moved_view(warping.warp_image(case.moving, field), field, limits=limits, labels=labels), path)
 
 
 def _register(job: Mapping[str, Any], case: Case, rules: Rules, shift: np.ndarray | None, scratch: Path) -> Outcome:

@@ -15,7 +15,7 @@ from itk_pdd.evaluation.compare import Run
 from itk_pdd.evaluation.methods import INITIAL
 from itk_pdd.evaluation.statistics import holm, summarise, wilcoxon
 
-__all__ = ["ALL", "LABEL_MEASURES", "PAIR_MEASURES", "rows", "summary", "write_csv"]
+__all__ = ["ALL", "LABEL_MEASURES", "PAIR_MEASURES", "label_order", "rows", "summary", "write_csv"]
 
 ALL = "all"
 """Name of the row of a pair that holds the means over its labels and the measures without labels."""
@@ -113,7 +113,7 @@ def summary(table: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[s
     methods = list(dict.fromkeys(row["method"] for row in table))
     reference = next((m for m in methods if m != INITIAL), None)
     pairs = list(dict.fromkeys(row["pair"] for row in table))
-    labels = sorted({row["label"] for row in table}, key=_label_order)
+    labels = sorted({row["label"] for row in table}, key=label_order)
     failures = {m: sum(row["method"] == m and row["status"] == "failed" for row in table) for m in methods}
     cells = {(row["method"], row["label"], row["pair"]): row for row in table}
     result = []
@@ -168,8 +168,8 @@ def _number(row: Mapping[str, Any], measure: str) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _label_order(label: str) -> tuple[int, int, str]:
-    """``all`` first, then the groups, then the labels by number."""
+def label_order(label: str) -> tuple[int, int, str]:
+    """Key to sort labels by: ``all`` first, then the groups, then the labels by number."""
     return (2, int(label), "") if label.isdigit() else (0 if label == ALL else 1, 0, label)
 
 

@@ -1,0 +1,184 @@
+"""The page of one registration: a traffic light, what it rests on, and the viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.evaluation import metrics, warping
+from itk_pdd.field import DisplacementField, slabs
+from itk_pdd.grid import Grid
+from itk_pdd.mapping import Mapping as PointMapping
+from itk_pdd.outputs import write_all
+from itk_pdd.picture import grey_limits
+from itk_pdd.report import page
+from itk_pdd.report.assets import Assets
+from itk_pdd.report.display import fixed_view, moved_view
+from itk_pdd.report.quality import Limits, Sign, assess, overall
+from itk_pdd.volume import Volume
+
+__all__ = ["registration_page", "write_registration_report"]
+
+VOXELS = 8_200_000
+"""Most voxels of an image on the page: a CT of 192 x 160 x 256 is shown as it is."""
+
+_LAMPS = {
+    "good": ("●", "Nothing suspicious", "None of the signs below is out of the ordinary."),
+    "look": ("▲", "Look closely", "At least one sign below deserves a look at the images."),
+    "poor": ("■", "Probably failed", "At least one sign below says that the result should not be used as it is."),
+}
+_WORDS = {"good": "● good", "look": "▲ look", "poor": "■ poor"}
+
+
+def registration_page(
+    fixed: Volume,
+    moving: Volume,
+    displacements: DisplacementField,
+    *,
+    initial: PointMapping | None = None,
+    fixed_labels: Volume | None = None,
+    moving_labels: Volume | None = None,
+    fixed_mask: Volume | None = None,
+    uncertainty: Volume | None = None,
+    title: str = "Registration",
+    facts: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+) -> str:
+    """The HTML page of one registration.
+
+    Parameters
+    ----------
+    fixed, moving : Volume
+        The images.
+    displacements : DisplacementField
+        From fixed to moving points in millimetres, on the grid of the fixed image.
+    initial : Mapping, optional
+        What ``before`` means: the initial transform, by default the physical coordinates as they are.
+    fixed_labels, moving_labels : Volume, optional
+        Label maps, each in the space of its image; with both their overlap is measured.
+    fixed_mask : Volume, optional
+        Where the traffic light looks.
+    uncertainty : Volume, optional
+        Standard deviation of the displacement in millimetres, on the grid of the fixed image.
+    title : str
+        Title of the page.
+    facts : mapping, optional
+        What else to tell, names with values, such as files and settings.
+    limits : Limits, optional
+        Where the lights change.
+
+    Returns
+    -------
+    str
+        A whole HTML page.
+
+    Raises
+    ------
+    RegistrationError
+        If field or uncertainty do not lie on the grid of the fixed image.
+    """
+    grid = fixed.grid
+    for name, found in (("displacements", displacements), ("uncertainty", uncertainty)):
+        if found is not None and (found.grid.dimension != grid.dimension or not found.grid.same_space(grid)):
+            raise RegistrationError(
+                f"{name} must lie on the grid of the fixed image: found {found.grid}, expected {grid}"
+            )
+    displacements = DisplacementField(displacements.vectors, grid)
+    start = DisplacementField.zeros(grid) if initial is None else DisplacementField.from_function(initial, grid)
+    warped = {name: warping.warp_image(moving, field) for name, field in (("before", start), ("after", displacements))}
+    inside = {"before": _inside(moving.grid, start), "after": _inside(moving.grid, displacements)}
+    mask = None if fixed_mask is None else fixed_mask.array > 0
+    signs = assess(
+        fixed, warped["before"], warped["after"], inside, displacements,
+        mask=mask, uncertainty=uncertainty, limits=limits,
+    )  # fmt: skip
+    carried: dict[str, Volume | None] = {"before": None, "after": None}
+    if moving_labels is not None:
+        carried = {n: warping.warp_labels(moving_labels, f) for n, f in (("before", start), ("after", displacements))}
+    grey = grey_limits(moving.array)
+    assets = Assets()
+    described = page.PairPictures("registration", grid, VOXELS, assets).describe(
+        fixed_view(fixed, fixed_labels),
+        moved_view(warped["before"], None, limits=grey, labels=carried["before"]),
+        {
+            "registration": moved_view(
+                warped["after"], displacements, limits=grey, labels=carried["after"], uncertainty=uncertainty
+            )
+        },
+    )
+    content = [_verdict(signs), _signs(signs)]
+    if fixed_labels is not None and moving_labels is not None:
+        content.append(_overlaps(fixed_labels, carried["before"], carried["after"]))
+    content.append('<h2>Images</h2><div data-viewer="registration"></div>')
+    content.append(_facts({**_measures(displacements), **(facts or {})}))
+    return page.fill(
+        title=title, subtitle=f"Quality control, {grid}", content="\n".join(content), assets=assets,
+        pairs=[described], single=True,
+    )  # fmt: skip
+
+
+def write_registration_report(path: Any, *arguments: Any, **options: Any) -> None:
+    """Write the page of a registration to a file, whole or not at all; parameters as :func:`registration_page`.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    write_all([(page.target(path), page.writer(registration_page(*arguments, **options)))])
+
+
+def _inside(grid: Grid, displacements: DisplacementField) -> np.ndarray:
+    """Which voxels a field maps into an image."""
+    result = np.empty(displacements.grid.shape, bool)
+    for part, points in slabs(displacements.grid):
+        index = grid.to_index(points + displacements.vectors[part])
+        result[part] = np.all((index >= -0.5) & (index < np.asarray(grid.size) - 0.5), axis=-1)
+    return result
+
+
+def _verdict(signs: Sequence[Sign]) -> str:
+    light = overall(list(signs))
+    lamp, word, text = _LAMPS[light]
+    return (
+        f'<div class="verdict {light}" role="status" data-light="{light}"><span class="lamp" aria-hidden="true">{lamp}'
+        f"</span><div><strong>{word}</strong>{text} It replaces no look at the images.</div></div>"
+    )
+
+
+def _signs(signs: Sequence[Sign]) -> str:
+    rows = [
+        (sign.name, (f'<span class="{sign.light}">{_WORDS[sign.light]}</span>', None, ""), sign.value, sign.rule)
+        for sign in signs
+    ]
+    return page.html_table(("Sign", "Light", "Found", "Rule"), rows, text=range(4))
+
+
+def _overlaps(fixed: Volume, before: Volume, after: Volume) -> str:
+    states = [metrics.dice(fixed.array, moved.array, metrics.labels_of(fixed.array)) for moved in (before, after)]
+    rows = [(str(n), *[(f"{state[n]:.3f}", state[n], "") for state in states]) for n in states[0]]
+    means = [float(np.mean(list(state.values()))) for state in states] if rows else []
+    caption = f"Dice overlap, mean {means[0]:.3f} before and {means[1]:.3f} after" if rows else "no labels"
+    table = page.html_table(("Label", "Before", "After"), rows, caption=caption)
+    return f"<h2>Labels</h2>{table}"
+
+
+def _measures(displacements: DisplacementField) -> dict[str, str]:
+    length = np.linalg.norm(displacements.vectors, axis=-1)
+    determinant = metrics.jacobian_determinant(displacements) if min(displacements.grid.size) > 2 else None
+    measures = {"Displacement": f"mean {length.mean():.3g} mm, largest {length.max():.3g} mm"}
+    if determinant is not None:
+        measures["Jacobian determinant"] = (
+            f"from {determinant.min():.3g} to {determinant.max():.3g}, SD of log(J + 3) "
+            f"{metrics.sd_log_jacobian_plus_3(determinant):.3g}"
+        )
+    return measures
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    rows = [(escape(str(name)), str(value)) for name, value in facts.items()]
+    return "<h2>About</h2>" + page.html_table(("What", "Value"), rows, text=(0, 1))

@@ -1,0 +1,346 @@
+// The viewer of one pair: linked planes, their controls and the keyboard.
+
+const MODES = {
+  image: "Moving image", fixed: "Fixed image", overlay: "Overlay", checkerboard: "Checkerboard", difference: "Difference",
+};
+const MAPS = { none: "None", jacobian: "Jacobian", displacement: "Displacement", uncertainty: "Uncertainty" };
+const KEYS = [
+  ["↑ ↓", "next or previous slice (in a plane)"], ["Page Up, Page Down", "ten slices"], ["Home, End", "first, last slice"],
+  ["m, n", "next, previous method"], ["v", "next way to show the images"], ["b", "before or after"],
+  ["c, g, j, x", "contours, grid, Jacobian, cross"], ["a, 1, 2, 3", "all planes, or one"],
+];
+
+/** An element with attributes and children. */
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+class Viewer {
+  constructor(host, pair) {
+    this.host = host;
+    this.pair = pair;
+    this.planes = pair.dimension === 2 ? ["axial"] : Object.keys(PLANES);
+    this.cross = [2, 1, 0].map((axis) => Math.floor(pair.shape[axis] / 2)); // x, y, z
+    this.state = {
+      method: 0, mode: "overlay", curtain: 50, map: "none", opacity: 0.6, shown: "all",
+      contours: Boolean(pair.fixed.labels), grid: false, crosshair: true,
+    };
+    this.panes = {};
+    this.pending = false;
+    host.replaceChildren(this.controls(), this.stage(), this.footer());
+    host.addEventListener("keydown", (event) => this.onKey(event));
+    this.resizer = new ResizeObserver(() => this.draw());
+    this.resizer.observe(this.planesBox);
+    this.update();
+  }
+
+  dispose() {
+    this.resizer.disconnect();
+    this.host.replaceChildren();
+    this.disposed = true;
+  }
+
+  get method() { return this.pair.methods[this.state.method]; }
+
+  // ---- Controls -----------------------------------------------------------------------------------------------
+
+  controls() {
+    const { pair, state } = this;
+    const options = (entries, chosen) =>
+      entries.map(([value, text]) => make("option", { value, selected: value === chosen }, text));
+    const select = (name, label, entries, chosen, set) => {
+      const box = make("select", { "data-control": name, onchange: () => { set(box.value); this.update(); } });
+      box.append(...options(entries, chosen));
+      return make("label", { class: "field" }, make("span", {}, label), box);
+    };
+    const slider = (name, label, value, set) => {
+      const box = make("input", { type: "range", min: 0, max: 100, value, "data-control": name,
+        oninput: () => { set(Number(box.value)); this.update(); } });
+      return make("label", { class: "field" }, make("span", {}, label), box);
+    };
+    const tick = (name, label, can) => {
+      const box = make("input", { type: "checkbox", checked: state[name], disabled: !can, "data-control": name,
+        onchange: () => { state[name] = box.checked; this.update(); } });
+      return make("label", { class: "tick" }, box, label);
+    };
+    const maps = Object.entries(MAPS).filter(([name]) => name === "none" || pair.methods.some((m) => this.hasMap(m, name)));
+    const planes = ["all", ...this.planes].map((name, number) => make("button", {
+      type: "button", "data-plane": name, "aria-pressed": name === "all" ? "true" : "false",
+      title: number ? `key ${number}` : "key a", onclick: () => this.show(name),
+    }, name === "all" ? "All planes" : name[0].toUpperCase() + name.slice(1)));
+    return make("div", { class: "controls" },
+      select("method", "Method", pair.methods.map((m, i) => [String(i), m.name]), "0", (v) => { state.method = Number(v); }),
+      select("mode", "Show", Object.entries(MODES), state.mode, (v) => { state.mode = v; }),
+      slider("curtain", "Before | after", state.curtain, (v) => { state.curtain = v; }),
+      select("map", "Colour map", maps, state.map, (v) => { state.map = v; }),
+      slider("opacity", "Opacity", 100 * state.opacity, (v) => { state.opacity = v / 100; }),
+      make("div", { class: "ticks" }, tick("contours", "Contours", pair.fixed.labels),
+        tick("grid", "Deformed grid", pair.methods.some((m) => m.field)), tick("crosshair", "Cross", true)),
+      this.planes.length > 1 ? make("div", { class: "buttons", role: "group", "aria-label": "Planes" }, ...planes) : "");
+  }
+
+  hasMap(method, name) { return Boolean(name === "displacement" ? method.field : method[name]); }
+
+  stage() {
+    this.planesBox = make("div", { class: "planes" });
+    for (const plane of this.planes) {
+      const axis = PLANES[plane].across, count = sizeAlong(this.pair.shape, axis);
+      const canvas = make("canvas", { tabindex: 0, role: "img", "data-view": plane });
+      const range = make("input", { type: "range", min: 0, max: count - 1, "aria-label": `${plane} slice`, "data-slice": plane,
+        oninput: () => { this.cross[axis] = Number(range.value); this.update(); } });
+      const caption = make("figcaption");
+      canvas.addEventListener("wheel", (event) => { event.preventDefault(); this.step(plane, event.deltaY > 0 ? -1 : 1); },
+        { passive: false });
+      canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); this.point(plane, event); });
+      canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1) this.point(plane, event); });
+      const figure = make("figure", { class: "pane", "data-pane": plane }, canvas, count > 1 ? range : "", caption);
+      this.panes[plane] = { figure, canvas, range, caption };
+      this.planesBox.append(figure);
+    }
+    return this.planesBox;
+  }
+
+  footer() {
+    this.readout = make("p", { class: "readout", "data-readout": "" });
+    this.legend = make("p", { class: "legend" });
+    const keys = make("dl", { class: "keys" });
+    for (const [key, what] of KEYS) keys.append(make("dt", {}, key), make("dd", {}, what));
+    return make("div", { class: "below" }, this.readout, this.legend,
+      make("details", { class: "help" }, make("summary", {}, "Keyboard"), keys));
+  }
+
+  // ---- Input --------------------------------------------------------------------------------------------------
+
+  show(name) {
+    this.state.shown = name;
+    for (const button of this.host.querySelectorAll("[data-plane]"))
+      button.setAttribute("aria-pressed", String(button.dataset.plane === name));
+    this.update();
+  }
+
+  step(plane, by) {
+    const axis = PLANES[plane].across;
+    this.cross[axis] = Math.max(0, Math.min(sizeAlong(this.pair.shape, axis) - 1, this.cross[axis] + by));
+    this.update();
+  }
+
+  point(plane, event) {
+    const { column, row, flipped } = PLANES[plane];
+    const box = this.panes[plane].canvas.getBoundingClientRect();
+    const at = (part, axis) => {
+      const count = sizeAlong(this.pair.shape, axis);
+      return Math.max(0, Math.min(count - 1, Math.floor(part * count)));
+    };
+    const down = (event.clientY - box.top) / box.height;
+    this.cross[column] = at((event.clientX - box.left) / box.width, column);
+    this.cross[row] = at(flipped ? 1 - down : down, row);
+    this.update();
+  }
+
+  onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const plane = event.target.dataset.view;
+    const far = { Home: -1e6, End: 1e6, PageUp: 10, PageDown: -10, ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 };
+    const { state, pair } = this;
+    const toggle = (name) => { const box = this.box(name); if (!box.disabled) box.click(); };
+    const choose = (name, by) => {
+      const box = this.box(name);
+      box.selectedIndex = (box.selectedIndex + by + box.length) % box.length;
+      box.dispatchEvent(new Event("change"));
+    };
+    const actions = {
+      m: () => choose("method", 1), n: () => choose("method", -1), v: () => choose("mode", 1),
+      b: () => { const box = this.box("curtain"); box.value = state.curtain > 50 ? 0 : 100; box.dispatchEvent(new Event("input")); },
+      c: () => toggle("contours"), g: () => toggle("grid"), x: () => toggle("crosshair"),
+      j: () => {
+        const box = this.box("map");
+        if (!pair.methods.some((m) => m.jacobian)) return;
+        box.value = state.map === "jacobian" ? "none" : "jacobian";
+        box.dispatchEvent(new Event("change"));
+      },
+    };
+    if (this.planes.length > 1) ["all", ...this.planes].forEach((name, i) => { actions[i || "a"] = () => this.show(name); });
+    if (plane && event.key in far) this.step(plane, far[event.key]);
+    else if (event.key in actions && event.target.tagName !== "SELECT") actions[event.key]();
+    else return;
+    event.preventDefault();
+  }
+
+  box(name) { return this.host.querySelector(`[data-control="${name}"]`); }
+
+  // ---- Drawing ------------------------------------------------------------------------------------------------
+
+  /** Draw once per frame, with what is there after loading. */
+  update() {
+    if (this.pending) return;
+    this.pending = true;
+    requestAnimationFrame(async () => {
+      this.pending = false;
+      const { fixed, before } = this.pair, { method, state } = this;
+      const wanted = { fixed: fixed.image, before: before.image, after: method.image };
+      if (state.contours) Object.assign(wanted, { fixedLabels: fixed.labels, beforeLabels: before.labels, afterLabels: method.labels });
+      if (state.map === "jacobian" || state.map === "uncertainty") wanted.map = method[state.map];
+      wanted.field = method.field;
+      const volumes = Object.fromEntries(await Promise.all(
+        Object.entries(wanted).map(async ([name, asset]) => [name, await loadVolume(asset)])));
+      if (this.disposed || method !== this.method) return;
+      this.volumes = volumes;
+      this.draw();
+    });
+  }
+
+  draw() {
+    if (!this.volumes || this.disposed) return;
+    const shown = this.planes.filter((plane) => ["all", plane].includes(this.state.shown));
+    const lengths = (axis) => sizeAlong(this.pair.shape, axis) * this.pair.spacing[axis];
+    const room = this.planesBox.clientWidth - 24, stacked = room < 640 || shown.length === 1;
+    const wide = shown.map((p) => lengths(PLANES[p].column)), high = shown.map((p) => lengths(PLANES[p].row));
+    // One scale for all planes, so that they can be compared; print has the size of the screen.
+    const fit = stacked ? room / Math.max(...wide) : (room - 12 * (shown.length - 1)) / wide.reduce((a, b) => a + b);
+    const tall = Math.min(this.state.shown === "all" ? 520 : 760, Math.max(320, window.innerHeight * 0.8));
+    const scale = Math.min(fit, tall / Math.max(...high));
+    for (const plane of this.planes) {
+      this.panes[plane].figure.hidden = !shown.includes(plane);
+      if (shown.includes(plane)) this.drawPlane(plane, scale);
+    }
+    this.describe();
+  }
+
+  drawPlane(plane, scale) {
+    const { pair, state, volumes } = this, place = PLANES[plane], { canvas, range, caption } = this.panes[plane];
+    const index = this.cross[place.across], cut = (volume) => cutSlice(volume, plane, index, pair.shape);
+    const fixed = cut(volumes.fixed), ratio = window.devicePixelRatio || 1;
+    const width = Math.max(2, Math.round(fixed.width * pair.spacing[place.column] * scale));
+    const height = Math.max(2, Math.round(fixed.height * pair.spacing[place.row] * scale));
+    Object.assign(canvas, { width: width * ratio, height: height * ratio });
+    Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+    const context = canvas.getContext("2d"), across = width / fixed.width, down = height / fixed.height;
+    context.scale(ratio, ratio);
+    const edge = (width * state.curtain) / 100;
+    // Left of the curtain lies what was before, right of it what came out.
+    for (const [name, left, right] of [["before", 0, edge], ["after", edge, width]]) {
+      if (right <= left) continue;
+      context.save();
+      context.beginPath();
+      context.rect(left, 0, right - left, height);
+      context.clip();
+      this.drawState(context, name, plane, { fixed, cut, index, width, height, across, down });
+      context.restore();
+    }
+    this.drawMarks(context, plane, width, height, across, down, edge);
+    range.value = index;
+    caption.textContent = `${pair.dimension === 2 ? "Image" : `${plane[0].toUpperCase()}${plane.slice(1)} ${index + 1} / ${range.max * 1 + 1}`}`;
+    canvas.setAttribute("aria-label", `${caption.textContent}: ${MODES[state.mode]} of ${this.method.name}, ` +
+      `${state.curtain} % before and ${100 - state.curtain} % after registration`);
+  }
+
+  drawState(context, name, plane, { fixed, cut, index, width, height, across, down }) {
+    const { pair, state, volumes } = this, place = PLANES[plane];
+    const edge = Math.max(...pair.shape.map((n, i) => n * pair.spacing[2 - i])) / 12;
+    const tile = [edge / pair.spacing[place.column], edge / pair.spacing[place.row]];
+    const colour = name === "after" ? this.colouring(plane, cut, index, fixed) : null;
+    const pixels = composePixels(fixed, cut(volumes[name]), state.mode, tile, colour);
+    const small = new OffscreenCanvas(fixed.width, fixed.height);
+    small.getContext("2d").putImageData(pixels, 0, 0);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(small, 0, 0, width, height);
+    if (name === "after" && state.grid && volumes.field) drawGrid(context, volumes.field, plane, index, pair, across, down);
+    if (!state.contours) return;
+    for (const [labels, dotted] of [[volumes.fixedLabels, false], [volumes[`${name}Labels`], true]])
+      if (labels) drawContours(context, cut(labels), across, down, dotted);
+  }
+
+  /** The colour map of a slice as a function of the pixel, or null. */
+  colouring(plane, cut, index, { width, height }) {
+    const { state, volumes, pair } = this, place = PLANES[plane];
+    if (state.map === "jacobian" && volumes.map) return jacobianColour(cut(volumes.map), pair.jacobianSpan, state.opacity);
+    if (state.map === "uncertainty" && volumes.map) {
+      const slice = cut(volumes.map);
+      return (i) => [...viridis(slice.data[i] / 255), state.opacity];
+    }
+    if (state.map !== "displacement" || !volumes.field) return null;
+    const position = [0, 0, 0], moved = [0, 0, 0];
+    position[place.across] = index;
+    return (i) => {
+      const row = Math.floor(i / width);
+      position[place.column] = i % width;
+      position[place.row] = place.flipped ? height - 1 - row : row;
+      return [...viridis(Math.hypot(...fieldAt(volumes.field, position, pair.shape, moved)) / this.method.largest), state.opacity];
+    };
+  }
+
+  drawMarks(context, plane, width, height, across, down, edge) {
+    const { pair, state } = this, { column, row, flipped, edges } = PLANES[plane];
+    if (state.crosshair) {
+      const x = (this.cross[column] + 0.5) * across, y = this.cross[row] + 0.5;
+      const yPixel = (flipped ? sizeAlong(pair.shape, row) - y : y) * down;
+      context.fillStyle = "rgba(120, 200, 255, 0.75)";
+      for (const [left, top, w, h] of [[0, yPixel, x - 6, 1], [x + 6, yPixel, width, 1], [x, 0, 1, yPixel - 6], [x, yPixel + 6, 1, height]])
+        context.fillRect(left, top, w, h);
+    }
+    if (edge > 0 && edge < width) {
+      context.fillStyle = "rgba(255, 255, 255, 0.9)";
+      context.fillRect(edge - 1, 0, 2, height);
+    }
+    context.font = "600 12px system-ui, sans-serif";
+    context.fillStyle = "rgba(255, 255, 255, 0.9)";
+    context.shadowColor = "black";
+    context.shadowBlur = 3;
+    const write = (text, x, y, align) => { context.textAlign = align; context.fillText(text, x, y); };
+    if (edge > 60) write("before", edge - 6, height - 8, "right");
+    if (width - edge > 60) write("after", edge + 6, height - 8, "left");
+    if (pair.dimension === 2) return;
+    write(edges[0], 5, height / 2, "left");
+    write(edges[1], width - 5, height / 2, "right");
+    write(edges[2], width / 2, 14, "center");
+    write(edges[3], width / 2, height - 8, "center");
+  }
+
+  /** The line below the planes: what is under the cross, and what the colours mean. */
+  describe() {
+    const { pair, volumes, state, method } = this, [x, y, z] = this.cross;
+    const value = (volume) => {
+      const at = [z, y, x].map((i, a) => Math.floor(((i + 0.5) * volume.shape[a]) / pair.shape[a]));
+      return volume.data[(at[0] * volume.shape[1] + at[1]) * volume.shape[2] + at[2]];
+    };
+    const place = pair.direction.map((line, i) =>
+      line.reduce((sum, cosine, j) => sum + cosine * this.cross[j] * pair.spacing[j], pair.origin[i]).toFixed(1));
+    const words = [`${["x", "y", "z"].slice(0, pair.dimension).map((n, i) => `${n} ${place[i]}`).join(", ")} mm (LPS)`];
+    if (volumes.field) {
+      const u = fieldAt(volumes.field, this.cross, pair.shape, [0, 0, 0]);
+      words.push(`displacement ${Math.hypot(...u).toFixed(1)} mm`);
+    }
+    if (volumes.map && state.map === "jacobian") {
+      const code = value(volumes.map);
+      words.push(code ? `Jacobian ${(2 ** (((code - 128) * pair.jacobianSpan) / 127)).toFixed(2)}` : "folded");
+    }
+    if (volumes.map && state.map === "uncertainty")
+      words.push(`uncertainty ${((value(volumes.map) / 255) * method.uncertaintyMax).toFixed(2)} mm`);
+    if (volumes.fixedLabels && volumes.afterLabels)
+      words.push(`label ${value(volumes.fixedLabels)} fixed, ${value(volumes.afterLabels)} after`);
+    this.readout.textContent = words.join(" · ");
+    const legend = [];
+    if (state.mode === "overlay") legend.push("overlay: fixed green, moving magenta, grey where they agree");
+    if (state.contours && pair.fixed.labels) legend.push("contours: solid fixed, dotted moving");
+    if (state.grid) legend.push(`grid: lines that were straight in the moving image, ${gridStep(Math.max(...pair.shape.map((n, i) => n * pair.spacing[2 - i])))} mm apart`);
+    this.legend.replaceChildren(legend.join(" · "));
+    if (state.map !== "none") this.legend.append(legend.length ? " · " : "", ...this.colourBar());
+  }
+
+  colourBar() {
+    const { state, method } = this;
+    const bar = (kind) => make("span", { class: `bar ${kind}`, role: "img", "aria-label": "colour scale" });
+    if (state.map === "jacobian")
+      return ["Jacobian: shrinks 0.35 ", bar("jacobian"), " 2.8 grows, folded ", bar("folded")];
+    const largest = state.map === "uncertainty" ? method.uncertaintyMax : method.largest;
+    if (!this.hasMap(method, state.map)) return [`${MAPS[state.map]}: not known for ${method.name}`];
+    return [`${MAPS[state.map]}: 0 `, bar("viridis"), ` ${largest.toFixed(1)} mm`];
+  }
+}
