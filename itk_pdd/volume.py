@@ -142,6 +142,26 @@ class Volume:
         image.SetDirection(np.asarray(self.grid.direction).ravel().tolist())
         return image
 
+    def to_itk(self) -> Any:
+        """A copy as an itk.Image of the same pixel type; bool becomes unsigned char.
+
+        Raises
+        ------
+        RegistrationError
+            If PyPI's itk has no images of the pixel type (int8 and int64).
+        """
+        import itk
+
+        array = self.array.astype(np.uint8) if self.array.dtype == bool else np.ascontiguousarray(self.array)
+        try:
+            image = itk.image_from_array(array)
+        except (KeyError, RuntimeError, itk.TemplateTypeError) as error:
+            raise RegistrationError(f"itk has no images of {array.dtype} voxels: cast the array first") from error
+        image.SetSpacing(self.grid.spacing)
+        image.SetOrigin(self.grid.origin)
+        image.SetDirection(itk.matrix_from_array(np.asarray(self.grid.direction)))
+        return image
+
     @classmethod
     def _read(cls, image: Any, name: str) -> Volume:
         """Any supported object to a volume; checks what it is, not yet its values."""

@@ -27,6 +27,27 @@ def test_simpleitk_image_keeps_its_voxels_at_their_physical_places(grid: Grid) -
     assert volume.array[tuple(index[::-1])] == value
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "float32", "float64"])
+def test_to_itk_keeps_its_voxels_at_their_physical_places(grid: Grid, dtype: str) -> None:
+    import itk
+
+    volume = blobs(grid, dtype=dtype)
+    image = volume.to_itk()
+    index = [2, 5, 1][: grid.dimension]
+    place, value = physical_values(image, index)
+    np.testing.assert_allclose(volume.grid.to_physical(index), place, atol=1e-9)
+    assert volume.array[tuple(index[::-1])] == value
+    assert type(image) is type(itk.image_from_array(np.zeros(grid.shape, "uint8" if dtype == "bool" else dtype)))
+    image.SetPixel(index, 77)
+    assert volume.array[tuple(index[::-1])] == value, "it is a copy"
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64"])
+def test_to_itk_refuses_pixel_types_that_itk_lacks(dtype: str) -> None:
+    with pytest.raises(RegistrationError, match=rf"itk has no images of {dtype} voxels"):
+        blobs(GRID, dtype=dtype).to_itk()
+
+
 @pytest.mark.parametrize("start", [0, 7, -3])
 def test_itk_image_with_any_start_index(grid: Grid, start: int) -> None:
     image = to_itk(blobs(grid), start=start)
