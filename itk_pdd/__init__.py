@@ -18,7 +18,13 @@ _PUBLIC = {
     "RegistrationError": "itk_pdd.errors",
     "RegistrationWarning": "itk_pdd.errors",
     "Volume": "itk_pdd.volume",
+    "compose": "itk_pdd.composition",
+    "invert": "itk_pdd.composition",
+    "jacobian_determinant": "itk_pdd.warping",
     "register": "itk_pdd.registration",
+    "warp_image": "itk_pdd.warping",
+    "warp_labels": "itk_pdd.warping",
+    "warp_points": "itk_pdd.points",
     "registration_filter": "itk_pdd.filter",
 }
 

@@ -196,6 +196,9 @@ def _parameters(transform: SimpleITK.Transform) -> np.ndarray:
     """All parameters of a transform; those of a displacement field not by way of millions of Python numbers."""
     import SimpleITK
 
+    if transform.GetTransformEnum() == SimpleITK.sitkComposite:
+        parts = SimpleITK.CompositeTransform(transform)
+        return np.concatenate([_parameters(parts.GetNthTransform(i)) for i in range(parts.GetNumberOfTransforms())])
     if transform.GetTransformEnum() == SimpleITK.sitkDisplacementField:
         field = SimpleITK.DisplacementFieldTransform(transform).GetDisplacementField()
         return SimpleITK.GetArrayFromImage(field).ravel()

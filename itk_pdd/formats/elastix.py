@@ -34,9 +34,7 @@ def is_elastix(path: str | os.PathLike[str]) -> bool:
             head = file.read(65536)
     except OSError:
         return False
-    return (
-        not head.startswith(b"#Insight") and _TRANSFORM.search(head) is not None
-    )
+    return not head.startswith(b"#Insight") and _TRANSFORM.search(head) is not None
 
 
 def read_elastix(path: str | os.PathLike[str], *, name: str = "transform") -> SimpleITK.Transform:

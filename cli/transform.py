@@ -1,0 +1,197 @@
+"""pdd-transform: apply, compose and invert transforms from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from itk_pdd._version import __version__
+
+PATH = click.Path(path_type=Path)
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def apply(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+TRANSFORMS = click.option(
+    "-t",
+    "--transform",
+    "transforms",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="A transform from FIXED to MOVING points: .h5, .tfm, .txt or .mat of ITK or ANTs, elastix' TransformParameters "
+    "(.txt), or a displacement field image in mm. Several are given in the order of ANTs and ITK: the last is applied "
+    "first to a fixed point. '[0GenericAffine.mat,1]' asks for the inverse of a linear one.",
+)
+OUTPUT = click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Where the result goes.")
+REFERENCE = click.option(
+    "-r",
+    "--reference",
+    type=PATH,
+    metavar="IMAGE",
+    help="The FIXED image; only its grid counts.  [default: the grid of the displacement field]",
+)
+THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
+VERBOSE = click.option("-v", "--verbose", count=True, help="Say what is done.")
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="pdd-transform")
+def main() -> None:
+    """Apply transforms of pdd-register, ITK, ANTs and elastix to images, labels, points and meshes.
+
+    A transform maps FIXED points to MOVING points, in physical millimetres (LPS, as in ITK). Images therefore go from
+    moving to fixed space with it, and landmarks from moving to fixed space with its inverse: say with 'points --to'
+    where they go. However many transforms are given, images are interpolated once. Outputs are written whole or not
+    at all.
+
+    \b
+    Examples:
+      pdd-transform image moving.nii.gz -t field.nii.gz -o warped.nii.gz
+      pdd-transform labels seg.nii.gz -t field.nii.gz -o warped_seg.nii.gz --interpolation partial-volume
+      pdd-transform points moving.fcsv -t field.nii.gz --to fixed -o in_fixed.fcsv
+      pdd-transform image m.nii.gz -r f.nii.gz -t 1Warp.nii.gz -t 0GenericAffine.mat -o warped.nii.gz
+      pdd-transform inverse -t field.nii.gz -r moving.nii.gz -o inverse.nii.gz
+
+    \b
+    Exit codes:
+      0 done    1 an input cannot be used    2 wrong usage    3 an output cannot be written    130 interrupted
+    """
+
+
+def _run(verbose: int, function: str, *arguments: Any, **options: Any) -> None:
+    from itk_pdd.cli import _console
+
+    with _console.exit_codes(), _console.logging_to_stderr(verbose):
+        from itk_pdd import transforming
+
+        told = getattr(transforming, function)(*arguments, **options)
+        if told:
+            click.echo(told)
+
+
+@main.command(context_settings=SETTINGS)
+@click.argument("moving", type=PATH)
+@_options(TRANSFORMS, OUTPUT, REFERENCE)
+@click.option(
+    "--interpolation",
+    type=click.Choice(["linear", "bspline", "sinc", "nearest"]),
+    default="linear",
+    show_default=True,
+    help="bspline is cubic, sinc has a Lanczos window of 5 voxels: sharper, slower, and beyond the range beside edges.",
+)
+@click.option("--default", type=float, default=0.0, show_default=True, metavar="VALUE", help="Value outside MOVING.")
+@_options(THREADS, VERBOSE)
+def image(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+    """Resample the image MOVING onto the grid of the fixed image; scalars or vectors, pixel type kept."""
+    _run(verbose, "image_file", moving, output, transforms, **options)
+
+
+@main.command(context_settings=SETTINGS)
+@click.argument("moving", type=PATH)
+@_options(TRANSFORMS, OUTPUT, REFERENCE)
+@click.option(
+    "--interpolation",
+    type=click.Choice(["nearest", "partial-volume"]),
+    default="nearest",
+    show_default=True,
+    help="partial-volume interpolates each label linearly and takes the one with the largest share: smoother borders.",
+)
+@_options(THREADS, VERBOSE)
+def labels(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+    """Resample the label image MOVING onto the grid of the fixed image; any integer type, kept; 0 outside."""
+    _run(verbose, "labels_file", moving, output, transforms, **options)
+
+
+@main.command(context_settings=SETTINGS)
+@click.argument("file", type=PATH)
+@_options(TRANSFORMS, OUTPUT)
+@click.option(
+    "--to",
+    type=click.Choice(["fixed", "moving"]),
+    required=True,
+    help="Where the points go. fixed: FILE holds points of the moving image (the inverse is applied, to 0.0001 mm). "
+    "moving: FILE holds points of the fixed image (the transform itself is applied).",
+)
+@click.option(
+    "--coordinates",
+    "system",
+    type=click.Choice(["LPS", "RAS"]),
+    help="Of CSV and VTK files, which do not say.  [default: what the file says, else LPS]",
+)
+@click.option(
+    "--outside",
+    type=click.Choice(["error", "nearest"]),
+    default="error",
+    show_default=True,
+    help="Points outside the displacement field: refuse them, or move them by its nearest displacement.",
+)
+@_options(VERBOSE)
+def points(file: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+    """Move the points of FILE: .csv (columns x, y, z in mm), 3D Slicer's .fcsv and .mrk.json, legacy .vtk meshes.
+
+    The result has the format, the coordinate system and all other content of FILE.
+    """
+    _run(verbose, "points_file", file, output, transforms, **options)
+
+
+@main.command(context_settings=SETTINGS)
+@_options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
+def jacobian(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+    """Write the determinant of the Jacobian per voxel of the fixed image (no unit), and print its range.
+
+    Above 1 the moving image is larger than the fixed one; zero or less where the transform folds.
+    """
+    _run(verbose, "jacobian_file", output, transforms, **options)
+
+
+@main.command(context_settings=SETTINGS)
+@_options(TRANSFORMS, OUTPUT, REFERENCE)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["field", "composite", "elastix", "niftyreg"]),
+    default="field",
+    show_default=True,
+    help="field: one displacement field, LPS mm (.nii.gz, .mha, .nrrd; .h5, .tfm as transform). composite: the "
+    "transforms as they are in one ITK file (.h5, .tfm). elastix: a parameter file for transformix (.txt) and its "
+    "field beside it. niftyreg: NiftyReg's displacement field (.nii.gz, RAS mm).",
+)
+@_options(THREADS, VERBOSE)
+def compose(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+    """Write several transforms as one, from fixed to moving points, or convert one to another format."""
+    _run(verbose, "compose_file", output, transforms, **options)
+
+
+@main.command(context_settings=SETTINGS)
+@_options(TRANSFORMS, OUTPUT)
+@click.option(
+    "-r",
+    "--reference",
+    type=PATH,
+    metavar="IMAGE",
+    help="The MOVING image, on whose grid the inverse lies; not needed for linear transforms.",
+)
+@_options(THREADS, VERBOSE)
+def inverse(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+    """Write the inverse, from moving to fixed points, as a transform of its own, and print its error in mm.
+
+    A displacement field on the grid of the moving image (.nii.gz, .mha, .nrrd, .h5, .tfm); for linear transforms
+    without -r an affine transform (.tfm, .mat, .h5).
+    """
+    _run(verbose, "inverse_file", output, transforms, **options)
+
+
+if __name__ == "__main__":
+    main()
