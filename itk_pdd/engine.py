@@ -15,10 +15,11 @@ from itk_pdd import models
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
+from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.mapping import Mapping
 from itk_pdd.refinement import refine
 from itk_pdd.resampling import resample
-from itk_pdd.search import WorkingImage, search
+from itk_pdd.search import WorkingImage, enlarged, search
 from itk_pdd.stages import Model
 from itk_pdd.volume import Volume
 
@@ -125,21 +126,22 @@ def register_volumes(
         first = _prepared(fixed, grid, None, fixed_mask)
         second = _prepared(moving, grid, initial, moving_mask)
         share = 0.75 if model.refinement.iterations else 0.95
-        found = search(first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text))
+        found, block = search(first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text))
         if model.refinement.iterations:
             report(0.8, "refinement")
             dilation = model.refinement.dilation
+            found, block = enlarged(found, first.per_axis(block), first.shape) / np.float32(block), 1
             found = refine(
                 first.features(dilation),
                 second.features(dilation),
                 found,
                 model.refinement,
-                channels=first.channels,
+                channels=first.similarities,
                 mask=first.mask,
                 progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
             )
         report(0.95, "field")
-        field = _to_fixed_grid(found, grid, fixed.grid, initial)
+        field = _to_fixed_grid(found, grid, block, fixed.grid, initial)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
     return Result(field, model, grid, capture)
@@ -193,13 +195,22 @@ def _prepared(volume: Volume, grid: Grid, mapping: Mapping | None, mask: Volume 
     )
     if grid.dimension == 2:
         array, used = array[None], None if used is None else used[None]
-    return WorkingImage(np.ascontiguousarray(array), grid.dimension, None if used is None else used.astype(bool))
+    used = None if used is None else used.astype(bool)
+    return WorkingImage((np.ascontiguousarray(array),), grid.dimension, mask=used)
 
 
-def _to_fixed_grid(found: np.ndarray, grid: Grid, fixed: Grid, initial: Mapping | None) -> DisplacementField:
-    """The field found on the working grid in millimetres on the fixed image's grid, the initial transform included."""
+def _to_fixed_grid(
+    found: np.ndarray, grid: Grid, block: int, fixed: Grid, initial: Mapping | None
+) -> DisplacementField:
+    """The field found at blocks of the working grid, in millimetres on the fixed image's grid, initial included."""
     vectors = (found[0, ..., :2] if grid.dimension == 2 else found) @ grid.matrix.T.astype(np.float32)
-    inner = DisplacementField(np.ascontiguousarray(vectors, dtype=np.float32), grid)
+    inner = DisplacementField(np.ascontiguousarray(vectors, dtype=np.float32), grid.blocks(block))
+    lines = inner.grid.lines(fixed) if initial is None else None
+    if lines is not None and lines[0] == tuple(range(fixed.dimension)):
+        flat = fixed.dimension == 2
+        positions = (np.zeros(1), *lines[1]) if flat else tuple(lines[1])
+        out = sample_lines(inner.vectors[None] if flat else inner.vectors, positions)
+        return DisplacementField(out[0] if flat else out, fixed)
     out = np.empty((*fixed.shape, fixed.dimension), np.float32)
     for slab, points in slabs(fixed):
         moved = points + inner.at(points, outside="nearest")

@@ -127,6 +127,37 @@ class Grid:
         first = (np.asarray(self.size) - 1) / 2 - (size - 1) / 2 * spacing / np.asarray(self.spacing)
         return Grid.create(size, spacing, self.to_physical(first), np.asarray(self.direction))
 
+    def lines(self, other: Grid) -> tuple[tuple[int, ...], list[np.ndarray]] | None:
+        """How to sample an array on this grid at the voxels of another one axis by axis, if the axes are parallel.
+
+        Returns
+        -------
+        axes : tuple of int
+            Order in which to transpose the array (z, y, x), so that its axes are those of ``other``.
+        positions : list of numpy.ndarray
+            Continuous indices on this grid of the voxels of ``other`` along each of these axes.
+        None
+            If the axes are not parallel.
+        """
+        ratio = np.linalg.inv(self.matrix) @ other.matrix
+        axis = np.abs(ratio).argmax(axis=0)  # of this grid, for each axis x, y, z of the other one
+        steps = ratio[axis, np.arange(self.dimension)]
+        parallel = np.zeros_like(ratio)
+        parallel[axis, np.arange(self.dimension)] = steps
+        # Nowhere in the other grid may the neglected part make a thousandth of a voxel.
+        if len(set(axis)) < self.dimension or (np.abs(ratio - parallel) @ np.asarray(other.size)).max() > 1e-3:
+            return None
+        first = self.to_index(np.asarray(other.origin))[axis]
+        positions = [f + s * np.arange(n) for f, s, n in zip(first, steps, other.size, strict=True)]
+        last = self.dimension - 1
+        return tuple(int(last - a) for a in axis[::-1]), positions[::-1]
+
+    def blocks(self, size: int) -> Grid:
+        """The grid of the centres of blocks of ``size`` voxels along each axis, the last ones possibly incomplete."""
+        count = -(-np.asarray(self.size) // size)
+        first = np.full(self.dimension, (size - 1) / 2)
+        return Grid.create(count, np.asarray(self.spacing) * size, self.to_physical(first), np.asarray(self.direction))
+
     def padded(self, lower: Sequence[int], upper: Sequence[int]) -> Grid:
         """The grid with voxels added below and above each axis (x, y, z); negative numbers take voxels away."""
         lower, upper = np.asarray(lower), np.asarray(upper)
@@ -150,9 +181,7 @@ class Grid:
         axes = range(self.dimension)
         # The best one-to-one assignment, so that a grid rotated by 45 degrees is still a permutation. Rounding makes
         # ties resolve alike however the axes were stored.
-        order = max(
-            itertools.permutations(axes), key=lambda p: round(sum(abs(cosines[i, p[i]]) for i in axes), 9)
-        )
+        order = max(itertools.permutations(axes), key=lambda p: round(sum(abs(cosines[i, p[i]]) for i in axes), 9))
         return tuple(order), tuple(bool(cosines[i, order[i]] < 0) for i in axes)
 
     def canonical(self) -> Grid:

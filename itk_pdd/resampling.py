@@ -41,6 +41,9 @@ def resample(
     array = volume.array
     if interpolation == "linear":
         array = _smoothed_for(volume, grid)
+        lines = None if mapping is not None or outside != "nearest" else volume.grid.lines(grid)
+        if lines is not None:
+            return Volume(_along_lines(array, *lines), grid)
     kernel = sample_linear if interpolation == "linear" else sample_nearest
     out = np.empty(grid.shape, array.dtype)
     for slab, points in slabs(grid):
@@ -48,6 +51,24 @@ def resample(
             points = mapping(points)
         out[slab] = kernel(array, volume.grid.to_index(points), outside=outside)
     return Volume(out, grid)
+
+
+def _along_lines(array: np.ndarray, axes: tuple[int, ...], positions: list[np.ndarray]) -> np.ndarray:
+    """Sample an array whose axes are parallel to those that are wanted."""
+    from itk_pdd.kernels.interpolation import sample_lines
+
+    array = array.transpose(axes)
+    for axis, position in enumerate(positions):
+        # Where the voxels coincide along an axis nothing is interpolated.
+        if np.abs(position - np.round(position)).max() < 1e-6:
+            index = np.clip(np.round(position).astype(int), 0, array.shape[axis] - 1)
+            array = np.take(array, index, axis=axis)
+            positions[axis] = np.arange(len(index))
+    if all(len(p) == n and p[0] == 0 and p[-1] == n - 1 for p, n in zip(positions, array.shape, strict=True)):
+        return np.ascontiguousarray(array)
+    if len(axes) == 2:
+        return sample_lines(array[None], (np.zeros(1), *positions))[0]
+    return sample_lines(array, tuple(positions))
 
 
 def _smoothed_for(volume: Volume, grid: Grid) -> np.ndarray:

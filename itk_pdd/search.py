@@ -1,4 +1,4 @@
-"""Dense displacement search between two images with hand-made features, coarse to fine and symmetric."""
+"""Dense displacement search between two images, coarse to fine and symmetric."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from itk_pdd import kernels
 from itk_pdd.kernels.hamming import hamming_costs
 from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
-from itk_pdd.kernels.mind import CHANNELS, binary_codes, code_bits, mind_features
+from itk_pdd.kernels.mind import add_codes, code_bits, mind_features
 from itk_pdd.kernels.tree import min_marginals, spanning_tree
 from itk_pdd.network.costs import DisplacementSet
 from itk_pdd.stages import Stage
 
-__all__ = ["WorkingImage", "search"]
+__all__ = ["WorkingImage", "enlarged", "search"]
 
 
 @dataclass(frozen=True)
@@ -24,40 +24,57 @@ class WorkingImage:
 
     Parameters
     ----------
-    array : numpy.ndarray
-        Intensities, float32 (z, y, x); a 2-D image has z = 1.
+    channels : tuple of numpy.ndarray
+        Intensities of each channel, float32 (z, y, x); a 2-D image has z = 1.
     dimension : int
         2 or 3.
+    weights : tuple of float
+        How much each channel counts beside the others.
     mask : numpy.ndarray, optional
         Voxels that count, bool (z, y, x).
     """
 
-    array: np.ndarray
+    channels: tuple[np.ndarray, ...]
     dimension: int
+    weights: tuple[float, ...] = (1.0,)
     mask: np.ndarray | None = None
 
     @property
-    def channels(self) -> int:
-        """Number of MIND-SSC channels."""
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along z, y, x."""
+        return self.channels[0].shape
+
+    @property
+    def similarities(self) -> int:
+        """Number of MIND-SSC features per channel and dilation."""
         return 12 if self.dimension == 3 else 4
 
     def per_axis(self, value: int) -> tuple[int, int, int]:
         """A number for each axis z, y, x; 1 for the missing axis of a 2-D image."""
         return (value if self.dimension == 3 else 1, value, value)
 
-    def features(self, dilation: int) -> np.ndarray:
-        """MIND-SSC features, uint8 (z, y, x, 16)."""
-        return mind_features(self.array if self.dimension == 3 else self.array[0], dilation=dilation)
+    def features(self, dilation: int, channel: int = 0) -> np.ndarray:
+        """MIND-SSC features of a channel, uint8 (z, y, x, 16)."""
+        array = self.channels[channel]
+        return mind_features(array if self.dimension == 3 else array[0], dilation=dilation)
 
-    def codes(self, dilations: Sequence[int]) -> np.ndarray:
-        """Binary codes of the features of several dilations, uint64 (z, y, x)."""
-        count = self.channels * len(dilations)
-        if len(dilations) == 1:
-            return binary_codes(self.features(dilations[0]), count)
-        joined = np.empty((*self.array.shape, max(count, CHANNELS)), np.uint8)
-        for i, dilation in enumerate(dilations):
-            joined[..., i * self.channels : (i + 1) * self.channels] = self.features(dilation)[..., : self.channels]
-        return binary_codes(joined, count)
+    def codes(self, dilations: Sequence[int]) -> tuple[np.ndarray, tuple[float, ...]]:
+        """Binary codes of the features of several dilations, uint64 (channels, z, y, x), and what a bit is worth."""
+        bits = code_bits(self.similarities * len(dilations))
+        codes = np.zeros((len(self.channels), *self.shape), np.uint64)
+        for array, code in zip(self.channels, codes, strict=True):
+            for i, dilation in enumerate(dilations):
+                shift = i * self.similarities * bits
+                add_codes(array if self.dimension == 3 else array[0], code, bits=bits, shift=shift, dilation=dilation)
+        total = sum(self.weights) * self.similarities * len(dilations) * bits
+        return codes, tuple(weight / total for weight in self.weights)
+
+    def guide(self, cell: tuple[int, int, int]) -> np.ndarray:
+        """Mean intensity of each cell, over the channels scaled alike."""
+        if len(self.channels) == 1:
+            return restrict(self.channels[0], cell)
+        scaled = [w / (np.std(c) or 1.0) * restrict(c, cell) for w, c in zip(self.weights, self.channels, strict=True)]
+        return np.sum(scaled, axis=0)
 
     def shrunk(self, factor: int) -> WorkingImage:
         """The image averaged over blocks of ``factor`` voxels along each axis."""
@@ -65,7 +82,7 @@ class WorkingImage:
             return self
         cell = self.per_axis(factor)
         mask = None if self.mask is None else restrict(self.mask, cell) >= 0.5
-        return WorkingImage(restrict(self.array, cell), self.dimension, mask)
+        return WorkingImage(tuple(restrict(c, cell) for c in self.channels), self.dimension, self.weights, mask)
 
 
 def search(
@@ -74,7 +91,7 @@ def search(
     stages: Sequence[Stage],
     *,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, int]:
     """Displacements from the fixed to the moving image, by dense searches from coarse to fine.
 
     Every stage adds to what was found so far; costs are those of the displaced positions themselves, the images are
@@ -92,56 +109,94 @@ def search(
     Returns
     -------
     numpy.ndarray
-        Displacements in working voxels, float32 (z, y, x, 3), components x, y, z.
+        Displacements in working voxels, float32 (z, y, x, 3), components x, y, z, at the centres of blocks of working
+        voxels: the last control points are no closer, so that a voxel more would tell nothing more.
+    int
+        Size of these blocks along each axis.
     """
     forward = backward = None
-    images, codes, shrink = (fixed, moving), {}, 1
+    lattice = shrink = 0
     for number, stage in enumerate(stages):
         name = f"stage {number + 1} of {len(stages)}"
         progress(number / len(stages), name)
-        if stage.shrink != shrink or number == 0:
-            images, codes = (fixed.shrunk(stage.shrink), moving.shrunk(stage.shrink)), {}
-            factor = fixed.per_axis(shrink // stage.shrink) if number else None
-            forward, backward = (_enlarged(u, factor, images[0].array.shape) for u in (forward, backward))
+        if stage.shrink != shrink:
             shrink = stage.shrink
+            images = fixed.shrunk(shrink), moving.shrunk(shrink)
+            # Codes of the last resolution are used no more; those of the last dilations may be.
+            codes: dict[tuple[int, ...], list] = {}
         if stage.dilations not in codes:
             codes = {stage.dilations: [image.codes(stage.dilations) for image in images]}
         own, other = codes[stage.dilations]
-        forward = _one_way(images[0], own, other, stage, forward)
+        # Two values per control point and axis are enough for the field of a stage.
+        share = 2 if stage.cell % 2 == 0 and stage.cell > 2 else 1
+        before = lattice
+        lattice = share * shrink
+        parts = [(images[0], own, other, forward)]
         if stage.consistency:
-            progress((number + 0.5) / len(stages), f"{name}, backward")
-            backward = _one_way(images[1], other, own, stage, backward)
-            forward, backward = make_consistent(forward, backward, iterations=stage.consistency)
-    return _enlarged(forward, fixed.per_axis(shrink), fixed.array.shape)
+            parts.append((images[1], other, own, backward))
+        found = []
+        for part, (image, mine, others, field_) in enumerate(parts):
+            progress((number + part / len(parts)) / len(stages), name + (", backward" if part else ""))
+            found.append(_one_way(image, mine, others, stage, field_, before, share))
+        forward = found[0]
+        if stage.consistency:
+            forward, backward = make_consistent(*found, iterations=stage.consistency)
+    return forward * np.float32(lattice), lattice
 
 
 def _one_way(
-    image: WorkingImage, own: np.ndarray, other: np.ndarray, stage: Stage, base: np.ndarray | None
+    image: WorkingImage,
+    own: tuple[np.ndarray, tuple[float, ...]],
+    other: tuple[np.ndarray, tuple[float, ...]],
+    stage: Stage,
+    base: np.ndarray | None,
+    lattice: int,
+    share: int,
 ) -> np.ndarray:
-    """Dense field of one direction after one stage, in voxels of the stage."""
+    """Field of one direction after one stage, in units of and on a lattice of ``share`` voxels of the stage.
+
+    ``base`` is the field so far, in units of and on a lattice of ``lattice`` working voxels.
+    """
     import torch
 
     cell, step = image.per_axis(stage.cell), image.per_axis(stage.step)
     radius = (stage.radius if image.dimension == 3 else 0, stage.radius, stage.radius)
-    bits = code_bits(image.channels * len(stage.dilations))
-    costs = hamming_costs(own, other, cell=cell, radius=radius, step=step, base=base, mask=image.mask, bits=bits)
-    found = None if base is None else restrict(base, cell)
+    block, found = (1, 1, 1), None
+    if base is not None:
+        block = image.per_axis(lattice // stage.shrink)
+        if any(c % b for c, b in zip(cell, block, strict=True)):
+            base, block = enlarged(base, block, image.shape), (1, 1, 1)
+        else:
+            base = base * np.float32(block[-1])
+        found = restrict(base, tuple(c // b for c, b in zip(cell, block, strict=True)))
+    costs = hamming_costs(
+        own[0], other[0], cell=cell, radius=radius, step=step, base=base, block=block, mask=image.mask, scales=own[1]
+    )
     if stage.regularisation == "tree":
-        tree = spanning_tree(restrict(image.array, cell))
+        tree = spanning_tree(image.guide(cell))
         steps = None if found is None else found / np.float32(stage.step)
         costs = min_marginals(costs, tree, alpha=stage.smoothness, taps=min(4, stage.radius), base=steps)
         tensor = torch.from_numpy(costs)
     else:
-        tensor = kernels.regularise(torch.from_numpy(costs), 1.0, 3)
-    offsets = DisplacementSet(radius, step).offsets()
-    control = kernels.displacement_moments(tensor, stage.temperature, offsets).mean.numpy()
-    return upsample(control if found is None else found + control, cell, image.array.shape)
+        tensor = kernels.regularise(torch.from_numpy(costs[..., : 2 * radius[2] + 1].copy()), 1.0, 3)
+    control = kernels.displacement_moments(tensor, stage.temperature, _offsets(radius, step, tensor.shape[-1])).mean
+    control = control.numpy() if found is None else found + control.numpy()
+    control /= np.float32(share)
+    blocks = image.per_axis(share)
+    shape = tuple(-(-n // b) for n, b in zip(image.shape, blocks, strict=True))
+    return upsample(control, tuple(c // b for c, b in zip(cell, blocks, strict=True)), shape)
 
 
-def _enlarged(
-    field: np.ndarray | None, factor: tuple[int, int, int] | None, shape: tuple[int, ...]
-) -> np.ndarray | None:
+def _offsets(radius: tuple[int, int, int], step: tuple[int, int, int], width: int):
+    """Displacements in voxels along z, y, x; those in the padding of a row, which have no probability, are zero."""
+    import torch
+
+    *others, x = DisplacementSet(radius, step).offsets()
+    return [*others, torch.nn.functional.pad(x, (0, width - len(x)))]
+
+
+def enlarged(field: np.ndarray, factor: tuple[int, int, int], shape: tuple[int, ...]) -> np.ndarray:
     """A field in voxels on a grid that is finer by whole factors."""
-    if field is None or max(factor) == 1:
+    if max(factor) == 1:
         return field
     return upsample(field, factor, shape, order=1) * np.float32(factor[-1])

@@ -1,72 +1,115 @@
 """Dense displacement costs between binary codes: one population count instead of a dozen squared differences.
 
-The codes come from :func:`itk_pdd.kernels.mind.binary_codes`. The displacements run along x in the innermost loop; the
-moving codes are rearranged so that these are neighbours in memory whatever the step. The idea of comparing quantised
-self-similarity descriptors by their Hamming distance is that of Heinrich et al., IEEE TMI 32(7), 2013 (deeds).
+The codes come from :func:`itk_pdd.kernels.mind.add_codes`. The displacements run along x in the innermost vector;
+the moving codes are rearranged so that these are neighbours in memory whatever the step, and the counts of all voxels
+of a cell are added up in registers. The idea of comparing quantised self-similarity descriptors by their Hamming
+distance is that of Heinrich et al., IEEE TMI 32(7), 2013 (deeds).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from itk_pdd.kernels.parallel import compiled, run
-from itk_pdd.kernels.vectors import CODES, add_hamming
+from itk_pdd.kernels.parallel import compiled, inlined, run
+from itk_pdd.kernels.vectors import FAR, FLOATS, MOST_CODES, add_hamming4, add_hamming8, add_hamming16
 
-__all__ = ["hamming_costs"]
+__all__ = ["hamming_costs", "padded"]
+
+
+def padded(count: int) -> int:
+    """Length to which rows of ``count`` displacements are padded."""
+    return -(-count // FLOATS) * FLOATS
+
+
+@inlined
+def _add_row(out, first, count, rows, starts, shift, codes, samples, scale):
+    """Add the distances of a row of ``count`` displacements to ``out``; few at a time, as a byte counts no further."""
+    for begin in range(0, samples, MOST_CODES):
+        end = min(begin + MOST_CODES, samples)
+        x = 0
+        while x < count:
+            if count - x > 12:
+                add_hamming16(out, first + x, rows, starts, shift + x, codes, begin, end, scale)
+                x += 16
+            elif count - x > 4:
+                add_hamming8(out, first + x, rows, starts, shift + x, codes, begin, end, scale)
+                x += 8
+            else:
+                add_hamming4(out, first + x, rows, starts, shift + x, codes, begin, end, scale)
+                x += 4
 
 
 @compiled()
 def _costs(
-    first_task, last_task, fixed, weight, moving, shape, per_row, base, cell, stride, radius, step, scale, out
+    first_task,
+    last_task,
+    fixed,
+    weight,
+    rows,
+    shape,
+    per_row,
+    base,
+    block,
+    cell,
+    stride,
+    radius,
+    step,
+    scales,
+    grid,
+    out,
 ):
-    """See :func:`hamming_costs`; ``moving`` is flat, its rows split by phase, ``per_row`` codes per (z, y)."""
-    size_z, size_y, size_x = fixed.shape
-    grid_y, grid_x = out.shape[1:3]
-    count_z, count_y, count_x = out.shape[3:]
-    per_phase = per_row // step[2]
-    blocks = (count_x + CODES - 1) // CODES
-    width = blocks * CODES
+    """See :func:`hamming_costs`; ``rows`` holds the moving codes, split by phase, ``per_row`` of them per (z, y)."""
+    words, size_z, size_y, size_x = fixed.shape
+    grid_y, grid_x = grid[1], grid[2]
     depth, height, length = shape
+    per_phase, per_word = per_row // step[2], depth * height * per_row
+    count_z, count_y, count_x = 2 * radius[0] + 1, 2 * radius[1] + 1, 2 * radius[2] + 1
+    width = out.shape[1] // (count_z * count_y)
     has_base, has_weight = base.shape[0] > 0, weight.shape[0] > 0
+    most = cell[0] * cell[1] * cell[2]
+    codes = np.empty((words, most), np.uint64)
+    starts, place = np.empty(most, np.int64), np.empty((3, most), np.int64)
+    along_z = np.empty(most, np.int64)
     for task in range(first_task, last_task):
         kz, ky = task // grid_y, task % grid_y
-        sums = np.empty(count_z * count_y * width, np.uint64)
         for kx in range(grid_x):
-            sums[:] = 0
             samples = 0
             for z in range(kz * cell[0], min(size_z, (kz + 1) * cell[0]), stride[0]):
                 for y in range(ky * cell[1], min(size_y, (ky + 1) * cell[1]), stride[1]):
                     for x in range(kx * cell[2], min(size_x, (kx + 1) * cell[2]), stride[2]):
                         if has_weight and not weight[z, y, x]:
                             continue
-                        samples += 1
                         bx, by, bz = x, y, z
                         if has_base:
-                            bx += int(np.floor(base[z, y, x, 0] + np.float32(0.5)))
-                            by += int(np.floor(base[z, y, x, 1] + np.float32(0.5)))
-                            bz += int(np.floor(base[z, y, x, 2] + np.float32(0.5)))
+                            found = base[z // block[0], y // block[1], x // block[2]]
+                            bx += int(np.floor(found[0] + np.float32(0.5)))
+                            by += int(np.floor(found[1] + np.float32(0.5)))
+                            bz += int(np.floor(found[2] + np.float32(0.5)))
                         bx = min(max(bx, 0), length - 1)
-                        by = min(max(by, 0), height - 1)
-                        bz = min(max(bz, 0), depth - 1)
+                        place[1, samples] = min(max(by, 0), height - 1)
+                        place[0, samples] = min(max(bz, 0), depth - 1)
                         # The rows are padded in front by the reach: bx is where the first displacement is found.
-                        first = (bx % step[2]) * per_phase + bx // step[2]
-                        code = fixed[z, y, x]
-                        position = 0
-                        for dz in range(count_z):
-                            mz = min(max(bz + (dz - radius[0]) * step[0], 0), depth - 1)
-                            for dy in range(count_y):
-                                my = min(max(by + (dy - radius[1]) * step[1], 0), height - 1)
-                                row = (mz * height + my) * per_row + first
-                                for _ in range(blocks):
-                                    add_hamming(sums, position, moving, row, code)
-                                    position += CODES
-                                    row += CODES
-            factor = scale / samples if samples > 0 else np.float32(0)
+                        place[2, samples] = (bx % step[2]) * per_phase + bx // step[2]
+                        for w in range(words):
+                            codes[w, samples] = fixed[w, z, y, x]
+                        samples += 1
+            own = out[task * grid_x + kx]
             for dz in range(count_z):
+                for v in range(samples):
+                    mz = min(max(place[0, v] + (dz - radius[0]) * step[0], 0), depth - 1)
+                    along_z[v] = mz * height * per_row + place[2, v]
                 for dy in range(count_y):
-                    for dx in range(count_x):
-                        value = sums[(dz * count_y + dy) * width + dx]
-                        out[kz, ky, kx, dz, dy, dx] = np.float32(value) * factor
+                    row = (dz * count_y + dy) * width
+                    for v in range(samples):
+                        my = min(max(place[1, v] + (dy - radius[1]) * step[1], 0), height - 1)
+                        starts[v] = along_z[v] + my * per_row
+                    own[row : row + width] = 0
+                    for w in range(words):
+                        scale = scales[w] / np.float32(max(samples, 1))
+                        _add_row(own, row, count_x, rows, starts, w * per_word, codes[w], samples, scale)
+                    own[row + count_x : row + width] = np.float32(FAR)
 
 
 def hamming_costs(
@@ -78,8 +121,9 @@ def hamming_costs(
     step: tuple[int, int, int],
     stride: tuple[int, int, int] = (1, 1, 1),
     base: np.ndarray | None = None,
+    block: tuple[int, int, int] = (1, 1, 1),
     mask: np.ndarray | None = None,
-    bits: int = 60,
+    scales: Sequence[float] = (1 / 60,),
 ) -> np.ndarray:
     """Mean Hamming distance of the codes of a cell and of the moving codes, for every displacement.
 
@@ -88,7 +132,7 @@ def hamming_costs(
     Parameters
     ----------
     fixed, moving : numpy.ndarray
-        uint64 codes, shape (z, y, x); beyond the border of ``moving`` its nearest voxel counts.
+        uint64 codes, shape (words, z, y, x); beyond the border of ``moving`` its nearest voxel counts.
     cell : tuple of int
         Size of the cell of a control point in voxels; control point k owns the voxels from k * cell on.
     radius, step : tuple of int
@@ -96,51 +140,56 @@ def hamming_costs(
     stride : tuple of int
         Every how many voxels of a cell are compared; a larger stride is faster and noisier.
     base : numpy.ndarray, optional
-        Displacement found so far in voxels, float32 (z, y, x, 3), components x, y, z; it is rounded to voxels.
+        Displacement found so far in voxels, float32 (z, y, x, 3), components x, y, z, for each block of voxels; it is
+        rounded to voxels.
+    block : tuple of int
+        Size of these blocks.
     mask : numpy.ndarray, optional
         Fixed voxels that count, bool; the costs of a cell without any are zero.
-    bits : int
-        Number of bits a code uses: the distance is divided by it, so that costs lie in [0, 1].
+    scales : sequence of float
+        Factor of the distance of each word: its weight divided by the bits that it uses.
 
     Returns
     -------
     numpy.ndarray
-        float32, shape (kz, ky, kx, dz, dy, dx).
+        float32, shape (kz, ky, kx, dz, dy, width): the rows of displacements along x are padded to
+        ``padded(2 * radius + 1)`` with numbers larger than any cost.
     """
     cell, radius, step, stride = (np.asarray(v, dtype=np.int64) for v in (cell, radius, step, stride))
-    shape = [-(-size // c) for size, c in zip(fixed.shape, cell, strict=True)]
+    grid = -(-np.asarray(fixed.shape[1:], dtype=np.int64) // cell)
     reach = int(radius[2] * step[2])
-    # Behind the last voxel a vector operation may read up to CODES - 1 displacements more than there are.
-    before, after = reach, reach + CODES * int(step[2])
-    rows, per_row = _phases(moving, before, after, int(step[2]))
-    out = np.empty((*shape, *(2 * radius + 1)), np.float32)
+    width = padded(int(2 * radius[2] + 1))
+    # Behind the last voxel a vector operation may read more displacements than there are.
+    rows, per_row = _phases(moving, reach, reach + width * int(step[2]), int(step[2]))
+    counts = [int(n) for n in 2 * radius + 1]
+    out = np.empty((int(grid.prod()), counts[0] * counts[1] * width), np.float32)
     run(
         _costs,
-        shape[0] * shape[1],
+        int(grid[0] * grid[1]),
         np.ascontiguousarray(fixed),
         np.empty((0, 0, 0), np.bool_) if mask is None else np.ascontiguousarray(mask),
         rows,
-        moving.shape,
+        np.asarray(moving.shape[1:], dtype=np.int64),
         per_row,
-        np.empty((0, 0, 0, 3), np.float32) if base is None else base,
+        np.empty((0, 0, 0, 3), np.float32) if base is None else np.ascontiguousarray(base),
+        np.asarray(block, dtype=np.int64),
         cell,
         stride,
         radius,
         step,
-        np.float32(1 / bits),
+        np.asarray(scales, dtype=np.float32),
+        grid,
         out,
     )
-    return out
+    return out.reshape(*grid, counts[0], counts[1], width)
 
 
 def _phases(moving: np.ndarray, before: int, after: int, step: int) -> tuple[np.ndarray, int]:
     """Pad the rows by their border and split them by x modulo step, so that x, x + step, ... are neighbours."""
-    depth, height, width = moving.shape
+    words, depth, height, width = moving.shape
     length = -(-(before + width + after) // step)
     index = np.clip(np.arange(length * step) - before, 0, width - 1)
-    rows = np.empty(depth * height * step * length + CODES, np.uint64)
-    view = rows[:-CODES].reshape(depth, height, step, length)
+    rows = np.empty((words, depth, height, step, length), np.uint64)
     for phase in range(step):
-        np.take(moving, index[phase::step], axis=2, out=view[:, :, phase])
-    rows[-CODES:] = 0
-    return rows, step * length
+        np.take(moving, index[phase::step], axis=3, out=rows[..., phase, :])
+    return rows.reshape(-1), step * length

@@ -9,7 +9,7 @@ import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, run
 
-__all__ = ["OUTSIDE", "sample_linear", "sample_nearest"]
+__all__ = ["OUTSIDE", "sample_lines", "sample_linear", "sample_nearest"]
 
 # What a sample outside the grid is worth: the nearest voxel's value, or zero (as in an ITK displacement field).
 OUTSIDE = {"nearest": 0, "zero": 1}
@@ -62,6 +62,53 @@ def _nearest(first, last, array, points, outside, out):
         z = min(max(z, 0), depth - 1)
         for c in range(channels):
             out[i, c] = array[z, y, x, c]
+
+
+@compiled()
+def _lines(first, last, array, pz, py, px, out):
+    depth, height, width, channels = array.shape
+    row = np.empty((width, channels), np.float32)
+    for task in range(first, last):
+        z, y = task // len(py), task % len(py)
+        fz, fy = min(max(pz[z], 0.0), depth - 1.0), min(max(py[y], 0.0), height - 1.0)
+        z0, y0 = int(fz), int(fy)
+        z1, y1 = min(z0 + 1, depth - 1), min(y0 + 1, height - 1)
+        wz, wy = np.float32(fz - z0), np.float32(fy - y0)
+        vz, vy = np.float32(1) - wz, np.float32(1) - wy
+        a, b, c, d = array[z0, y0], array[z0, y1], array[z1, y0], array[z1, y1]
+        for x in range(width):
+            for k in range(channels):
+                row[x, k] = vz * (vy * a[x, k] + wy * b[x, k]) + wz * (vy * c[x, k] + wy * d[x, k])
+        target = out[z, y]
+        for x in range(len(px)):
+            fx = min(max(px[x], 0.0), width - 1.0)
+            x0 = int(fx)
+            x1, wx = min(x0 + 1, width - 1), np.float32(fx - x0)
+            for k in range(channels):
+                target[x, k] = row[x0, k] + wx * (row[x1, k] - row[x0, k])
+
+
+def sample_lines(array: np.ndarray, positions: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Linearly interpolate an array at all combinations of positions along its axes; beyond it the border counts.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        Values, axes z, y, x, and optionally channels last.
+    positions : tuple of numpy.ndarray
+        Continuous indices along z, y and x, 1-D.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, one axis per array of positions, and the channels.
+    """
+    source = np.ascontiguousarray(array, dtype=np.float32)
+    source = source.reshape(*source.shape[:3], -1)
+    pz, py, px = (np.asarray(p, dtype=np.float64) for p in positions)
+    out = np.empty((len(pz), len(py), len(px), source.shape[3]), np.float32)
+    run(_lines, len(pz) * len(py), source, pz, py, px, out, grain=16)
+    return out.reshape(*out.shape[:3], *array.shape[3:])
 
 
 def _sample(kernel, array, points, outside, dimension, dtype):

@@ -30,18 +30,25 @@ def _taps(size: int, cell: int, count: int, order: int, stride: int) -> tuple[np
     return index, weights.astype(np.float32)
 
 
+_PART = 4096  # values of the inner axis at a time
+
+
 @compiled()
 def _gather(first, last, source, index, weights, out):
     """out[i, o] = sum over taps of weights[o, t] source[i, index[o, t]]; arrays (outer, axis, inner)."""
     outputs, taps = index.shape
     inner = source.shape[2]
+    parts = (inner + _PART - 1) // _PART
     for task in range(first, last):
-        i, o = task // outputs, task % outputs
-        target = out[i, o]
-        target[:] = 0
-        for t in range(taps):
-            weight, row = weights[o, t], source[i, index[o, t]]
-            for k in range(inner):
+        i, o, part = task // (outputs * parts), (task // parts) % outputs, task % parts
+        begin, end = part * _PART, min(inner, (part + 1) * _PART)
+        target = out[i, o, begin:end]
+        row, weight = source[i, index[o, 0], begin:end], weights[o, 0]
+        for k in range(end - begin):
+            target[k] = weight * row[k]
+        for t in range(1, taps):
+            row, weight = source[i, index[o, t], begin:end], weights[o, t]
+            for k in range(end - begin):
                 target[k] += weight * row[k]
 
 
@@ -85,8 +92,8 @@ def upsample(
         float32, shape (*ceil(shape / stride), channels).
     """
     result = np.ascontiguousarray(control, dtype=np.float32)
-    # From the slowest axis on the array is smallest where memory is walked with the largest steps.
-    for axis in range(3):
+    # From the fastest axis on: only the first, smallest array is walked in short steps.
+    for axis in (2, 1, 0):
         index, weights = _taps(shape[axis], cell[axis], control.shape[axis], order, stride)
         result = _along(_gather, result, axis, len(index), index, weights)
     return result
@@ -115,20 +122,40 @@ def _along(kernel, array, axis, length, index, weights):
         return out.reshape(*array.shape[:axis], length, *array.shape[axis + 1 :])
     source = array.reshape(outer, array.shape[axis], inner)
     out = np.empty((outer, length, inner), np.float32)
-    run(kernel, outer if kernel is _scatter else outer * length, source, index, weights, out, grain=16)
+    tasks = outer if kernel is _scatter else outer * length * -(-inner // _PART)
+    run(kernel, tasks, source, index, weights, out, grain=16)
     return out.reshape(*array.shape[:axis], length, *array.shape[axis + 1 :])
+
+
+@compiled()
+def _means(first, last, voxels, cell, grid, out):
+    depth, height, width, channels = voxels.shape
+    for task in range(first, last):
+        kz, ky = task // grid[1], task % grid[1]
+        z1, y1 = min(depth, (kz + 1) * cell[0]), min(height, (ky + 1) * cell[1])
+        row = out[kz, ky]
+        row[:] = 0
+        for z in range(kz * cell[0], z1):
+            for y in range(ky * cell[1], y1):
+                for kx in range(grid[2]):
+                    for x in range(kx * cell[2], min(width, (kx + 1) * cell[2])):
+                        for c in range(channels):
+                            row[kx, c] += voxels[z, y, x, c]
+        rows = (z1 - kz * cell[0]) * (y1 - ky * cell[1])
+        for kx in range(grid[2]):
+            share = np.float32(1) / np.float32(rows * (min(width, (kx + 1) * cell[2]) - kx * cell[2]))
+            for c in range(channels):
+                row[kx, c] *= share
 
 
 def restrict(voxels: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:
     """Mean of each cell, shape (kz, ky, kx, ...); an incomplete cell at the end counts what it has."""
-    result = np.asarray(voxels, dtype=np.float32)
-    for axis in range(3):
-        starts = np.arange(0, voxels.shape[axis], cell[axis])
-        counts = np.diff([*starts, voxels.shape[axis]]).astype(np.float32)
-        shape = [1] * result.ndim
-        shape[axis] = -1
-        result = np.add.reduceat(result, starts, axis=axis) / counts.reshape(shape)
-    return result
+    source = np.ascontiguousarray(voxels, dtype=np.float32)
+    source = source.reshape(*source.shape[:3], -1)
+    grid = [-(-n // c) for n, c in zip(source.shape, cell, strict=False)]
+    out = np.empty((*grid, source.shape[3]), np.float32)
+    run(_means, grid[0] * grid[1], source, np.asarray(cell, np.int64), np.asarray(grid, np.int64), out, grain=4)
+    return out.reshape(*grid, *voxels.shape[3:])
 
 
 @compiled()

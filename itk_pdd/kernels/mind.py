@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from itk_pdd.kernels.parallel import compiled, run
+from itk_pdd.kernels.parallel import compiled, inlined, run
 from itk_pdd.network.mind import VARIANCE_RANGE, VARIANCE_STRIDE, self_similarity_pairs
 
-__all__ = ["CHANNELS", "binary_codes", "code_bits", "mind_features"]
+__all__ = ["CHANNELS", "add_codes", "code_bits", "mind_features"]
 
 CHANNELS = 16  # channels are padded with zeros to this number, one SIMD register of floats
 _ROWS, _SLICES = 24, 16  # size of a tile: its buffers fit the second-level cache
@@ -44,13 +44,72 @@ def _variance(first, last, padded, pairs, radius_z, radius, dilation_z, dilation
                 sums[i] += total / channels - smallest
 
 
+@inlined
+def _features(distance, smallest, variance, out):
+    """exp(-(distance - smallest) / variance) of a row of voxels as bytes, channels innermost."""
+    channels, width = distance.shape
+    one = np.float32(1)
+    for x in range(width):
+        # exp(-x) below is taken as exp(-x / 8) ^ 8.
+        variance[x] = np.float32(0.125) / variance[x] if variance[x] > 0 else np.float32(0)
+    for c in range(channels):
+        row = distance[c]
+        for x in range(width):
+            # A rational function vectorises where a call of exp does not; it is right to 3e-4.
+            v = (row[x] - smallest[x]) * variance[x]
+            e = one / (one + v * (one + v * (np.float32(0.5) + v * np.float32(1 / 6))))
+            e *= e
+            e *= e
+            e *= e
+            row[x] = e * np.float32(255) + np.float32(0.5)
+    for x in range(width):
+        for c in range(channels):
+            out[x, c] = np.uint8(distance[c, x])
+
+
+@inlined
+def _bits(distance, smallest, variance, limits, shift, word, codes):
+    """Thermometer bits of a row of voxels: comparing distances takes no exponential."""
+    channels, width = distance.shape
+    bits = limits.shape[0]
+    together = 31 // bits  # channels whose bits fit a word of 32, sign excluded
+    for first in range(0, channels, together):
+        word[:] = 0
+        for c in range(first, min(first + together, channels)):
+            row = distance[c]
+            for j in range(bits):
+                bit = np.int32(1 << ((c - first) * bits + j))
+                limit = limits[j]
+                for x in range(width):
+                    word[x] |= bit if row[x] - smallest[x] <= limit * variance[x] else np.int32(0)
+        place = np.uint64(shift + first * bits)
+        for x in range(width):
+            codes[x] |= np.uint64(word[x]) << place
+
+
 @compiled()
-def _mind(first_tile, last_tile, padded, pairs, radius_z, radius, dilation_z, dilation, lower, upper, out):
-    depth, height, width = out.shape[:3]
+def _mind(
+    first_tile,
+    last_tile,
+    padded,
+    pairs,
+    radius_z,
+    radius,
+    dilation_z,
+    dilation,
+    lower,
+    upper,
+    shape,
+    out,
+    limits,
+    shift,
+    codes,
+):
+    """Bytes of the features to ``out``, or, where that is empty, their thermometer bits from ``shift`` on to ``codes``."""
+    depth, height, width = shape
     channels = pairs.shape[0]
     tiles_y = (height + _ROWS - 1) // _ROWS
     span_z, span = 2 * radius_z + 1, 2 * radius + 1
-    one = np.float32(1)
     for tile in range(first_tile, last_tile):
         z0, y0 = (tile // tiles_y) * _SLICES, (tile % tiles_y) * _ROWS
         z1, y1 = min(depth, z0 + _SLICES), min(height, y0 + _ROWS)
@@ -61,7 +120,8 @@ def _mind(first_tile, last_tile, padded, pairs, radius_z, radius, dilation_z, di
         summed_x = np.empty((rows + 2 * radius, width), np.float32)
         distance = np.empty((channels, width), np.float32)
         smallest = np.empty(width, np.float32)
-        inverse = np.empty(width, np.float32)
+        variance = np.empty(width, np.float32)
+        word = np.empty(width, np.int32)
         for z in range(z0, z1 + 2 * radius_z):
             slot = (z - z0) % span_z
             for c in range(channels):
@@ -91,7 +151,7 @@ def _mind(first_tile, last_tile, padded, pairs, radius_z, radius, dilation_z, di
                 continue
             for y in range(rows):
                 smallest[:] = np.inf
-                inverse[:] = 0
+                variance[:] = 0
                 for c in range(channels):
                     row = distance[c]
                     row[:] = ring[0, c, y]
@@ -100,39 +160,14 @@ def _mind(first_tile, last_tile, padded, pairs, radius_z, radius, dilation_z, di
                         for x in range(width):
                             row[x] += more[x]
                     for x in range(width):
-                        inverse[x] += row[x]
-                        smallest[x] = min(smallest[x], row[x])
+                        variance[x] += row[x]
+                        smallest[x] = row[x] if row[x] < smallest[x] else smallest[x]
                 for x in range(width):
-                    variance = min(max(inverse[x] / channels - smallest[x], lower), upper)
-                    # exp(-x) below is taken as exp(-x / 8) ^ 8.
-                    inverse[x] = np.float32(0.125) / variance if variance > 0 else np.float32(0)
-                for c in range(channels):
-                    row = distance[c]
-                    for x in range(width):
-                        # A rational function vectorises where a call of exp does not; it is right to 3e-4.
-                        v = (row[x] - smallest[x]) * inverse[x]
-                        e = one / (one + v * (one + v * (np.float32(0.5) + v * np.float32(1 / 6))))
-                        e *= e
-                        e *= e
-                        e *= e
-                        row[x] = e * np.float32(255) + np.float32(0.5)
-                target = out[slice_, y0 + y]
-                for x in range(width):
-                    for c in range(channels):
-                        target[x, c] = np.uint8(distance[c, x])
-
-
-@compiled()
-def _encode(first, last, features, channels, bits, out):
-    height, width = out.shape[1:]
-    for z in range(first, last):
-        for y in range(height):
-            for x in range(width):
-                code = np.uint64(0)
-                for c in range(channels):
-                    level = (np.uint32(features[z, y, x, c]) * bits + np.uint32(127)) // np.uint32(255)
-                    code |= ((np.uint64(1) << np.uint64(level)) - np.uint64(1)) << np.uint64(bits * c)
-                out[z, y, x] = code
+                    variance[x] = min(max(variance[x] / channels - smallest[x], lower), upper)
+                if out.shape[0] > 0:
+                    _features(distance, smallest, variance, out[slice_, y0 + y])
+                else:
+                    _bits(distance, smallest, variance, limits, shift, word, codes[slice_, y0 + y])
 
 
 def mind_features(image: np.ndarray, *, radius: int = 1, dilation: int = 2) -> np.ndarray:
@@ -151,43 +186,58 @@ def mind_features(image: np.ndarray, *, radius: int = 1, dilation: int = 2) -> n
         uint8, shape (z, y, x, 16) (z = 1 for a 2-D image): 255 times the feature, rounded; channels beyond the 12
         (2-D: 4) of the descriptor are zero.
     """
-    dimension = image.ndim
-    pairs = dilation * self_similarity_pairs(dimension)
+    out = np.zeros((*_stack(image).shape, CHANNELS), np.uint8)
+    _run(image, radius, dilation, out, np.empty(0, np.float32), 0, np.empty((0, 0, 0), np.uint64))
+    return out
+
+
+def add_codes(image: np.ndarray, codes: np.ndarray, *, bits: int, shift: int = 0, radius: int = 1, dilation: int = 2):
+    """Write MIND-SSC features into 64-bit codes whose Hamming distance is the L1 distance of the quantised features.
+
+    Each channel takes ``bits`` bits, of which as many are set as its value, times ``bits`` and rounded, says.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Intensities, axes (z,) y, x.
+    codes : numpy.ndarray
+        uint64, shape (z, y, x) (z = 1 for a 2-D image): where the bits, zero so far, are set.
+    bits : int
+        Bits per channel; more distinguish more finely.
+    shift : int
+        First bit of the code that is used.
+    radius, dilation : int
+        See :func:`itk_pdd.network.mind.mind_ssc`.
+    """
+    # e bits >= j + 1/2 for e = exp(-x) is x <= log(bits / (j + 1/2)).
+    limits = np.log(bits / (np.arange(bits) + 0.5)).astype(np.float32)
+    _run(image, radius, dilation, np.empty((0, 0, 0, CHANNELS), np.uint8), limits, shift, codes)
+
+
+def _stack(image):
     volume = np.asarray(image, dtype=np.float32)
-    margins = [(radius + dilation,) * 2] * dimension
-    if dimension == 2:
-        volume, margins = volume[None], [(0, 0), *margins]
-        pairs = np.concatenate([np.zeros_like(pairs[..., :1]), pairs], axis=-1)
+    return volume if volume.ndim == 3 else volume[None]
+
+
+def _run(image, radius, dilation, out, limits, shift, codes):
+    dimension = image.ndim
     deep = dimension == 3
+    pairs = dilation * self_similarity_pairs(dimension)
+    if not deep:
+        pairs = np.concatenate([np.zeros_like(pairs[..., :1]), pairs], axis=-1)
+    volume = _stack(image)
+    margins = [((radius + dilation) * deep,) * 2, *((radius + dilation,) * 2,) * 2]
     padded = np.pad(volume, margins, mode="edge")
     arguments = (padded, pairs, radius * deep, radius, dilation * deep, dilation)
     sampled = [-(-size // VARIANCE_STRIDE) for size in volume.shape]
     sums = np.zeros(sampled[0])
     run(_variance, sampled[0], *arguments, VARIANCE_STRIDE, volume.shape, sums)
     mean = sums.sum() / np.prod(sampled)
-    out = np.zeros((*volume.shape, CHANNELS), np.uint8)
+    lower, upper = (np.float32(factor * mean) for factor in VARIANCE_RANGE)
     tiles = -(-volume.shape[0] // _SLICES) * -(-volume.shape[1] // _ROWS)
-    run(_mind, tiles, *arguments, np.float32(VARIANCE_RANGE[0] * mean), np.float32(VARIANCE_RANGE[1] * mean), out)
-    return out
+    run(_mind, tiles, *arguments, lower, upper, volume.shape, out, limits, shift, codes)
 
 
 def code_bits(channels: int) -> int:
-    """Number of bits in use in the codes of :func:`binary_codes`."""
-    return min(64 // channels, 16) * channels
-
-
-def binary_codes(features: np.ndarray, channels: int) -> np.ndarray:
-    """Features as 64-bit codes whose Hamming distance is the L1 distance of the quantised features.
-
-    Each channel takes ``64 // channels`` bits, of which as many are set as its value asks for ("thermometer").
-
-    Parameters
-    ----------
-    features : numpy.ndarray
-        uint8 features, shape (z, y, x, >= channels).
-    channels : int
-        Number of channels that count.
-    """
-    out = np.empty(features.shape[:-1], np.uint64)
-    run(_encode, len(out), features, channels, np.uint32(code_bits(channels) // channels), out, grain=8)
-    return out
+    """Bits per channel where a code holds so many channels."""
+    return min(64 // channels, 16)

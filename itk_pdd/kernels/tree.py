@@ -18,35 +18,31 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, inlined, run
-from itk_pdd.kernels.vectors import FLOATS, lower_by
+from itk_pdd.kernels.vectors import FAR, FLOATS, lowest8, lowest16
 
 __all__ = ["SpanningTree", "min_marginals", "spanning_tree"]
 
-_FAR = np.float32(1e30)
-_GRAIN = 4  # control points per work item: waking a thread costs about as much as one message
+_BRANCHES = 128  # about as many branches of the tree are shared among threads
 
 
 @dataclass(frozen=True)
 class SpanningTree:
-    """A rooted tree over control points, in the order of a breadth-first walk.
+    """A rooted tree over control points, in an order in which each branch stands together (depth first).
 
     Parameters
     ----------
     order : numpy.ndarray
-        Control points in the order of the walk.
+        Control points, each behind its parent.
     parent : numpy.ndarray
         Parent of each control point, -1 for the root.
-    first_child, children : numpy.ndarray
-        The children of k stand in ``order[first_child[k] : first_child[k] + children[k]]``.
-    level_start : numpy.ndarray
-        Where each level of the tree begins in ``order``; control points of one level are independent.
+    size : numpy.ndarray
+        Number of control points of the branch that begins at ``order[i]``, itself included: it is
+        ``order[i : i + size[i]]``.
     """
 
     order: np.ndarray
     parent: np.ndarray
-    first_child: np.ndarray
-    children: np.ndarray
-    level_start: np.ndarray
+    size: np.ndarray
 
 
 def spanning_tree(guide: np.ndarray) -> SpanningTree:
@@ -73,100 +69,163 @@ def spanning_tree(guide: np.ndarray) -> SpanningTree:
     graph = sparse.csr_matrix((weight, (first, second)), shape=(guide.size, guide.size))
     tree = csgraph.minimum_spanning_tree(graph)
     root = int(index[tuple(n // 2 for n in guide.shape)])
-    order, parent = csgraph.breadth_first_order(tree, root, directed=False)
-    order, parent = order.astype(np.int64), parent.astype(np.int64)
+    walk, parent = csgraph.breadth_first_order(tree, root, directed=False)
+    walk, parent = walk.astype(np.int64), parent.astype(np.int64)
     parent[root] = -1
-    children = np.bincount(parent[order[1:]], minlength=guide.size)
-    # In a breadth-first walk the children of a node stand together.
-    position = np.arange(1, len(order))
-    first_child = np.zeros(guide.size, np.int64)
-    first_child[parent[order[1:]][::-1]] = position[::-1]
-    level_start = [0, 1]
-    while level_start[-1] < len(order):
-        last = order[level_start[-2] : level_start[-1]]
-        level_start.append(level_start[-1] + int(children[last].sum()))
-    return SpanningTree(order, parent, first_child, children, np.asarray(level_start))
+    order, size = np.empty_like(walk), np.empty_like(walk)
+    _depth_first(walk, parent, order, size)
+    return SpanningTree(order, parent, size)
+
+
+@compiled()
+def _depth_first(walk, parent, order, size):
+    """Turn a breadth-first walk into a depth-first one, with the sizes of the branches."""
+    count = len(walk)
+    branch = np.ones(count, np.int64)
+    for i in range(count - 1, 0, -1):
+        branch[parent[walk[i]]] += branch[walk[i]]
+    following = np.zeros(count, np.int64)  # where the next child of a control point goes
+    for i in range(count):
+        node = walk[i]
+        position = 0
+        if i > 0:
+            position = following[parent[node]]
+            following[parent[node]] += branch[node]
+        order[position], size[position] = node, branch[node]
+        following[node] = position + 1
 
 
 @inlined
-def _message(costs, shape, alpha, taps, delta, row, work, out):
-    """work[d] = min over e of costs[e] + alpha |d - e + delta|^2, separable, over 2 taps + 1 values per axis.
+def _envelope(source, target, outer, length, inner, taps, delta, alpha, prices):
+    """target[o, i] = min over j of source[o, j] + alpha (i - j + delta)^2; rows of ``inner`` values, a multiple of 8.
 
-    ``costs`` is contiguous, ``work`` and ``out`` have rows padded to ``width``; all are flat. The window of candidates
-    follows delta, but never leaves the displacements altogether.
+    Candidates lie within ``taps`` of the best one, or between that and i, so that there always is one.
     """
+    best = int(np.floor(delta + np.float32(0.5)))
+    low, high = max(min(best - taps, 0), 1 - length), min(max(best + taps, 0), length - 1)
+    for t in range(low, high + 1):
+        prices[t - low] = alpha * (np.float32(t) - delta) ** 2
+    for o in range(outer):
+        for i in range(length):
+            first = max(low, -i)
+            # Where the candidates lie beyond the displacements, those at the end are what is left.
+            count = min(high, length - 1 - i) - first + 1
+            to, of = (o * length + i) * inner, (o * length + i + first) * inner
+            if inner % 16 == 0:
+                for x in range(0, inner, 16):
+                    lowest16(target, to + x, source, of + x, inner, prices, first - low, count)
+            else:
+                for x in range(0, inner, 8):
+                    lowest8(target, to + x, source, of + x, inner, prices, first - low, count)
+
+
+@inlined
+def _message(costs, shape, alpha, taps, delta, buffers, out):
+    """out[d] = min over e of costs[e] + alpha |d - e + delta|^2, axis by axis; all flat, rows padded to ``width``."""
+    rows, prices, nothing, work = buffers
     count_z, count_y, count_x = shape[0], shape[1], shape[2]
-    width = row.shape[0] // 3
-    cz = min(max(int(np.floor(delta[2] + np.float32(0.5))), 1 - count_z), count_z - 1)
-    cy = min(max(int(np.floor(delta[1] + np.float32(0.5))), 1 - count_y), count_y - 1)
-    cx = min(max(int(np.floor(delta[0] + np.float32(0.5))), 1 - count_x), count_x - 1)
-    work[:] = _FAR
-    for i in range(count_z * count_y):
-        for x in range(count_x):
-            row[width + x] = costs[i * count_x + x]
-        for t in range(max(cx - taps, 1 - count_x), min(cx + taps, count_x - 1) + 1):
-            penalty = alpha * (np.float32(t) - delta[0]) ** 2
-            for x in range(0, width, FLOATS):
-                lower_by(work, i * width + x, row, width + t + x, penalty)
+    width = rows.shape[0] // (2 * count_y + 1)
+    best = int(np.floor(delta[0] + np.float32(0.5)))
+    low, high = max(min(best - taps, 0), 1 - count_x), min(max(best + taps, 0), count_x - 1)
+    for t in range(low, high + 1):
+        prices[t - low] = alpha * (np.float32(t) - delta[0]) ** 2
     plane = count_y * width
-    out[:] = _FAR
-    for t in range(max(cy - taps, 1 - count_y), min(cy + taps, count_y - 1) + 1):
-        penalty = alpha * (np.float32(t) - delta[1]) ** 2
-        for z in range(count_z):
-            for y in range(max(0, -t), min(count_y, count_y - t)):
-                for x in range(0, width, FLOATS):
-                    lower_by(out, z * plane + y * width + x, work, z * plane + (y + t) * width + x, penalty)
-    work[:] = _FAR
-    for t in range(max(cz - taps, 1 - count_z), min(cz + taps, count_z - 1) + 1):
-        penalty = alpha * (np.float32(t) - delta[2]) ** 2
-        first, last = max(0, -t), min(count_z, count_z - t)
-        for i in range(first * plane, last * plane, FLOATS):
-            lower_by(work, i, out, i + t * plane, penalty)
+    for i in range(0, count_z * plane, plane):
+        # Between the rows stands padding for the displacements that do not exist. A plane is copied before it is read
+        # again: what has just been written cannot be read at another offset without waiting.
+        for y in range(count_y):
+            for x in range(0, width, 8):
+                lowest8(rows, (2 * y + 1) * width + x, costs, i + y * width + x, 0, nothing, 0, 1)
+        for y in range(count_y):
+            to, of = i + y * width, (2 * y + 1) * width + low
+            if width % 16 == 0:
+                for x in range(0, width, 16):
+                    lowest16(out, to + x, rows, of + x, 1, prices, 0, high - low + 1)
+            else:
+                for x in range(0, width, 8):
+                    lowest8(out, to + x, rows, of + x, 1, prices, 0, high - low + 1)
+    if count_y > 1:
+        _envelope(out, work, count_z, count_y, width, taps, delta[1], alpha, prices)
+    else:
+        work[:] = out
+    if count_z > 1:
+        _envelope(work, out, 1, count_z, count_y * width, taps, delta[2], alpha, prices)
+    else:
+        out[:] = work
+    # The energy of whole branches would drown the differences in single precision.
+    lowest8(work, 0, out, 0, 8, nothing, 0, len(nothing))
+    smallest = work[0]
+    for i in range(8):
+        smallest = min(smallest, work[i])
+    for i in range(len(out)):
+        out[i] -= smallest
 
 
 @inlined
 def _buffers(shape, width):
-    row = np.full(3 * width, _FAR, np.float32)
+    rows = np.full((2 * shape[1] + 1) * width, FAR, np.float32)
     size = shape[0] * shape[1] * width
-    return row, np.empty(size, np.float32), np.empty(size, np.float32)
+    prices = np.empty(2 * max(shape[0], shape[1], shape[2]), np.float32)
+    return rows, prices, np.zeros(size // 8, np.float32), np.empty(size, np.float32)
 
 
 @compiled()
-def _upward(first, last, begin, costs, order, first_child, children, alpha, taps, offset, shape, width, total):
-    for i in range(begin + first, begin + last):
-        node = order[i]
-        own = total[node]
-        own[:] = costs[node]
-        if children[node] > 0:
-            row, work, out = _buffers(shape, width)
-            for j in range(first_child[node], first_child[node] + children[node]):
-                child = order[j]
-                _message(total[child], shape, alpha, taps, offset[node] - offset[child], row, work, out)
-                # The energy of whole branches would drown the differences in single precision.
-                smallest = work.min()
-                for k in range(shape[0] * shape[1]):
-                    for x in range(shape[2]):
-                        own[k * shape[2] + x] += work[k * width + x] - smallest
+def _upward(first, last, branches, size, order, parent, alpha, taps, offset, shape, width, energy, message):
+    """Towards the root, within branches: what each control point tells its parent."""
+    buffers = _buffers(shape, width)
+    for b in range(first, last):
+        begin = branches[b]
+        for i in range(begin + size[b] - 1, begin - 1, -1):
+            node = order[i]
+            up = parent[node]
+            if up < 0:
+                continue
+            _message(energy[node], shape, alpha, taps, offset[up] - offset[node], buffers, message[node])
+            # What joins two branches is added when both are known.
+            if i > begin:
+                energy[up] += message[node]
 
 
 @compiled()
-def _downward(first, last, begin, total, order, parent, alpha, taps, offset, shape, width, result):
-    for i in range(begin + first, begin + last):
-        node = order[i]
+def _downward(first, last, branches, size, order, parent, alpha, taps, offset, shape, width, energy, message):
+    """Away from the root, within branches: what is known outside each branch."""
+    buffers = _buffers(shape, width)
+    rest, out = np.empty_like(buffers[3]), np.empty_like(buffers[3])
+    for b in range(first, last):
+        for i in range(branches[b], branches[b] + size[b]):
+            node = order[i]
+            up = parent[node]
+            if up < 0:
+                continue
+            above, own = energy[up], message[node]
+            for k in range(len(rest)):
+                rest[k] = above[k] - own[k]
+            _message(rest, shape, alpha, taps, offset[node] - offset[up], buffers, out)
+            energy[node] += out
+
+
+@compiled()
+def _trunk(positions, branch, order, parent, alpha, taps, offset, shape, width, energy, message):
+    """Towards the root, from where the branches end."""
+    buffers = _buffers(shape, width)
+    for i in range(len(positions) - 1, -1, -1):
+        node = order[positions[i]]
         up = parent[node]
-        row, work, out = _buffers(shape, width)
-        rest = np.empty(total.shape[1], np.float32)
-        # What the parent knows without this branch, passed down to it.
-        _message(total[node], shape, alpha, taps, offset[up] - offset[node], row, work, out)
-        for k in range(shape[0] * shape[1]):
-            for x in range(shape[2]):
-                rest[k * shape[2] + x] = result[up, k * shape[2] + x] - work[k * width + x]
-        _message(rest, shape, alpha, taps, offset[node] - offset[up], row, work, out)
-        smallest = work.min()
-        own = result[node]
-        for k in range(shape[0] * shape[1]):
-            for x in range(shape[2]):
-                own[k * shape[2] + x] = total[node, k * shape[2] + x] + (work[k * width + x] - smallest)
+        if up < 0:
+            continue
+        if not branch[i]:
+            _message(energy[node], shape, alpha, taps, offset[up] - offset[node], buffers, message[node])
+        energy[up] += message[node]
+
+
+def _branches(tree: SpanningTree) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the roots of branches small enough to share among threads, and those of what joins them."""
+    limit = max(len(tree.order) // _BRANCHES, 16)
+    above = np.empty(len(tree.order), np.int64)
+    above[tree.order] = tree.size
+    above = np.where(tree.parent[tree.order] >= 0, above[tree.parent[tree.order]], len(tree.order) + limit + 1)
+    branches = np.flatnonzero((tree.size <= limit) & (above > limit))
+    return branches, np.flatnonzero(tree.size > limit)
 
 
 def min_marginals(
@@ -177,7 +236,8 @@ def min_marginals(
     Parameters
     ----------
     costs : numpy.ndarray
-        float32, shape (kz, ky, kx, dz, dy, dx).
+        float32, shape (kz, ky, kx, dz, dy, width), rows along x padded as
+        :func:`itk_pdd.kernels.hamming.hamming_costs` does; they are overwritten.
     tree : SpanningTree
         Tree over the control points.
     alpha : float
@@ -192,48 +252,19 @@ def min_marginals(
     Returns
     -------
     numpy.ndarray
-        float32, shape of the costs; only differences within a control point mean something.
+        The same array: only differences within a control point mean something.
     """
-    shape = np.asarray(costs.shape[3:], dtype=np.int64)
-    flat = np.ascontiguousarray(costs, dtype=np.float32).reshape(-1, int(np.prod(shape)))
-    width = -(-int(shape[2]) // FLOATS) * FLOATS
-    offset = np.zeros((len(flat), 3), np.float32) if base is None else base.reshape(-1, 3).astype(np.float32)
-    alpha = np.float32(alpha)
-    levels = list(zip(tree.level_start[:-1], tree.level_start[1:], strict=True))
-    total = np.empty_like(flat)
-    for begin, end in reversed(levels):
-        run(
-            _upward,
-            end - begin,
-            begin,
-            flat,
-            tree.order,
-            tree.first_child,
-            tree.children,
-            alpha,
-            taps,
-            offset,
-            shape,
-            width,
-            total,
-            grain=_GRAIN,
-        )
-    result = np.empty_like(flat)
-    result[tree.order[0]] = total[tree.order[0]]
-    for begin, end in levels[1:]:
-        run(
-            _downward,
-            end - begin,
-            begin,
-            total,
-            tree.order,
-            tree.parent,
-            alpha,
-            taps,
-            offset,
-            shape,
-            width,
-            result,
-            grain=_GRAIN,
-        )
-    return result.reshape(costs.shape)
+    shape, width = np.asarray(costs.shape[3:], dtype=np.int64), costs.shape[5]
+    if costs.dtype != np.float32 or not costs.flags.c_contiguous or width % FLOATS:
+        raise ValueError(f"costs are {costs.dtype} of shape {costs.shape}, expected contiguous float32, padded rows")
+    energy = costs.reshape(-1, int(np.prod(shape)))
+    offset = np.zeros((len(energy), 3), np.float32) if base is None else base.reshape(-1, 3).astype(np.float32)
+    message = np.empty_like(energy)
+    branches, trunk = _branches(tree)
+    rest = (tree.order, tree.parent, np.float32(alpha), taps, offset, shape, width, energy, message)
+    run(_upward, len(branches), branches, tree.size[branches], *rest)
+    joined = np.union1d(branches, trunk)
+    _trunk(joined, tree.size[joined] <= tree.size[branches].max(initial=0), *rest)
+    _downward(0, len(trunk), trunk, np.ones(len(trunk), np.int64), *rest)
+    run(_downward, len(branches), branches, tree.size[branches], *rest)
+    return costs

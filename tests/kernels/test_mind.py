@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from itk_pdd.kernels.mind import binary_codes, code_bits, mind_features
+from itk_pdd.kernels.mind import add_codes, code_bits, mind_features
 from itk_pdd.network.mind import mind_ssc, self_similarity_pairs
 
 
@@ -38,8 +38,28 @@ def test_pairs(dimension, count):
     assert (((pairs[:, 0] - pairs[:, 1]) ** 2).sum(axis=1) == 2).all()
 
 
-@pytest.mark.parametrize("channels, bits", [(4, 64), (12, 60), (24, 48)])
-def test_codes_use_the_bits_they_say(channels, bits):
-    features = np.full((1, 1, 1, 24), 255, np.uint8)
+@pytest.mark.parametrize("channels, bits", [(4, 16), (12, 5), (24, 2)])
+def test_codes_have_room_for_the_channels(channels, bits):
     assert code_bits(channels) == bits
-    assert bin(int(binary_codes(features, channels)[0, 0, 0])).count("1") == bits
+    codes = np.zeros((5, 6, 7), np.uint64)
+    add_codes(np.full((5, 6, 7), 3.0), codes, bits=5, shift=2)
+    # Every feature of a flat image is 1: all bits of the 12 channels, and no other.
+    assert (codes == np.uint64((2**60 - 1) << 2)).all()
+
+
+@pytest.mark.parametrize("shape", [(9, 30, 27), (40, 33)])
+@pytest.mark.parametrize("bits", [2, 5])
+def test_codes_are_thermometers_of_the_features(shape, bits):
+    image = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    features = mind_ssc(torch.from_numpy(image), dilation=3).numpy()
+    codes = np.zeros(shape if len(shape) == 3 else (1, *shape), np.uint64)
+    add_codes(image, codes, bits=bits, shift=1, dilation=3)
+    assert not (codes & np.uint64(1)).any()
+    for c, feature in enumerate(features):
+        level = np.zeros(codes.shape, int)
+        for j in range(bits):
+            set_ = (codes >> np.uint64(1 + c * bits + j)) & np.uint64(1)
+            assert (set_ <= (level == j)).all()  # no bit without the ones below
+            level += set_.astype(int)
+        # Where the feature lies between two levels, rounding errors decide.
+        assert np.abs(level.reshape(shape) - feature * bits).max() < 0.5 + 1e-3

@@ -5,7 +5,18 @@ import itertools
 import numpy as np
 import pytest
 
-from itk_pdd.kernels.tree import min_marginals, spanning_tree
+from itk_pdd.kernels import tree as tree_module
+from itk_pdd.kernels.hamming import padded
+from itk_pdd.kernels.tree import spanning_tree
+from itk_pdd.kernels.vectors import FAR
+
+
+def min_marginals(costs, tree, **options):
+    """Of costs without padding."""
+    count = costs.shape[-1]
+    rows = np.full((*costs.shape[:-1], padded(count)), FAR, np.float32)
+    rows[..., :count] = costs
+    return tree_module.min_marginals(rows, tree, **options)[..., :count]
 
 
 def enumerate_marginals(costs, tree, alpha, base):
@@ -28,7 +39,8 @@ def enumerate_marginals(costs, tree, alpha, base):
 
 @pytest.mark.parametrize("with_base", [False, True])
 @pytest.mark.parametrize(
-    "grid, displacements", [((1, 2, 2), (1, 3, 3)), ((2, 1, 3), (3, 1, 2)), ((1, 1, 3), (2, 2, 2))]
+    "grid, displacements",
+    [((1, 2, 2), (1, 3, 3)), ((2, 1, 3), (3, 1, 2)), ((1, 1, 3), (2, 2, 2)), ((1, 1, 2), (1, 9, 17))],
 )
 def test_min_marginals_are_exact(grid, displacements, with_base):
     rng = np.random.default_rng(len(grid) + with_base)
@@ -39,6 +51,22 @@ def test_min_marginals_are_exact(grid, displacements, with_base):
     expected = enumerate_marginals(costs, tree, 0.2, base)
     smallest = [a.min(axis=(3, 4, 5), keepdims=True) for a in (result, expected)]
     np.testing.assert_allclose(result - smallest[0], expected - smallest[1], atol=1e-5)
+
+
+def test_branches_and_trunk_give_what_one_sweep_gives(monkeypatch):
+    """However the tree is cut into branches, the sums are the same."""
+    rng = np.random.default_rng(2)
+    costs = rng.random((6, 7, 8, 3, 3, 5)).astype(np.float32)
+    base = rng.normal(scale=0.4, size=(6, 7, 8, 3)).astype(np.float32)
+    tree = spanning_tree(rng.random((6, 7, 8)))
+    results = []
+    for branches in (1, 4, 20):
+        monkeypatch.setattr(tree_module, "_BRANCHES", branches)
+        found, trunk = tree_module._branches(tree)
+        assert sorted([k for b in found for k in range(b, b + tree.size[b])] + trunk.tolist()) == list(range(6 * 7 * 8))
+        results.append(min_marginals(costs, tree, alpha=0.1, base=base))
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], atol=1e-4)
 
 
 def test_long_trees_keep_their_precision():
