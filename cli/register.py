@@ -16,7 +16,7 @@ class _Groups(click.Command):
     """A command whose help lists the options under headings."""
 
     headings: ClassVar = {
-        "Outputs": ("output", "warped", "transform", "inverse", "warped_labels"),
+        "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels"),
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
         "Registration": ("model", "spacing", "device", "threads", "seed"),
     }
@@ -47,10 +47,23 @@ class _Groups(click.Command):
 )
 @click.option("--transform", type=PATH, metavar="FILE", help="The field as an ITK transform: .h5, .tfm, .mat.")
 @click.option(
+    "--composite",
+    type=PATH,
+    metavar="FILE",
+    help="An ITK composite of the initial transform and the deformable part, kept apart: .h5, .tfm.",
+)
+@click.option(
     "--inverse",
     type=PATH,
     metavar="FIELD",
-    help="Displacement field on the grid of MOVING, from moving to fixed points in mm; formats as --output.",
+    help="Displacement field on the grid of MOVING, from moving to fixed points in mm; formats as --output. "
+    "-v tells its error.",
+)
+@click.option(
+    "--elastix",
+    type=PATH,
+    metavar="FILE",
+    help="elastix' parameter file (.txt) for transformix, and the field it names beside it (.field.nii.gz).",
 )
 @click.option(
     "--warped-labels",
@@ -60,11 +73,11 @@ class _Groups(click.Command):
 )
 @click.option(
     "--initial-transform",
-    type=PATH,
+    multiple=True,
     metavar="FILE",
-    help="Start here: a transform from fixed to moving "
-    "points (.h5, .tfm, .txt, .mat; ANTs' 0GenericAffine.mat too) or a displacement field image in mm. "
-    "It becomes part of the result.",
+    help="Start here: a transform from fixed to moving points (.h5, .tfm, .txt, .mat; ANTs' 0GenericAffine.mat and "
+    "elastix' TransformParameters.txt too) or a displacement field image in mm. Several are given in ANTs' order: "
+    "the last is applied first; '[file,1]' inverts a linear one. It becomes part of the result.",
 )
 @click.option(
     "--initialise",
@@ -129,6 +142,7 @@ def main(**arguments: Any) -> None:
         if folder is None:
             from itk_pdd.filewise import register_files
 
+            arguments["initial_transform"] = list(arguments["initial_transform"]) or None
             register_files(fixed, moving, progress=progress, **arguments)
         else:
             from itk_pdd.demo import run_demo
@@ -139,7 +153,7 @@ def main(**arguments: Any) -> None:
         click.echo(summary)
 
 
-_OUTPUTS = ("output", "warped", "transform", "inverse", "warped_labels")
+_OUTPUTS = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels")
 _INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
 
 
@@ -147,10 +161,10 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
     if fixed is None or moving is None:
         raise click.UsageError(f"Missing argument {'FIXED' if fixed is None else 'MOVING'!r}.")
     if not any(arguments[name] for name in _OUTPUTS):
-        raise click.UsageError("Nothing to write: give -o, --transform, --warped, --inverse or --warped-labels.")
+        raise click.UsageError("Nothing to write: give -o or another of the outputs (see --help).")
     if (arguments["moving_labels"] is None) != (arguments["warped_labels"] is None):
         raise click.UsageError("--moving-labels and --warped-labels belong together: give both.")
-    if arguments["initial_transform"] is not None and arguments["initialise"] != "none":
+    if arguments["initial_transform"] and arguments["initialise"] != "none":
         raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")
 
 

@@ -30,8 +30,8 @@ TRANSFORMS = click.option(
     multiple=True,
     required=True,
     metavar="FILE",
-    help="A transform from FIXED to MOVING points: .h5, .tfm, .txt or .mat of ITK or ANTs, elastix' TransformParameters "
-    "(.txt), or a displacement field image in mm. Several are given in the order of ANTs and ITK: the last is applied "
+    help="A transform from FIXED to MOVING points: .h5, .tfm, .txt or .mat of ITK or ANTs, elastix' parameters (.txt), "
+    "or a displacement field image in mm. Several are given in the order of ANTs and ITK: the last is applied "
     "first to a fixed point. '[0GenericAffine.mat,1]' asks for the inverse of a linear one.",
 )
 OUTPUT = click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Where the result goes.")

@@ -16,7 +16,7 @@ from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.images import reference_grid
-from itk_pdd.inversion import InverseError, round_trip
+from itk_pdd.inversion import EXACT, InverseError, round_trip
 from itk_pdd.mapping import AffineMapping, FieldMapping, Mapping
 from itk_pdd.transform import field_from_image, field_to_itk, field_to_simpleitk
 from itk_pdd.transforms_in import affine_to_simpleitk, matrix_of
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["compose", "composite_of", "inverse_field", "invert", "kept_apart", "transform_to_itk"]
 
 log = logging.getLogger("itk_pdd")
-
-_GOOD = 0.05
-"""Voxels within which an inverse counts as exact."""
 
 
 def compose(transforms: Any, *, reference: Any = None) -> Any:
@@ -80,9 +77,8 @@ def invert(transform: Any, *, reference: Any = None) -> tuple[Any, InverseError 
     transform : itk.Transform or SimpleITK.Transform
         In the kind of what was given.
     error : InverseError or None
-        How far points get from where they started on the way there and back; None for a linear transform. A warning
-        says so if more than one voxel in a thousand comes back more than 0.05 voxel away, because the transform folds
-        or compresses strongly there.
+        How exact it is; None for a linear transform. A warning says so if more than one voxel in a thousand is not
+        exact to 0.05 voxel, because the transform folds there.
 
     Raises
     ------
@@ -102,16 +98,28 @@ def inverse_field(chain: Chain, grid: Grid) -> tuple[DisplacementField, InverseE
     """The inverse of a chain as a field on the grid of the moving image, and how exact it is; see :func:`invert`."""
     _check_same_dimension(chain, grid)
     vectors = np.empty((*grid.shape, grid.dimension), np.float32)
+    voxel, reached, solved = min(grid.spacing), 0, 0
     for slab, points in slabs(grid):
-        solutions, _ = chain.backward(points, tolerance=0.005 * min(grid.spacing))
+        solutions, residuals = chain.backward(points, tolerance=0.005 * voxel)
         vectors[slab] = solutions - points
+        # The transform says nothing about the rest.
+        known = ~chain.outside(solutions)
+        reached += int(known.sum())
+        solved += int((residuals[known] <= EXACT * voxel).sum())
     inverse = DisplacementField(vectors, grid)
-    error = round_trip(chain.field(chain.grid or grid), inverse)
+    distances = round_trip(chain.field(chain.grid or grid), inverse)
+    if not reached or not len(distances):
+        raise RegistrationError(
+            "transform takes no point of the fixed image into the reference, which has to be the moving image for an "
+            "inverse"
+        )
+    most = float(np.percentile(distances, 99))
+    error = InverseError(solved / reached, float(distances.mean(dtype=float)), most, float(distances.max()))
     log.info("%s", error)
-    if error.exact < 0.999:
+    if error.solved < 0.999:
         warnings.warn(
-            f"the inverse is exact to {_GOOD} voxel for {100 * error.exact:.4g} % of the voxels only (largest error "
-            f"{error.largest:.3g} mm): the transform folds or compresses strongly somewhere",
+            f"{100 - 100 * error.solved:.3g} % of the voxels of the inverse are not exact to {EXACT} voxel (largest "
+            f"error {error.largest:.3g} mm): the transform folds there",
             RegistrationWarning,
             stacklevel=3,
         )
@@ -170,7 +178,7 @@ def kept_apart(field: DisplacementField, initial: Mapping | None) -> SimpleITK.T
         between, residuals = chain.backward(points + field.vectors[slab], tolerance=0.001 * voxel)
         vectors[slab] = between - points
         worst = float(residuals.max())
-        if worst > _GOOD * voxel:
+        if worst > EXACT * voxel:
             raise RegistrationError(
                 f"the initial transform folds, so that the deformable part cannot be kept apart (off by {worst:.3g} "
                 "mm): write the field as a whole"

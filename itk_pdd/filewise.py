@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itk_pdd import files, outputs
+from itk_pdd.chain import as_chain
+from itk_pdd.composition import inverse_field, kept_apart
 from itk_pdd.errors import RegistrationError
-from itk_pdd.registration import invert, prepare, solve
+from itk_pdd.formats.elastix import parameter_writer
+from itk_pdd.registration import prepare, solve
 from itk_pdd.threads import simpleitk_threads
 from itk_pdd.transform import field_writer
+from itk_pdd.transforming import COMPOSITE_EXTENSIONS, elastix_field
 from itk_pdd.volume import Volume
 from itk_pdd.warping import warp_simpleitk
 
@@ -32,10 +36,12 @@ def register_files(
     output: str | os.PathLike[str] | None = None,
     warped: str | os.PathLike[str] | None = None,
     transform: str | os.PathLike[str] | None = None,
+    composite: str | os.PathLike[str] | None = None,
     inverse: str | os.PathLike[str] | None = None,
+    elastix: str | os.PathLike[str] | None = None,
     moving_labels: str | os.PathLike[str] | None = None,
     warped_labels: str | os.PathLike[str] | None = None,
-    initial_transform: str | os.PathLike[str] | None = None,
+    initial_transform: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     initialise: str | None = None,
     fixed_mask: str | os.PathLike[str] | None = None,
     moving_mask: str | os.PathLike[str] | None = None,
@@ -56,8 +62,12 @@ def register_files(
         ``moving`` resampled onto ``fixed``: linear, pixel type kept, 0 outside.
     transform : path-like, optional
         The field as an ITK transform file.
+    composite : path-like, optional
+        An ITK transform file with the initial transform and the deformable part kept apart.
     inverse : path-like, optional
-        The inverse field on the grid of ``moving``; formats as ``output``.
+        The inverse field on the grid of ``moving``; formats as ``output``. The log tells its error.
+    elastix : path-like, optional
+        elastix' parameter file (``.txt``) for transformix; the field it names is written beside it.
     moving_labels, warped_labels : path-like, optional
         A label image in the space of ``moving``, and where it goes, resampled by nearest neighbour.
     initial_transform, initialise, fixed_mask, moving_mask, seed, threads, progress, **options
@@ -78,14 +88,18 @@ def register_files(
         for name, path, extensions in (
             ("output", output, files.FIELD_EXTENSIONS),
             ("transform", transform, files.TRANSFORM_EXTENSIONS),
+            ("composite", composite, COMPOSITE_EXTENSIONS),
             ("inverse", inverse, files.FIELD_EXTENSIONS),
+            ("elastix", elastix, (".txt",)),
             ("warped", warped, files.IMAGE_EXTENSIONS),
             ("warped_labels", warped_labels, files.IMAGE_EXTENSIONS),
         )
         if path is not None
     }
-    inputs = (fixed, moving, moving_labels, initial_transform, fixed_mask, moving_mask)
-    outputs.check_outputs(list(targets.values()), inputs=[path for path in inputs if path is not None])
+    starts = initial_transform if isinstance(initial_transform, list | tuple) else [initial_transform]
+    inputs = (fixed, moving, moving_labels, *starts, fixed_mask, moving_mask)
+    beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
+    outputs.check_outputs([*targets.values(), *beside], inputs=[path for path in inputs if path is not None])
     moving_image = files.read_image(moving, name="moving")
     labels = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
     problem = prepare(
@@ -106,12 +120,16 @@ def register_files(
     writers: dict[str, Callable[[], Callable[[Path], None]]] = {
         "output": lambda: field_writer(result.field),
         "transform": lambda: field_writer(result.field),
-        "inverse": lambda: field_writer(invert(result.field, problem.moving.grid)),
+        "composite": lambda: partial(files.write_transform, kept_apart(result.field, problem.initial)),
+        "inverse": lambda: field_writer(inverse_field(as_chain(result.field), problem.moving.grid)[0]),
+        "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
         "warped": lambda: partial(files.write_image, warp_simpleitk(moving_image, result.field)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
     }
     with simpleitk_threads(threads):
-        outputs.write_all([(target, writers[name]()) for name, target in targets.items()])
-    for target in targets.values():
+        wanted = [(target, writers[name]()) for name, target in targets.items()]
+        wanted += [(target, field_writer(result.field)) for target in beside]
+        outputs.write_all(wanted)
+    for target, _ in wanted:
         log.info("wrote %s", target.path)
     return result

@@ -15,7 +15,6 @@ from itk_pdd import files, outputs
 from itk_pdd.chain import as_chain
 from itk_pdd.composition import composite_of, inverse_field
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField
 from itk_pdd.formats import niftyreg
 from itk_pdd.formats.elastix import parameter_writer
 from itk_pdd.images import from_array, image_to_simpleitk, reference_grid
@@ -29,7 +28,7 @@ __all__ = [
     "COMPOSITE_EXTENSIONS",
     "FORMATS",
     "compose_file",
-    "elastix_outputs",
+    "elastix_field",
     "image_file",
     "inverse_file",
     "jacobian_file",
@@ -171,7 +170,7 @@ def compose_file(
     extensions = {"field": files.FIELD_EXTENSIONS, "niftyreg": niftyreg.EXTENSIONS, "elastix": (".txt",)}
     targets = [outputs.Output(output, "output", extensions.get(form, files.TRANSFORM_EXTENSIONS))]
     if form == "elastix":
-        targets.append(_field_beside(output, "output"))
+        targets.append(elastix_field(output, "output"))
     _check(targets, reference, *transforms)
     chain = as_chain(list(transforms))
     with simpleitk_threads(threads):
@@ -186,7 +185,8 @@ def compose_file(
         chain.check_reach(grid)
         field = chain.field(grid)
         if form == "elastix":
-            _write(elastix_outputs(field, output, "output"))
+            text, beside = targets
+            _write([(text, parameter_writer(beside.path, grid)), (beside, field_writer(field))])
         else:
             writer = niftyreg.niftyreg_writer(field) if form == "niftyreg" else field_writer(field)
             _write([(targets[0], writer)])
@@ -216,14 +216,8 @@ def inverse_file(
     return str(error)
 
 
-def elastix_outputs(field: DisplacementField, path: PathLike, name: str) -> list[Writer]:
-    """What to write for transformix: the parameter file and, beside it, the field that it names."""
-    beside = _field_beside(path, name)
-    text = outputs.Output(path, name, (".txt",))
-    return [(text, parameter_writer(beside.path, field.grid)), (beside, field_writer(field))]
-
-
-def _field_beside(path: PathLike, name: str) -> outputs.Output:
+def elastix_field(path: PathLike, name: str) -> outputs.Output:
+    """The field that an elastix parameter file names, beside it."""
     path = Path(path)
     return outputs.Output(path.with_name(f"{path.stem}.field.nii.gz"), f"{name} (its field)", (".nii.gz",))
 
