@@ -12,14 +12,12 @@ PHASES = (0.0, 0.5, 1.0, 0.5)  # of the way from breathing out to breathing in
 def main() -> None:
     series, truth, body = make_series()
     first = phase_of(series, 0)
-    moved, fields, start = [first], [], None
+    moved, fields = [first], []
     for number in range(1, series.GetSize()[3]):
         phase = phase_of(series, number)
-        # The phase before is a good start: neighbours in time look alike.
-        transform = itk_pdd.register(first, phase, initial_transform=start)
+        transform = itk_pdd.register(first, phase)
         moved.append(sitk.Resample(phase, first, transform, sitk.sitkLinear, -1000.0))
         fields.append(sitk.GetArrayFromImage(transform.GetDisplacementField()))
-        start = transform
     still = sitk.JoinSeries(moved, series.GetOrigin()[3], series.GetSpacing()[3])
 
     for name, image in (("before", series), ("after", still)):
