@@ -12,7 +12,7 @@ __all__ = ["COLOURS", "box_plot", "nice_ticks", "scatter"]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A900", "#6A51A3")
 """Okabe and Ito's colours, which colour-blind people tell apart, in an order for charts on white and on black."""
 
-_NAMES, _VALUES, _ROW = 122, 46, 22
+_NAMES, _VALUES, _ROW = 134, 46, 22
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -33,7 +33,7 @@ def box_plot(
     limits: tuple[float, float],
     colours: Mapping[str, str],
     unit: str = "",
-    width: int = 460,
+    width: int = 480,
 ) -> str:
     """One box per row, with every value as a dot.
 

@@ -179,7 +179,7 @@ def _group_line(summary: Sequence[Mapping[str, Any]], group: str, methods: Seque
         [n, *[_mean_cell(m, cells[n, m], None, n) if (n, m) in cells else ("", None, "") for m in measures]]
         for n in methods
     ]
-    return page.html_table(["Method", *map(_heading, measures)], rows, caption=f"Labels of the group {group}")
+    return f"<h3>Group {escape(group)}</h3>" + page.html_table(["Method", *map(_heading, measures)], rows)
 
 
 def _trade_off(summary: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
@@ -216,7 +216,9 @@ def _boxes(table: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
         if not known:
             continue
         name, unit = MEASURES[measure][:2]
-        limits = (0.0, 1.0) if measure == "dice" else (0.0, float(np.percentile(known, 99)) or 1.0)
+        # What all charts of a measure have in common can be compared.
+        lowest, highest = np.floor(10 * min(known)) / 10, np.ceil(10 * max(known)) / 10
+        limits = (lowest, highest) if measure == "dice" else (0.0, float(np.percentile(known, 99)) or 1.0)
         limits = (limits[0], max(limits[1], max(known)) if measure in ("tre_mean", "folding") else limits[1])
         for label, rows in by_label.items():
             if any(np.isfinite(v) for values in rows.values() for v in values):

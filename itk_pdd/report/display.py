@@ -97,6 +97,7 @@ def moved_view(
     *,
     limits: tuple[float, float],
     labels: Volume | None = None,
+    determinant: np.ndarray | None = None,
     uncertainty: Volume | None = None,
 ) -> View:
     """The pictures of a moving image on the grid of the fixed one.
@@ -111,6 +112,8 @@ def moved_view(
         Intensities shown as black and white; take those of the moving image, so that all methods are shown alike.
     labels : Volume, optional
         The warped label map.
+    determinant : numpy.ndarray, optional
+        Jacobian determinant of the field, if it is known already.
     uncertainty : Volume, optional
         Standard deviation of the displacement in millimetres.
     """
@@ -118,7 +121,7 @@ def moved_view(
     scales, nodes = {}, None
     if displacements is not None:
         grid = displacements.grid
-        codes = encode_jacobian(displacements.jacobian_determinant())
+        codes = encode_jacobian(displacements.jacobian_determinant() if determinant is None else determinant)
         pictures["jacobian"] = Picture(_canonical(codes, grid), "jacobian")
         nodes = _nodes(displacements)
     if uncertainty is not None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.evaluation import metrics
-from itk_pdd.field import DisplacementField
 from itk_pdd.volume import Volume
 
 __all__ = ["Limits", "Sign", "assess", "overall"]
@@ -69,7 +68,7 @@ def assess(
     before: Volume,
     after: Volume,
     inside: Mapping[str, np.ndarray],
-    displacements: DisplacementField,
+    determinant: np.ndarray,
     *,
     mask: np.ndarray | None = None,
     uncertainty: Volume | None = None,
@@ -83,8 +82,8 @@ def assess(
         The fixed image, and the moving image on its grid before and after the registration.
     inside : mapping of numpy.ndarray
         ``before`` and ``after``: bool arrays, where the fixed voxels fall inside the moving image.
-    displacements : DisplacementField
-        The field on the same grid.
+    determinant : numpy.ndarray
+        Jacobian determinant of the mapping at the fixed voxels.
     mask : numpy.ndarray of bool, optional
         Where to look; by default everywhere.
     uncertainty : Volume, optional
@@ -97,7 +96,6 @@ def assess(
     list of Sign
     """
     limits = limits or Limits()
-    determinant = displacements.jacobian_determinant()
     where = np.ones(fixed.grid.shape, bool) if mask is None else mask
     signs = [_folding(determinant[where], limits), _extreme(determinant[where], limits)]
     signs.append(_similarity(fixed.array, before.array, after.array, inside, where, limits))

@@ -79,10 +79,14 @@ def registration_page(
     Raises
     ------
     RegistrationError
-        If field or uncertainty do not lie on the grid of the fixed image.
+        If field, fixed labels or uncertainty do not lie on the grid of the fixed image.
     """
     grid = fixed.grid
-    for name, found in (("displacements", displacements), ("uncertainty", uncertainty)):
+    for name, found in {
+        "displacements": displacements,
+        "fixed_labels": fixed_labels,
+        "uncertainty": uncertainty,
+    }.items():
         if found is not None and (found.grid.dimension != grid.dimension or not found.grid.same_space(grid)):
             raise RegistrationError(
                 f"{name} must lie on the grid of the fixed image: found {found.grid}, expected {grid}"
@@ -92,8 +96,9 @@ def registration_page(
     warped = {name: warping.warp_image(moving, field) for name, field in (("before", start), ("after", displacements))}
     inside = {"before": _inside(moving.grid, start), "after": _inside(moving.grid, displacements)}
     mask = None if fixed_mask is None else fixed_mask.array > 0
+    determinant = displacements.jacobian_determinant()
     signs = assess(
-        fixed, warped["before"], warped["after"], inside, displacements,
+        fixed, warped["before"], warped["after"], inside, determinant,
         mask=mask, uncertainty=uncertainty, limits=limits,
     )  # fmt: skip
     carried: dict[str, Volume | None] = {"before": None, "after": None}
@@ -106,15 +111,15 @@ def registration_page(
         moved_view(warped["before"], None, limits=grey, labels=carried["before"]),
         {
             "registration": moved_view(
-                warped["after"], displacements, limits=grey, labels=carried["after"], uncertainty=uncertainty
+                warped["after"], displacements, limits=grey, labels=carried["after"], determinant=determinant,
+                uncertainty=uncertainty,
             )
         },
-    )
-    content = [_verdict(signs), _signs(signs)]
+    )  # fmt: skip
+    content = [_verdict(signs), _signs(signs), '<h2>Images</h2><div data-viewer="registration"></div>']
     if fixed_labels is not None and moving_labels is not None:
         content.append(_overlaps(fixed_labels, carried["before"], carried["after"]))
-    content.append('<h2>Images</h2><div data-viewer="registration"></div>')
-    content.append(_facts({**_measures(displacements), **(facts or {})}))
+    content.append(_facts({**_measures(displacements, determinant), **(facts or {})}))
     return page.fill(
         title=title, subtitle=f"Quality control, {grid}", content="\n".join(content), assets=assets,
         pairs=[described], single=True,
@@ -167,16 +172,13 @@ def _overlaps(fixed: Volume, before: Volume, after: Volume) -> str:
     return f"<h2>Labels</h2>{table}"
 
 
-def _measures(displacements: DisplacementField) -> dict[str, str]:
+def _measures(displacements: DisplacementField, determinant: np.ndarray) -> dict[str, str]:
     length = np.linalg.norm(displacements.vectors, axis=-1)
-    determinant = metrics.jacobian_determinant(displacements) if min(displacements.grid.size) > 2 else None
-    measures = {"Displacement": f"mean {length.mean():.3g} mm, largest {length.max():.3g} mm"}
-    if determinant is not None:
-        measures["Jacobian determinant"] = (
-            f"from {determinant.min():.3g} to {determinant.max():.3g}, SD of log(J + 3) "
-            f"{metrics.sd_log_jacobian_plus_3(determinant):.3g}"
-        )
-    return measures
+    return {
+        "Displacement": f"mean {length.mean():.3g} mm, largest {length.max():.3g} mm",
+        "Jacobian determinant": f"from {determinant.min():.3g} to {determinant.max():.3g}, SD of log(J + 3) "
+        f"{metrics.sd_log_jacobian_plus_3(determinant):.3g}",
+    }
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

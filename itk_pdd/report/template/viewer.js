@@ -30,7 +30,7 @@ class Viewer {
     this.cross = [2, 1, 0].map((axis) => Math.floor(pair.shape[axis] / 2)); // x, y, z
     this.state = {
       method: 0, mode: "overlay", curtain: 50, map: "none", opacity: 0.6, shown: "all",
-      contours: Boolean(pair.fixed.labels), grid: false, crosshair: true,
+      contours: this.hasLabels, grid: false, crosshair: true,
     };
     this.panes = {};
     this.pending = false;
@@ -46,6 +46,8 @@ class Viewer {
     this.host.replaceChildren();
     this.disposed = true;
   }
+
+  get hasLabels() { return Boolean(this.pair.fixed.labels || this.pair.before.labels); }
 
   get method() { return this.pair.methods[this.state.method]; }
 
@@ -76,12 +78,12 @@ class Viewer {
       title: number ? `key ${number}` : "key a", onclick: () => this.show(name),
     }, name === "all" ? "All planes" : name[0].toUpperCase() + name.slice(1)));
     return make("div", { class: "controls" },
-      select("method", "Method", pair.methods.map((m, i) => [String(i), m.name]), "0", (v) => { state.method = Number(v); }),
+      pair.methods.length === 1 ? "" : select("method", "Method", pair.methods.map((m, i) => [String(i), m.name]), "0", (v) => { state.method = Number(v); }),
       select("mode", "Show", Object.entries(MODES), state.mode, (v) => { state.mode = v; }),
       slider("curtain", "Before | after", state.curtain, (v) => { state.curtain = v; }),
       select("map", "Colour map", maps, state.map, (v) => { state.map = v; }),
       slider("opacity", "Opacity", 100 * state.opacity, (v) => { state.opacity = v / 100; }),
-      make("div", { class: "ticks" }, tick("contours", "Contours", pair.fixed.labels),
+      make("div", { class: "ticks" }, tick("contours", "Contours", this.hasLabels),
         tick("grid", "Deformed grid", pair.methods.some((m) => m.field)), tick("crosshair", "Cross", true)),
       this.planes.length > 1 ? make("div", { class: "buttons", role: "group", "aria-label": "Planes" }, ...planes) : "");
   }
@@ -152,6 +154,7 @@ class Viewer {
     const toggle = (name) => { const box = this.box(name); if (!box.disabled) box.click(); };
     const choose = (name, by) => {
       const box = this.box(name);
+      if (!box) return;
       box.selectedIndex = (box.selectedIndex + by + box.length) % box.length;
       box.dispatchEvent(new Event("change"));
     };
@@ -294,13 +297,13 @@ class Viewer {
     context.shadowColor = "black";
     context.shadowBlur = 3;
     const write = (text, x, y, align) => { context.textAlign = align; context.fillText(text, x, y); };
-    if (edge > 60) write("before", edge - 6, height - 8, "right");
-    if (width - edge > 60) write("after", edge + 6, height - 8, "left");
+    if (edge > 60) write("before", edge - 6, height - 24, "right");
+    if (width - edge > 60) write("after", edge + 6, height - 24, "left");
     if (pair.dimension === 2) return;
     write(edges[0], 5, height / 2, "left");
     write(edges[1], width - 5, height / 2, "right");
-    write(edges[2], width / 2, 14, "center");
-    write(edges[3], width / 2, height - 8, "center");
+    write(edges[2], width / 2 + 9, 14, "center");
+    write(edges[3], width / 2 + 9, height - 7, "center");
   }
 
   /** The line below the planes: what is under the cross, and what the colours mean. */
@@ -328,7 +331,7 @@ class Viewer {
     this.readout.textContent = words.join(" · ");
     const legend = [];
     if (state.mode === "overlay") legend.push("overlay: fixed green, moving magenta, grey where they agree");
-    if (state.contours && pair.fixed.labels) legend.push("contours: solid fixed, dotted moving");
+    if (state.contours) legend.push("contours: solid fixed, dotted moving");
     if (state.grid) legend.push(`grid: lines that were straight in the moving image, ${gridStep(Math.max(...pair.shape.map((n, i) => n * pair.spacing[2 - i])))} mm apart`);
     this.legend.replaceChildren(legend.join(" · "));
     if (state.map !== "none") this.legend.append(legend.length ? " · " : "", ...this.colourBar());
