@@ -205,12 +205,8 @@ def _vary_intensity(image: Tensor, strength: float, rng: np.random.Generator) ->
     """Intensities as another scanner might have given them; drawn in the same order whatever is applied."""
     gamma, contrast, brightness, noise = rng.uniform(-1, 1, 4)
     noisy, blurred, sliced = rng.random(3)
-    sigma, thickness, axis, seed = (
-        rng.uniform(0.3, 1.0),
-        int(rng.integers(2, 4)),
-        int(rng.integers(3)),
-        rng.integers(2**32),
-    )
+    sigma, thickness = rng.uniform(0.3, 1.0), int(rng.integers(2, 4))
+    axis, seed = int(rng.integers(3)), int(rng.integers(2**32))
     if strength == 0:
         return image
     if blurred < 0.2:
