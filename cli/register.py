@@ -16,7 +16,7 @@ class _Groups(click.Command):
     """A command whose help lists the options under headings."""
 
     headings: ClassVar = {
-        "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels"),
+        "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report"),
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
         "Registration": ("model", "spacing", "device", "threads", "seed"),
     }
@@ -70,6 +70,12 @@ class _Groups(click.Command):
     type=PATH,
     metavar="IMAGE",
     help="The --moving-labels resampled onto FIXED (nearest neighbour, pixel type kept).",
+)
+@click.option(
+    "--report",
+    type=PATH,
+    metavar="HTML",
+    help="A page to look at the result: viewer in three planes, Jacobian, and a traffic light of what is suspicious.",
 )
 @click.option(
     "--initial-transform",
@@ -153,7 +159,7 @@ def main(**arguments: Any) -> None:
         click.echo(summary)
 
 
-_OUTPUTS = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels")
+_OUTPUTS = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report")
 _INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
 
 

@@ -39,6 +39,7 @@ def register_files(
     composite: str | os.PathLike[str] | None = None,
     inverse: str | os.PathLike[str] | None = None,
     elastix: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
     moving_labels: str | os.PathLike[str] | None = None,
     warped_labels: str | os.PathLike[str] | None = None,
     initial_transform: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
@@ -68,6 +69,8 @@ def register_files(
         The inverse field on the grid of ``moving``; formats as ``output``. The log tells its error.
     elastix : path-like, optional
         elastix' parameter file (``.txt``) for transformix; the field it names is written beside it.
+    report : path-like, optional
+        A page (``.html``) to look at the result, with a viewer and a traffic light.
     moving_labels, warped_labels : path-like, optional
         A label image in the space of ``moving``, and where it goes, resampled by nearest neighbour.
     initial_transform, initialise, fixed_mask, moving_mask, seed, threads, progress, **options
@@ -91,6 +94,7 @@ def register_files(
             ("composite", composite, COMPOSITE_EXTENSIONS),
             ("inverse", inverse, files.FIELD_EXTENSIONS),
             ("elastix", elastix, (".txt",)),
+            ("report", report, (".html", ".htm")),
             ("warped", warped, files.IMAGE_EXTENSIONS),
             ("warped_labels", warped_labels, files.IMAGE_EXTENSIONS),
         )
@@ -123,6 +127,7 @@ def register_files(
         "composite": lambda: partial(files.write_transform, kept_apart(result.field, problem.initial)),
         "inverse": lambda: field_writer(inverse_field(as_chain(result.field), problem.moving.grid)[0]),
         "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
+        "report": lambda: _report_writer(fixed, moving, problem, labels, result),
         "warped": lambda: partial(files.write_image, warp_simpleitk(moving_image, result.field)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
     }
@@ -133,3 +138,26 @@ def register_files(
     for target, _ in wanted:
         log.info("wrote %s", target.path)
     return result
+
+
+def _report_writer(fixed: Any, moving: Any, problem: Any, labels: Any, result: Result) -> Callable[[Path], None]:
+    """The page of a registration."""
+    from itk_pdd.report.page import writer
+    from itk_pdd.report.registration import registration_page
+
+    text = registration_page(
+        problem.fixed,
+        problem.moving,
+        result.field,
+        initial=problem.initial,
+        moving_labels=None if labels is None else Volume.labels_from_image(labels, name="moving_labels"),
+        fixed_mask=problem.fixed_mask,
+        title=f"{Path(moving).name} registered to {Path(fixed).name}",
+        facts={
+            "Fixed image": fixed,
+            "Moving image": f"{moving}, {problem.moving.grid}",
+            "Start": "physical coordinates" if problem.initial is None else "initial transform",
+            "Capture range": f"{result.capture_range_mm:.0f} mm along each axis",
+        },
+    )
+    return writer(text)
