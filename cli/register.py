@@ -82,8 +82,8 @@ class _Groups(click.Command):
     multiple=True,
     metavar="FILE",
     help="Start here: a transform from fixed to moving points (.h5, .tfm, .txt, .mat; ANTs' 0GenericAffine.mat and "
-    "elastix' TransformParameters.txt too) or a displacement field image in mm. Several are given in ANTs' order: "
-    "the last is applied first; '[file,1]' inverts a linear one. It becomes part of the result.",
+    "elastix' TransformParameters.txt too) or a displacement field image in mm. Several are given in ANTs' order "
+    "(1Warp.nii.gz, then 0GenericAffine.mat); '[file,1]' inverts a linear one. It becomes part of the result.",
 )
 @click.option(
     "--initialise",

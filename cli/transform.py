@@ -31,8 +31,9 @@ TRANSFORMS = click.option(
     required=True,
     metavar="FILE",
     help="A transform from FIXED to MOVING points: .h5, .tfm, .txt or .mat of ITK or ANTs, elastix' parameters (.txt), "
-    "or a displacement field image in mm. Several are given in the order of ANTs and ITK: the last is applied "
-    "first to a fixed point. '[0GenericAffine.mat,1]' asks for the inverse of a linear one.",
+    "or a displacement field image in mm. Several are given in ANTs' order (1Warp.nii.gz, then "
+    "0GenericAffine.mat): a fixed point goes through the first one first. "
+    "'[0GenericAffine.mat,1]' asks for the inverse of a linear one.",
 )
 OUTPUT = click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Where the result goes.")
 REFERENCE = click.option(

@@ -15,7 +15,7 @@ from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.inversion import invert_points
 from itk_pdd.transform import field_from_simpleitk
-from itk_pdd.transforms_in import matrix_of, to_simpleitk
+from itk_pdd.transforms_in import composite, matrix_of, to_simpleitk
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -176,8 +176,8 @@ class Chain:
             if not inside:
                 before = " after the transforms applied before it" if number else ""
                 raise RegistrationError(
-                    f"{name}: no point of the fixed image lies inside this field{before}; the last transform of a list "
-                    "is applied first, as in ITK and ANTs: check the order, the direction and the reference"
+                    f"{name}: no point of the fixed image lies inside this field{before}; a fixed point goes through "
+                    "the first transform of a list first, as in ANTs: check the order, the direction and the reference"
                 )
             if inside < 0.5:
                 warnings.warn(
@@ -198,7 +198,9 @@ def lattice(grid: Grid, count: int = 24) -> np.ndarray:
 
 
 def as_chain(transform: Any, *, dimension: int | None = None, name: str = "transform") -> Chain:
-    """A transform or a list of them (the last is applied first), of all kinds ``to_simpleitk`` takes, as a chain.
+    """A transform or a list of them in ANTs' order, of all kinds ``to_simpleitk`` takes, as a chain.
+
+    A point of the fixed image goes through the first of a list first.
 
     Raises
     ------
@@ -217,16 +219,10 @@ def as_chain(transform: Any, *, dimension: int | None = None, name: str = "trans
         dimension = found.GetDimension()
         transforms.append(found)
         called = f"{own} ({os.fspath(item)})" if isinstance(item, str | os.PathLike) else own
-        single = [_part(part, called) for part in _flattened(found)]
+        single = [_part(part, called) for part in reversed(list(_flattened(found)))]
         parts.extend(single)
         names.extend([called] * len(single))
-    return Chain(_composite(transforms), tuple(reversed(parts)), tuple(reversed(names)))
-
-
-def _composite(transforms: list[SimpleITK.Transform]) -> SimpleITK.Transform:
-    import SimpleITK
-
-    return transforms[0] if len(transforms) == 1 else SimpleITK.CompositeTransform(transforms)
+    return Chain(composite(transforms), tuple(parts), tuple(names))
 
 
 def _flattened(transform: SimpleITK.Transform) -> Iterator[SimpleITK.Transform]:

@@ -36,8 +36,8 @@ def compose(transforms: Any, *, reference: Any = None) -> Any:
     Parameters
     ----------
     transforms : list
-        From fixed to moving points, of every kind :func:`itk_pdd.warp_image` takes, in the order of ITK and ANTs: the
-        last one is applied first to a point of the fixed image.
+        From fixed to moving points, of every kind :func:`itk_pdd.warp_image` takes, in ANTs' order: a point of the
+        fixed image goes through the first one first (ITK's CompositeTransform holds them the other way round).
     reference : itk.Image, SimpleITK.Image, Grid, str or path-like, optional
         Without it nothing is sampled: the answer is an affine transform if all are linear, else a composite. With it
         the answer is one displacement field transform on the grid of this image.

@@ -82,8 +82,8 @@ def as_mapping(transform: Any, grid: Grid, *, name: str = "initial_transform") -
     transform : itk.Transform, SimpleITK.Transform, numpy.ndarray, DisplacementField, Mapping, str, path-like or list
         Maps fixed points to moving points in physical (LPS) millimetres. A matrix is homogeneous, (dim + 1, dim + 1).
         A file is a transform (.h5, .hdf5, .tfm, .txt, .mat; ANTs' affine and elastix' parameters too) or the image of
-        a displacement field; "[file,1]" asks for the inverse of a linear one. A list is composed as ITK and ANTs do:
-        the last one is applied first.
+        a displacement field; "[file,1]" asks for the inverse of a linear one. A list is given in ANTs' order: a
+        fixed point goes through the first one first.
     grid : Grid
         Grid of the fixed image. Transforms that are not linear are sampled there, and somewhat around it.
     name : str

@@ -74,8 +74,9 @@ def register(
         size, spacing, origin and direction.
     initial_transform : itk.Transform, SimpleITK.Transform, numpy.ndarray, str, path-like or list, optional
         Where to start: maps fixed points to moving points in physical (LPS) millimetres. A transform, a homogeneous
-        matrix, a transform file (.h5, .tfm, .mat of ANTs, ...), the file of a displacement field, or a list of them of
-        which the last is applied first. Without it the physical coordinates are taken as they are.
+        matrix, a transform file (.h5, .tfm, .mat of ANTs, ...), the file of a displacement field, or a list of
+        them in ANTs' order (``["1Warp.nii.gz", "0GenericAffine.mat"]``: a fixed point goes through the first one
+        first; "[file,1]" inverts a linear one). Without it the physical coordinates are taken as they are.
     initialise : {None, "center", "affine"}, optional
         Find a start instead: "center" puts the centres of the images (of both masks, if given) on each other,
         "affine" searches an affine mapping by mutual information.

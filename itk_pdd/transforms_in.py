@@ -20,21 +20,22 @@ from itk_pdd.volume import is_itk
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["affine_to_simpleitk", "check_dimension", "check_homogeneous", "matrix_of", "to_simpleitk"]
+__all__ = ["affine_to_simpleitk", "check_dimension", "check_homogeneous", "composite", "matrix_of", "to_simpleitk"]
 
 # ANTs' way to ask for the inverse of a file.
 _INVERTED = re.compile(r"^\[\s*(.+?)\s*,\s*([01])\s*\]$")
 
 
 def to_simpleitk(transform: Any, dimension: int | None, name: str) -> SimpleITK.Transform:
-    """Anything that is a transform as one of SimpleITK's; a list as a composite of which the last is applied first.
+    """Anything that is a transform as one of SimpleITK's; a list, in ANTs' order, as a composite.
 
     Parameters
     ----------
     transform : itk.Transform, SimpleITK.Transform, numpy.ndarray, DisplacementField, str, path-like or list
         Maps fixed points to moving points in physical (LPS) millimetres. A matrix is homogeneous, (dim + 1, dim + 1).
         A file is a transform of ITK or ANTs (.h5, .hdf5, .tfm, .txt, .mat), elastix' transform parameters (.txt) or
-        the image of a displacement field; "[file,1]" asks for its inverse as in ANTs.
+        the image of a displacement field; "[file,1]" asks for its inverse as in ANTs. A fixed point goes through the
+        first one of a list first (so that the moving image is changed by the last one first).
     dimension : int or None
         Dimension it must have; None takes any (of a list the dimension of its first member).
     name : str
@@ -52,7 +53,7 @@ def to_simpleitk(transform: Any, dimension: int | None, name: str) -> SimpleITK.
         for i, part in enumerate(transform):
             parts.append(to_simpleitk(part, dimension, f"{name}[{i}]" if len(transform) > 1 else name))
             dimension = parts[-1].GetDimension()
-        return parts[0] if len(parts) == 1 else SimpleITK.CompositeTransform(parts)
+        return composite(parts)
     if isinstance(transform, str | os.PathLike):
         transform = _read(os.fspath(transform), name)
     if isinstance(transform, DisplacementField):
@@ -73,6 +74,13 @@ def to_simpleitk(transform: Any, dimension: int | None, name: str) -> SimpleITK.
         f"{name} is of type {type(transform).__name__}, expected an itk.Transform, a SimpleITK.Transform, a "
         "homogeneous matrix, a DisplacementField or the path of a transform or field file"
     )
+
+
+def composite(transforms: list[SimpleITK.Transform]) -> SimpleITK.Transform:
+    """Transforms of which a point goes through the first one first, as one; ITK's composites hold them backwards."""
+    import SimpleITK
+
+    return transforms[0] if len(transforms) == 1 else SimpleITK.CompositeTransform(transforms[::-1])
 
 
 def _read(path: str, name: str) -> Any:

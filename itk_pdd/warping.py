@@ -49,8 +49,8 @@ def warp_image(
         The moving image, 2-D or 3-D, scalars or vectors of any real pixel type.
     transform : transform, matrix, DisplacementField, str, path-like or list
         From fixed to moving points in physical (LPS) millimetres, of ITK, SimpleITK, ANTs or elastix, or files of
-        them (see :func:`itk_pdd.register`). Of a list the last one is applied first, as in ITK and ANTs; the image is
-        interpolated once.
+        them (see :func:`itk_pdd.register`). A list is given in ANTs' order: a fixed point goes through the first one
+        first. The image is interpolated once.
     reference : itk.Image, SimpleITK.Image, Grid, str or path-like, optional
         The fixed image, of which only the grid counts; by default the grid of the displacement field.
     interpolation : {"linear", "bspline", "sinc", "nearest"}

@@ -147,10 +147,10 @@ def test_itk_field_that_begins_at_another_index() -> None:
     np.testing.assert_allclose(mapped[0], GRID.points()[0], atol=1e-9)
 
 
-def test_list_applies_the_last_first(tmp_path) -> None:
+def test_list_in_ants_order(tmp_path) -> None:
     shift = SimpleITK.TranslationTransform(3, (5.0, 0.0, 0.0))
     turn = SimpleITK.Euler3DTransform((0.0, 0.0, 0.0), 0.0, 0.0, 0.4)
-    mapping = as_mapping([shift, turn], GRID)
+    mapping = as_mapping([turn, shift], GRID)
     assert isinstance(mapping, AffineMapping)
     np.testing.assert_allclose(mapping(POINTS), applied(turn) + np.array([5, 0, 0]), atol=1e-9)
     # Also with a field, a file and a matrix among them: u first, the matrix last.
@@ -158,7 +158,7 @@ def test_list_applies_the_last_first(tmp_path) -> None:
     matrix = np.eye(4)
     matrix[:3, 3] = 5, 0, 0
     field = wave(GRID)
-    mapped = as_mapping([matrix, tmp_path / "turn.tfm", field], GRID)(GRID.points()).reshape(-1, 3)
+    mapped = as_mapping([field, tmp_path / "turn.tfm", matrix], GRID)(GRID.points()).reshape(-1, 3)
     expected = applied(turn, (GRID.points() + field.vectors).reshape(-1, 3)) + np.array([5, 0, 0])
     np.testing.assert_allclose(mapped, expected, atol=1e-4)
 
