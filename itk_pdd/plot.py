@@ -1,0 +1,303 @@
+"""Pictures of a registration for notebooks: each function draws one slice into a matplotlib axes and returns it.
+
+Slices lie along the patient's axes: the patient's left is on the right, front or head at the top, millimetres on both
+axes. matplotlib comes with the extra ``compare``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.field import DisplacementField
+from itk_pdd.grid import Grid
+from itk_pdd.picture import upright, window
+from itk_pdd.volume import Volume, is_itk, is_simpleitk
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["deformation_grid", "jacobian", "overlay", "uncertainty"]
+
+# Array axis (z, y, x) that is fixed, and whether the head is at the end of the rows.
+_PLANES = {"axial": (0, False), "coronal": (1, True), "sagittal": (2, True)}
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A slice in axes along the patient's: rows, columns, and where they lie in millimetres."""
+
+    plane: str
+    position: float
+    grid: Grid
+
+    @classmethod
+    def of(cls, grid: Grid, plane: str, position: float | None) -> _Cut:
+        if plane not in _PLANES:
+            raise RegistrationError(f"plane must be one of {', '.join(_PLANES)}, found {plane!r}")
+        position = 0.5 if position is None else float(position)
+        if not 0 <= position <= 1:
+            raise RegistrationError(f"position must lie between 0 and 1 (first and last slice), found {position:g}")
+        return cls(plane, position, grid)
+
+    @property
+    def across(self) -> int | None:
+        """The array axis that is fixed; None for an image of one slice."""
+        return _PLANES[self.plane][0] if self.grid.dimension == 3 else None
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """The axes (0 x, 1 y, 2 z) along columns and rows."""
+        return {None: (0, 1), 0: (0, 1), 1: (0, 2), 2: (1, 2)}[self.across]
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the second axis runs upwards."""
+        return self.across is not None and _PLANES[self.plane][1]
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """The slice of an array on the grid; axes rows, columns (, components)."""
+        array = upright(array, self.grid)
+        if self.across is None:
+            return array
+        return np.take(array, round(self.position * (array.shape[self.across] - 1)), axis=self.across)
+
+    def coordinates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Millimetres of the columns and of the rows from the first voxel, along the patient's axes."""
+        canonical = self.grid.canonical()
+        return tuple(np.arange(canonical.size[a]) * canonical.spacing[a] for a in self.axes)
+
+    def prepare(self, axes: Axes | None, title: str) -> Axes:
+        """The axes to draw into, with equal scales and the right way up."""
+        axes = _pyplot().subplots()[1] if axes is None else axes
+        canonical = self.grid.canonical()
+        spans = [(-0.5 * canonical.spacing[a], (canonical.size[a] - 0.5) * canonical.spacing[a]) for a in self.axes]
+        axes.set_xlim(*spans[0])
+        axes.set_ylim(*(spans[1] if self.flipped else spans[1][::-1]))
+        axes.set_aspect("equal")
+        axes.set_xlabel(f"{'xyz'[self.axes[0]]} (mm)")
+        axes.set_ylabel(f"{'xyz'[self.axes[1]]} (mm)")
+        axes.set_title(title)
+        return axes
+
+    def show(self, axes: Axes, image: np.ndarray, **options: Any) -> Any:
+        """Draw a slice as an image."""
+        canonical = self.grid.canonical()
+        ends = [(-0.5 * canonical.spacing[a], (canonical.size[a] - 0.5) * canonical.spacing[a]) for a in self.axes]
+        limits = axes.get_xlim(), axes.get_ylim()
+        drawn = axes.imshow(image, extent=(*ends[0], *ends[1]), origin="lower", **options)
+        axes.set_xlim(*limits[0])
+        axes.set_ylim(*limits[1])
+        return drawn
+
+
+def overlay(
+    fixed: Any,
+    moving: Any,
+    *,
+    plane: str = "axial",
+    position: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two images on one grid over each other: fixed green, moving magenta, grey where they agree.
+
+    Parameters
+    ----------
+    fixed, moving : itk.Image, SimpleITK.Image, Volume, str or path-like
+        The images; warp the moving one first.
+    plane : {"axial", "coronal", "sagittal"}
+        Which plane of a 3-D image.
+    position : float, optional
+        Which slice, from 0 (first) to 1 (last); the middle by default.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    RegistrationError
+        If the images do not lie on one grid, or an option is out of range.
+    ImportError
+        If matplotlib is not installed.
+    """
+    first, second = Volume.from_image(fixed, name="fixed"), Volume.from_image(moving, name="moving")
+    _same_grid(first.grid, second.grid, "moving", "fixed")
+    cut = _Cut.of(first.grid, plane, position)
+    ax = cut.prepare(ax, "fixed green, moving magenta")
+    a, b = (cut(window(volume.array)) for volume in (first, second))
+    cut.show(ax, np.stack([b, a, b], axis=-1))
+    return ax
+
+
+def deformation_grid(
+    field: Any,
+    *,
+    image: Any = None,
+    step: float | None = None,
+    plane: str = "axial",
+    position: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Lines that are straight in the moving image, as they lie in the fixed image.
+
+    Parameters
+    ----------
+    field : DisplacementField, ITK or SimpleITK displacement field (transform or image), str or path-like
+        From fixed to moving points in millimetres.
+    image : itk.Image, SimpleITK.Image, Volume, str or path-like, optional
+        What to draw below: the fixed or the warped image, on the grid of the field.
+    step : float, optional
+        Distance of the lines in millimetres; by default a sixteenth of the image, rounded.
+    plane, position, ax
+        As for :func:`overlay`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    displacements = _field(field)
+    cut = _Cut.of(displacements.grid, plane, position)
+    ax = cut.prepare(ax, "deformed grid")
+    _background(ax, cut, image)
+    if step is None:
+        wanted = max(displacements.grid.extent) / 16
+        power = 10.0 ** np.floor(np.log10(wanted))
+        step = max(n for n in (1, 2, 5) if n * power <= wanted) * power
+    if not step > 0:
+        raise RegistrationError(f"step must be positive, found {step:g} mm")
+    cosines = np.asarray(displacements.grid.canonical().direction)
+    vectors = cut(displacements.vectors @ cosines.astype(np.float32))
+    places = np.meshgrid(*cut.coordinates())
+    for axis, place in zip(cut.axes, places, strict=True):
+        mapped = place + vectors[..., axis]
+        levels = np.arange(np.ceil(mapped.min() / step), np.floor(mapped.max() / step) + 1) * step
+        if levels.size:
+            ax.contour(*cut.coordinates(), mapped, levels=levels, colors="#e69f00", linewidths=0.9)
+    return ax
+
+
+def jacobian(
+    field: Any,
+    *,
+    image: Any = None,
+    plane: str = "axial",
+    position: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Map of the Jacobian determinant: blue shrinks, orange grows, black folds.
+
+    Parameters
+    ----------
+    field : DisplacementField, ITK or SimpleITK displacement field (transform or image), str or path-like
+        From fixed to moving points in millimetres.
+    image : itk.Image, SimpleITK.Image, Volume, str or path-like, optional
+        What to draw below, on the grid of the field.
+    plane, position, ax
+        As for :func:`overlay`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With a colour bar beside it; the colours are those of log2 J from -1.5 to 1.5, its ticks those of J.
+    """
+    displacements = _field(field)
+    cut = _Cut.of(displacements.grid, plane, position)
+    ax = cut.prepare(ax, "Jacobian determinant")
+    _background(ax, cut, image)
+    from matplotlib.colors import LinearSegmentedColormap
+
+    determinant = cut(displacements.jacobian_determinant())
+    colours = LinearSegmentedColormap.from_list("jacobian", ["#0072b2", "#f7f7f7", "#e69f00"]).with_extremes(
+        bad="black"
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.ma.masked_array(np.log2(determinant), determinant <= 0)
+    drawn = cut.show(ax, level, cmap=colours, vmin=-1.5, vmax=1.5, alpha=1.0 if image is None else 0.6)
+    ticks = np.array([0.5, 0.7, 1.0, 1.4, 2.0])
+    bar = ax.figure.colorbar(drawn, ax=ax, ticks=np.log2(ticks), label="Jacobian determinant")
+    bar.set_ticklabels([f"{tick:g}" for tick in ticks])
+    return ax
+
+
+def uncertainty(
+    deviation: Any,
+    *,
+    image: Any = None,
+    plane: str = "axial",
+    position: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Map of the standard deviation of the displacement.
+
+    Parameters
+    ----------
+    deviation : itk.Image, SimpleITK.Image, Volume, str or path-like
+        Standard deviation in millimetres, not negative.
+    image : itk.Image, SimpleITK.Image, Volume, str or path-like, optional
+        What to draw below, on the same grid.
+    plane, position, ax
+        As for :func:`overlay`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With a colour bar beside it.
+    """
+    volume = Volume.from_image(deviation, name="deviation")
+    if volume.array.min() < 0:
+        raise RegistrationError(f"deviation must not be negative, found {volume.array.min():g}: it is no uncertainty")
+    cut = _Cut.of(volume.grid, plane, position)
+    ax = cut.prepare(ax, "uncertainty")
+    _background(ax, cut, image)
+    largest = float(np.percentile(volume.array, 99.5)) or 1.0
+    drawn = cut.show(ax, cut(volume.array), cmap="cividis", vmin=0, vmax=largest, alpha=1.0 if image is None else 0.6)
+    ax.figure.colorbar(drawn, ax=ax, label="standard deviation (mm)")
+    return ax
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'itk_pdd[compare]', or matplotlib alone") from error
+    return matplotlib.pyplot
+
+
+def _field(field: Any) -> DisplacementField:
+    """A displacement field in any of the forms in which this package gives or writes it."""
+    if isinstance(field, DisplacementField):
+        return field
+    from itk_pdd.transform import field_from_image, read_field
+
+    if isinstance(field, str | os.PathLike):
+        return read_field(field)
+    if hasattr(field, "GetDisplacementField"):
+        field = field.GetDisplacementField()
+    if not (is_itk(field) or is_simpleitk(field)):
+        raise RegistrationError(
+            f"field is no displacement field: found {type(field).__name__}, expected a transform or an image of "
+            "vectors of ITK or SimpleITK, or the path of a file"
+        )
+    return field_from_image(field)
+
+
+def _background(ax: Axes, cut: _Cut, image: Any) -> None:
+    if image is None:
+        return
+    volume = Volume.from_image(image, name="image")
+    _same_grid(cut.grid, volume.grid, "image", "field")
+    cut.show(ax, cut(window(volume.array)), cmap="gray", vmin=0, vmax=1)
+
+
+def _same_grid(expected: Grid, found: Grid, name: str, other: str) -> None:
+    if found.dimension != expected.dimension or not found.same_space(expected):
+        raise RegistrationError(
+            f"{name} must lie on the grid of {other}: found {found}, expected {expected} at the same place; resample it"
+        )
