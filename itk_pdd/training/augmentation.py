@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from itk_pdd.errors import RegistrationError
 from itk_pdd.grid import Grid
 from itk_pdd.synthesis.deformation import random_affine, random_deformation
 
@@ -26,8 +27,8 @@ class Augmentation:
     Parameters
     ----------
     shape : tuple of int
-        Shape of a crop in voxels of the network's output, axes z, y, x. Larger crops show more surroundings and cost
-        more time.
+        Shape of a crop in voxels of the network's output, axes z, y, x; None to choose it by the scans. Larger crops
+        show more surroundings and cost more time.
     rotation : float
         Largest rotation about each axis in degrees.
     scale : float
@@ -42,7 +43,7 @@ class Augmentation:
         Strength of changes of contrast, brightness and gamma, noise and blur; 0 for none, 1 for the usual.
     """
 
-    shape: tuple[int, int, int] = (48, 48, 64)
+    shape: tuple[int, int, int] | None = None
     rotation: float = 15.0
     scale: float = 0.2
     shear: float = 0.1
@@ -51,7 +52,8 @@ class Augmentation:
     intensity: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,11 @@ def random_crop(
     Crop
         Of shape ``fold * augmentation.shape``.
     """
+    if augmentation.shape is None:
+        raise RegistrationError("augmentation has no shape of the crops, expected three numbers of voxels")
     shape = tuple(fold * n for n in augmentation.shape)
     centre = _centre(labels, classes, np.asarray(shape), augmentation.foreground, rng)
-    points = _points(centre, shape, augmentation, rng)
+    points = _points(centre, shape, augmentation, rng, image.device)
     crop = _sample(image, points, mode="bilinear", padding="border")
     found = _sample(labels, points, offset=1.0, mode="nearest", padding="zeros").to(torch.int16) - 1
     found = torch.where(found < 0, IGNORED, found).to(torch.uint8)
@@ -155,7 +159,13 @@ def _centre(labels: Tensor, classes: int, shape: np.ndarray, foreground: float, 
     return np.clip(anywhere, half, size - 1 - half)
 
 
-def _points(centre: np.ndarray, shape: tuple[int, ...], augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
+def _points(
+    centre: np.ndarray,
+    shape: tuple[int, ...],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> Tensor:
     """Where the voxels of the crop lie in the scan: continuous indices (z, y, x, 3), components x, y, z."""
     # The deformation is drawn and evaluated on every fourth voxel; what is smooth can be interpolated.
     step = 4
@@ -175,7 +185,7 @@ def _points(centre: np.ndarray, shape: tuple[int, ...], augmentation: Augmentati
         )
         points = points + deformation.forward().vectors
     points = points @ affine[:-1, :-1].T + affine[:-1, -1] + centre[::-1]
-    lattice = torch.from_numpy(np.moveaxis(points, -1, 0).astype(np.float32))[None]
+    lattice = torch.from_numpy(np.moveaxis(points, -1, 0).astype(np.float32))[None].to(device)
     fine = functional.interpolate(
         lattice, size=tuple((n - 1) * step + 1 for n in coarse), mode="trilinear", align_corners=True
     )[0]
@@ -188,7 +198,7 @@ def _points(centre: np.ndarray, shape: tuple[int, ...], augmentation: Augmentati
 def _sample(volume: Tensor, points: Tensor, *, mode: str, padding: str, offset: float = 0.0) -> Tensor:
     """Values at continuous indices (x, y, z), plus an offset where they lie inside."""
     # Only the part that is looked at is turned into numbers of single precision.
-    size = torch.tensor(volume.shape[::-1], dtype=torch.float32)
+    size = torch.tensor(volume.shape[::-1], dtype=torch.float32, device=volume.device)
     flat = points.reshape(-1, 3)
     lower = torch.minimum((flat.amin(0).floor() - 1).clamp(min=0), size - 2).clamp(min=0)
     upper = torch.maximum(torch.minimum(flat.amax(0).ceil() + 2, size), torch.minimum(lower + 2, size))
@@ -220,14 +230,14 @@ def _vary_intensity(image: Tensor, strength: float, rng: np.random.Generator) ->
     image = image + 0.15 * strength * brightness
     if noisy < 0.5:
         generator = torch.Generator().manual_seed(seed)
-        image = image + 0.12 * strength * abs(noise) * torch.randn(image.shape, generator=generator)
+        image = image + 0.12 * strength * abs(noise) * torch.randn(image.shape, generator=generator).to(image.device)
     return image
 
 
 def _blur(image: Tensor, sigma: float) -> Tensor:
     radius = max(1, int(np.ceil(2 * sigma)))
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    taps = taps / taps.sum()
+    taps = (taps / taps.sum()).to(image.device)
     for axis in range(3):
         moved = image.movedim(axis, -1)
         rows = functional.pad(moved.reshape(1, -1, moved.shape[-1]), (radius, radius), mode="replicate")

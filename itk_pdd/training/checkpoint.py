@@ -1,4 +1,4 @@
-"""Checkpoints: tensors in safetensors, numbers in JSON, written whole or not at all. Nothing is unpickled."""
+"""Checkpoints: one safetensors file with tensors and, as text in its header, the state. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.network.storage import read_tensors
 from itk_pdd.outputs import Output, OutputError, write_all
 
-__all__ = ["optimizer_tensors", "read_checkpoint", "restore_optimizer", "write_bytes", "write_checkpoint"]
+__all__ = ["CHECKPOINT", "optimizer_tensors", "read_checkpoint", "restore_optimizer", "write_bytes", "write_checkpoint"]
 
-_TENSORS, _STATE = "checkpoint.safetensors", "checkpoint.json"
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the file in the folder of a training."""
 
 
 def write_checkpoint(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -39,15 +40,13 @@ def write_checkpoint(folder: str | os.PathLike[str], tensors: Mapping[str, Tenso
     """
     from safetensors.torch import save
 
-    folder = Path(folder)
-    content = save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
-    text = json.dumps(dict(state), indent=1) + "\n"
-    write_all(
-        [
-            (Output(folder / _TENSORS, "checkpoint", (".safetensors",)), lambda path: write_bytes(path, content)),
-            (Output(folder / _STATE, "checkpoint", (".json",)), lambda path: write_bytes(path, text.encode())),
-        ]
+    content = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata={"state": json.dumps(dict(state))},
     )
+    # One file, so that no interruption can leave tensors of one iteration beside the state of another.
+    output = Output(Path(folder) / CHECKPOINT, "checkpoint", (".safetensors",))
+    write_all([(output, lambda path: write_bytes(path, content))])
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -58,26 +57,27 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
     RegistrationError
         If it is damaged.
     """
-    folder = Path(folder)
-    if not (folder / _STATE).exists() and not (folder / _TENSORS).exists():
+    from safetensors import safe_open
+
+    path = Path(folder) / CHECKPOINT
+    if not path.exists():
         return None
-    tensors = read_tensors(folder / _TENSORS, name="checkpoint")
+    tensors = read_tensors(path, name="checkpoint")
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("state")
     try:
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RegistrationError(
-            f"checkpoint: {folder / _STATE} cannot be read ({error}); remove it to start afresh"
-        ) from error
-    return tensors, state
+        return tensors, json.loads(text or "")
+    except ValueError as error:
+        raise RegistrationError(f"checkpoint: {path} holds no state of a training: remove it to start anew") from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Moments and step counts of an optimizer by the number of their parameter."""
-    result: dict[str, Tensor] = {}
-    for number, entries in optimizer.state_dict()["state"].items():
-        for key, value in entries.items():
-            result[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
-    return result
+    return {
+        f"optimizer.{number}.{key}": torch.as_tensor(value)
+        for number, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

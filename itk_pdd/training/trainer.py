@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,34 +17,25 @@ from torch import Tensor, nn
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.semantic import predict
+from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import UNet, UNetSettings
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
-from itk_pdd.training.checkpoint import optimizer_tensors, read_checkpoint, restore_optimizer, write_checkpoint
+from itk_pdd.training.checkpoint import (
+    CHECKPOINT,
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
+from itk_pdd.training.curve import write_curve, write_log
+from itk_pdd.training.dataset import Sample
+from itk_pdd.training.distributed import Processes
 from itk_pdd.training.losses import class_weights, segmentation_loss
 from itk_pdd.training.segmentation import dice_per_class, majority
 
-__all__ = ["Sample", "Trainer", "TrainingSettings"]
+__all__ = ["Trainer", "TrainingSettings", "learning_rate"]
 
 log = logging.getLogger("itk_pdd")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A labelled scan on the working grid.
-
-    Parameters
-    ----------
-    name : str
-        For logs and errors.
-    image : Tensor, shape (z, y, x), float16
-        Normalised intensities.
-    labels : Tensor, shape (z, y, x), uint8
-        Classes.
-    """
-
-    name: str
-    image: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,9 +48,9 @@ class TrainingSettings:
         Steps; the learning rate rises over the first 5 % and then falls to zero along a cosine, so that a training
         of half the length is not the first half of this one.
     batch : int
-        Crops per step (and per process).
+        Crops per step and per process.
     rate : float
-        Largest learning rate of AdamW.
+        Largest learning rate of AdamW. A larger one learns faster, until it diverges.
     decay : float
         Weight decay of AdamW.
     average : float
@@ -67,16 +58,17 @@ class TrainingSettings:
     clip : float
         Largest norm of the gradient.
     levels : int
-        Resolutions at which the network answers during training.
+        Resolutions at which the network answers during training (deep supervision).
     validate_every : int
         Iterations between two validations and checkpoints.
     patience : int
-        Validations without a better Dice after which training stops; 0 to go on to the end.
+        Validations without a better Dice after which training stops, and the best weights are kept instead of the last;
+        0 to go on to the end and keep the last.
     seed : int
         Determines initial weights and crops.
     """
 
-    iterations: int = 2400
+    iterations: int = 1600
     batch: int = 2
     rate: float = 2e-3
     decay: float = 1e-2
@@ -87,14 +79,24 @@ class TrainingSettings:
     patience: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch", "levels", "validate_every"):
+            if getattr(self, name) < 1:
+                raise RegistrationError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if not (self.rate > 0 and self.clip > 0 and self.decay >= 0 and 0 <= self.average < 1 and self.patience >= 0):
+            raise RegistrationError(
+                f"rate, clip, decay, average and patience are {self.rate}, {self.clip}, {self.decay}, {self.average} "
+                f"and {self.patience}, expected positive numbers and an average below 1"
+            )
+
 
 class Trainer:
-    """Trains a network on samples; resumes where a checkpoint in its folder ends.
+    """Trains a network on samples, from where a checkpoint in its folder ends.
 
     Parameters
     ----------
-    folder : Path
-        Where checkpoint and log go.
+    folder : path-like
+        Where checkpoint, log.csv and curve.png go; must exist. Several machines need the same folder.
     network : UNetSettings
         What is trained.
     train, validation : sequence of Sample
@@ -103,6 +105,12 @@ class Trainer:
         How.
     augmentation : Augmentation
         How the crops vary.
+    names : sequence of str
+        Of the classes, background first, for the log.
+    device : str
+        "cpu" or "cuda" (with mixed precision).
+    processes : Processes
+        Which of several processes this is.
     """
 
     def __init__(
@@ -114,68 +122,101 @@ class Trainer:
         *,
         settings: TrainingSettings,
         augmentation: Augmentation,
+        names: Sequence[str],
+        device: str = "cpu",
+        processes: Processes | None = None,
     ) -> None:
         if not train:
             raise RegistrationError("there is no scan to train on, expected at least one of the split 'train'")
         self.folder, self.settings, self.augmentation = Path(folder), settings, augmentation
-        self.train, self.validation = list(train), list(validation)
+        self.names, self.device = list(names), torch.device(device)
+        self.processes = processes or Processes()
+        self.train, self.validation = ([_moved(s, self.device) for s in part] for part in (train, validation))
         torch.manual_seed(settings.seed)
-        self.network = UNet(network)
+        self.network = UNet(network).to(self.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.best_weights: dict[str, Tensor] = {}
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.network, settings.decay), lr=settings.rate, betas=(0.9, 0.99)
         )
+        self.levels = min(settings.levels, len(network.widths) - 1)
+        self.parallel = self.processes.wrap(self.network, unused=self.levels < len(network.widths) - 1)
         self.classes = network.classes
-        counts = sum(torch.bincount(s.labels.flatten().int(), minlength=self.classes) for s in self.train)
-        self.weights = class_weights(counts)
+        counts = torch.stack([torch.bincount(s.labels.flatten().int(), minlength=self.classes) for s in self.train])
+        self.weights = class_weights(counts.sum(0).cpu()).to(self.device)
         self.iteration, self.best, self.since_best = 0, -1.0, 0
         self.rows: list[dict[str, float]] = []
 
-    def run(self, *, on_step: Callable[[int, float], None] | None = None) -> None:
-        """Train to the end (or until patience runs out)."""
+    def run(self, *, on_step: Callable[[int, float], None] | None = None) -> UNet:
+        """Train to the end, or until patience runs out.
+
+        Parameters
+        ----------
+        on_step : callable, optional
+            Called with the number of the iteration and its loss; if it raises, training stops.
+
+        Returns
+        -------
+        UNet
+            With the averaged weights: the last ones, or the best ones where there is patience.
+
+        Raises
+        ------
+        RegistrationError
+            If there is a checkpoint of other settings, or the loss is not finite.
+        OutputError
+            If a checkpoint cannot be written; the one before is kept.
+        """
         self._resume()
         losses: list[float] = []
         began = time.monotonic()
-        while self.iteration < self.settings.iterations and not self._exhausted():
-            loss = self._step()
-            losses.append(loss)
-            self.iteration += 1
+        while self.iteration < self.settings.iterations and not 0 < self.settings.patience <= self.since_best:
+            losses.append(self.step())
             if on_step is not None:
-                on_step(self.iteration, loss)
-            last = self.iteration == self.settings.iterations
-            if self.iteration % self.settings.validate_every == 0 or last:
+                on_step(self.iteration, losses[-1])
+            if self.iteration % self.settings.validate_every == 0 or self.iteration == self.settings.iterations:
                 self._validate(float(np.mean(losses)), time.monotonic() - began)
                 losses, began = [], time.monotonic()
                 self._save()
+        if self.best_weights:
+            self.average.load_state_dict(self.best_weights)
+        return self.average
 
-    def _exhausted(self) -> bool:
-        return 0 < self.settings.patience <= self.since_best
+    def planned(self) -> int | None:
+        """Number of iterations that a training begun in this folder was planned for, None if none was."""
+        found = read_checkpoint(self.folder)
+        return None if found is None else int(found[1]["settings"]["iterations"])
 
-    def _step(self) -> float:
-        settings = self.settings
-        # Every crop has a generator of its own, so that a resumed training draws what an uninterrupted one would.
-        rng = np.random.default_rng([settings.seed, self.iteration])
-        crops, fold = [], self.network.settings.fold
+    def step(self) -> float:
+        """One iteration; returns its loss."""
+        settings, fold = self.settings, self.network.settings.fold
+        # Every iteration has a generator of its own, so that a resumed training draws what an uninterrupted one would.
+        rank = [self.processes.rank] if self.processes.rank else []
+        rng = np.random.default_rng([settings.seed, self.iteration, *rank])
+        crops = []
         for chosen in rng.choice(len(self.train), settings.batch, replace=settings.batch > len(self.train)):
-            sample = self.train[int(chosen)]
-            crop = random_crop(
-                sample.image, sample.labels, self.classes, fold=fold, augmentation=self.augmentation, rng=rng
+            scan = self.train[int(chosen)]
+            crops.append(
+                random_crop(scan.image, scan.labels, self.classes, fold=fold, augmentation=self.augmentation, rng=rng)
             )
-            crops.append(crop)
         image = torch.stack([crop.image for crop in crops])[:, None]
         target = soft_targets(torch.stack([crop.labels for crop in crops]), self.classes, fold=fold)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.iteration, settings)
         self.network.train()
-        loss = segmentation_loss(self.network(image, levels=settings.levels), target, self.weights)
-        if not bool(torch.isfinite(loss)):
-            raise RegistrationError(f"the loss is {float(loss)} at iteration {self.iteration}: choose a smaller rate")
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.parallel(image, levels=self.levels)
+        loss = segmentation_loss(logits, target, self.weights)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RegistrationError(f"the loss is {value} at iteration {self.iteration}: choose a smaller rate")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimizer.step()
         self._update_average()
-        return float(loss.detach())
+        self.iteration += 1
+        return value
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -185,7 +226,7 @@ class Trainer:
             mean.lerp_(new, 1 - decay)
 
     def evaluate(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Dice of the averaged weights, shape (samples, classes - 1), NaN where a scan lacks a class."""
+        """Dice of the averaged weights on the network's grid, shape (samples, classes - 1), NaN where a class lacks."""
         fold = self.network.settings.fold
         rows = []
         for sample in samples:
@@ -194,45 +235,63 @@ class Trainer:
         return np.asarray(rows).reshape(len(samples), self.classes - 1)
 
     def _validate(self, loss: float, seconds: float) -> None:
-        row: dict[str, float] = {
-            "iteration": self.iteration, "rate": learning_rate(self.iteration - 1, self.settings), "loss": loss,
-        }  # fmt: skip
+        rate = learning_rate(self.iteration - 1, self.settings)
+        row = {"iteration": self.iteration, "rate": rate, "loss": self.processes.mean(loss)}
         if self.validation:
-            dice = np.nanmean(self.evaluate(self.validation), axis=0)
-            row["dice"] = float(np.nanmean(dice))
-            row.update({f"dice_{number}": float(value) for number, value in enumerate(dice, start=1)})
+            dice = _mean_over_scans(self.evaluate(self.validation))
+            row["dice"] = self.processes.mean(float(np.nanmean(dice)))
+            row |= {f"dice {name}": float(value) for name, value in zip(self.names[1:], dice, strict=True)}
             self.since_best += 1
             if row["dice"] > self.best:
                 self.best, self.since_best = row["dice"], 0
+                if self.settings.patience:
+                    self.best_weights = {name: value.clone() for name, value in self.average.state_dict().items()}
         row["seconds"] = seconds
         self.rows.append(row)
         log.info("iteration %d: loss %.4f, Dice %.4f, %.0f s", self.iteration, loss, row.get("dice", math.nan), seconds)
 
-    def _save(self) -> None:
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer)
-        state = {
-            "iteration": self.iteration, "best": self.best, "since_best": self.since_best, "rows": self.rows,
-            "settings": asdict(self.settings), "augmentation": asdict(self.augmentation),
+    def _settings(self) -> dict[str, Any]:
+        """Whatever must be the same for a training to be resumed."""
+        return {
+            "settings": asdict(self.settings),
+            "augmentation": asdict(self.augmentation),
             "network": asdict(self.network.settings),
-        }  # fmt: skip
-        write_checkpoint(self.folder, tensors, state)
-        with (self.folder / "log.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(self.rows[-1]), restval="")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self.rows)
+            "scans": [sample.name for sample in self.train],
+            "processes": self.processes.count,
+        }
+
+    def _save(self) -> None:
+        if self.processes.rank == 0:
+            tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+            tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+            tensors |= optimizer_tensors(self.optimizer)
+            progress = {"iteration": self.iteration, "best": self.best, "since_best": self.since_best}
+            write_checkpoint(self.folder, tensors, {**progress, "rows": self.rows, **self._settings()})
+            write_log(self.folder / "log.csv", self.rows)
+            write_curve(self.folder / "curve.png", self.rows)
+        self.processes.wait()
 
     def _resume(self) -> None:
         found = read_checkpoint(self.folder)
         if found is None:
             return
         tensors, state = found
+        wanted = self._settings()
+        for name, value in wanted.items():
+            # By way of text, as the state was: tuples have become lists.
+            if state.get(name) != _as_json(value):
+                raise RegistrationError(
+                    f"checkpoint: {self.folder / CHECKPOINT} belongs to a training of other {name} "
+                    f"({_difference(state.get(name), _as_json(value))}): choose another folder, or remove it"
+                )
         for prefix, network in (("network.", self.network), ("average.", self.average)):
-            network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+            load_weights(network, _without(prefix, tensors), name="checkpoint")
+        self.best_weights = _without("best.", tensors)
         restore_optimizer(self.optimizer, tensors)
         self.iteration, self.best, self.since_best = state["iteration"], state["best"], state["since_best"]
         self.rows = state["rows"]
+        log.info("resumed at iteration %d", self.iteration)
 
 
 def learning_rate(iteration: int, settings: TrainingSettings) -> float:
@@ -244,8 +303,35 @@ def learning_rate(iteration: int, settings: TrainingSettings) -> float:
     return settings.rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _parameter_groups(network: nn.Module, decay: float) -> list[dict]:
+def _parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Decay for the convolutions, none for biases and norms."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _moved(sample: Sample, device: torch.device) -> Sample:
+    return replace(sample, image=sample.image.to(device), labels=sample.labels.to(device))
+
+
+def _mean_over_scans(dice: np.ndarray) -> np.ndarray:
+    """Mean over the scans that show a class, NaN where none does."""
+    shown = ~np.isnan(dice)
+    return np.where(shown.any(0), np.nansum(dice, 0) / np.maximum(shown.sum(0), 1), np.nan)
+
+
+def _without(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_json(entry) for name, entry in value.items()}
+    return [_as_json(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        name = next(n for n in wanted if found.get(n) != wanted[n])
+        return f"{name} is {wanted[name]}, was {found.get(name)}"
+    return f"{wanted}, was {found}"

@@ -1,0 +1,175 @@
+"""pdd-train: learn from labelled scans."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from itk_pdd._version import __version__
+
+PATH = click.Path(path_type=Path)
+
+
+def _classes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, str]:
+    names = {}
+    for value in values:
+        number, separator, name = value.partition("=")
+        if not (separator and name.strip() and number.strip().isdigit() and int(number) > 0):
+            raise click.BadParameter(f"expected VALUE=NAME such as 1=spleen, found {value!r}.")
+        names[int(number)] = name.strip()
+    return names
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("data", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model.")
+@click.option("--name", help="Name of the model; by default that of the folder.")
+@click.option("--description", default="", help="A sentence or two for the card.")
+@click.option("--licence", default="", help="Where the data come from and under which terms, for the card.")
+@click.option(
+    "--class",
+    "class_names",
+    multiple=True,
+    callback=_classes,
+    metavar="VALUE=NAME",
+    help="Name of a label value; if any is given, only these are learned. By default all that occur.",
+)
+@click.option(
+    "--iterations", type=click.IntRange(min=1), default=1600, show_default=True, help="Length of the training."
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Instead of --iterations: about how long. To repeat a training exactly, give the iterations that -v tells.",
+)
+@click.option(
+    "--spacing",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MM",
+    help="Spacing of the network's answer. By default that of the scans, or coarser for scans above a million voxels.",
+)
+@click.option(
+    "--intensity", nargs=2, type=float, metavar="LOW HIGH", help="Intensities of calibrated scans, e.g. -125 275 HU."
+)
+@click.option(
+    "--percentiles",
+    nargs=2,
+    type=click.FloatRange(0, 100),
+    default=(1.0, 99.0),
+    show_default=True,
+    metavar="LOW HIGH",
+    help="Of each scan, where --intensity is not given.",
+)
+@click.option(
+    "--crop", nargs=3, type=click.IntRange(min=1), metavar="X Y Z", help="Size of the crops at --spacing in voxels."
+)
+@click.option("--widths", default="16,40,80,128", show_default=True, metavar="N,...", help="Channels, finest first.")
+@click.option("--blocks", type=click.IntRange(min=1), default=1, show_default=True, help="Residual blocks per level.")
+@click.option("--batch", type=click.IntRange(min=1), default=2, show_default=True, help="Crops per iteration.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), default=2e-3, show_default=True, help="Learning rate."
+)
+@click.option(
+    "--elastic", type=click.FloatRange(min=0), default=0.06, show_default=True,
+    help="Elastic deformation of the crops in units of their size.",
+)  # fmt: skip
+@click.option(
+    "--validate-every", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
+    help="Iterations between validations, each with a checkpoint.",
+)  # fmt: skip
+@click.option(
+    "--patience", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+    help="Stop after N validations without a better Dice and keep the best weights; 0: go on and keep the last.",
+)  # fmt: skip
+@click.option("--folds", type=click.IntRange(min=2), metavar="K", help="Cross-validation: K models in fold-1, ...")
+@click.option("--cache", type=PATH, metavar="FOLDER", help="Keep the scans as the network sees them for the next time.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="cuda trains in mixed precision.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all by default.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and crops.")
+@click.option("-v", "--verbose", count=True, help="Tell what is done.")
+@click.version_option(__version__, prog_name="pdd-train")
+def main(data: Path, output: Path, folds: int | None, threads: int | None, verbose: int, **options: Any) -> None:
+    """Train a network on the labelled scans of DATA to tell their organs apart, and write it as a model.
+
+    DATA is a CSV file with the columns image and labels and, if you like, split (train, validation, test) and name,
+    paths relative to it; a folder with images and labels; or the JSON file of a Learn2Reg task. Scans may have any
+    spacing and direction.
+
+    The model's folder gets card.json and weights.safetensors, for pdd-register --model FOLDER, and in training/ the
+    log, the curve and a checkpoint: the same command goes on where it was interrupted. The same command with the same
+    number of threads gives the same curve. Several GPUs: torchrun --nproc-per-node 4 -m itk_pdd.cli.train ...
+    """
+    from itk_pdd.cli._console import exit_codes, logging_to_stderr, progress_bar
+
+    with logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
+        _train(data, output, folds, threads, options, progress)
+
+
+def _train(
+    data: Path, output: Path, folds: int | None, threads: int | None, options: dict[str, Any], progress: Any
+) -> None:
+    import torch
+
+    from itk_pdd.training import cases
+    from itk_pdd.training.distributed import processes
+    from itk_pdd.training.recipe import cross_validate, train_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    recipe = _recipe(output, options)
+    scans = cases.read_scans(data)
+    with processes(recipe.device) as these:
+        if folds is None:
+            model = train_model(scans, output, recipe, processes=these, progress=progress)
+            figures = model.card.validation.get("segmentation_dice", {})
+        else:
+            figures = cross_validate(scans, output, recipe, folds, processes=these, progress=progress)
+    if these.rank == 0:
+        for name, value in figures.items():
+            click.echo(f"{name:24s} {value:.3f}")
+
+
+def _recipe(output: Path, options: dict[str, Any]) -> Any:
+    import torch
+
+    from itk_pdd.network.preparation import Intensity
+    from itk_pdd.training.augmentation import Augmentation
+    from itk_pdd.training.recipe import Recipe
+    from itk_pdd.training.trainer import TrainingSettings
+
+    intensity, percentiles = options.pop("intensity"), options.pop("percentiles")
+    kind = Intensity("range", *intensity) if intensity is not None else Intensity("percentiles", *percentiles)
+    settings = TrainingSettings(
+        **{name: options.pop(name) for name in ("iterations", "batch", "rate", "validate_every", "patience", "seed")}
+    )
+    crop, elastic = options.pop("crop"), options.pop("elastic")
+    augmentation = Augmentation(shape=None if crop is None else crop[::-1], elastic=elastic)
+    device = options.pop("device")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("there is no CUDA device here, expected cpu or auto.", param_hint="--device")
+    try:
+        widths = tuple(int(width) for width in options.pop("widths").split(","))
+    except ValueError:
+        raise click.BadParameter("expected whole numbers such as 16,40,80,128.", param_hint="--widths") from None
+    name = options.pop("name") or output.resolve().name
+    command = shlex.join(["pdd-train", *sys.argv[1:]])
+    return Recipe(
+        name=name, settings=settings, augmentation=augmentation, widths=widths, intensity=kind, device=device,
+        command=command, **options,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Labelled scans in memory: read, checked, brought to the working grid, and kept there between trainings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.network.preparation import Intensity, prepare_image, prepare_labels
+from itk_pdd.network.storage import read_tensors
+from itk_pdd.outputs import OutputError
+from itk_pdd.training.cases import LabelledScan
+from itk_pdd.training.checkpoint import write_bytes
+from itk_pdd.volume import Volume
+
+__all__ = ["Sample", "Survey", "load_samples", "read_labelled", "survey"]
+
+log = logging.getLogger("itk_pdd")
+
+_MOST_CLASSES = 250
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A labelled scan on the working grid.
+
+    Parameters
+    ----------
+    name : str
+        For logs and errors.
+    image : Tensor, shape (z, y, x), float16
+        Normalised intensities.
+    labels : Tensor, shape (z, y, x), uint8
+        Classes.
+    """
+
+    name: str
+    image: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a list of scans holds.
+
+    Parameters
+    ----------
+    volumes : mapping of int to float
+        Mean volume of each label value (0 included) in cubic millimetres, over the scans that show it.
+    spacing : float
+        Median over the scans of the geometric mean of the voxel spacing, in millimetres.
+    extent : tuple of float
+        Median extent along the anatomical axes x, y, z in millimetres.
+    """
+
+    volumes: Mapping[int, float]
+    spacing: float
+    extent: tuple[float, float, float]
+
+
+def read_labelled(scan: LabelledScan) -> tuple[Volume, Volume]:
+    """Image and labels of a scan.
+
+    Raises
+    ------
+    RegistrationError
+        If a file cannot be used, is not 3-D, or the labels lie on another grid than the image.
+    """
+    image = Volume.from_image(scan.image, name=f"image of {scan.name}")
+    labels = Volume.labels_from_image(scan.labels, name=f"labels of {scan.name}")
+    if image.grid.dimension != 3:
+        raise RegistrationError(f"image of {scan.name} is {image.grid.dimension}-D, expected a 3-D scan")
+    if labels.grid.dimension != 3 or not labels.grid.same_space(image.grid):
+        raise RegistrationError(
+            f"labels of {scan.name} lie on another grid than the image: {labels.grid}, expected {image.grid} at the "
+            "same place; resample them by nearest neighbour"
+        )
+    return image, labels
+
+
+def survey(scans: Sequence[LabelledScan]) -> Survey:
+    """Look through the scans one is about to learn from.
+
+    Raises
+    ------
+    RegistrationError
+        If a scan cannot be used (see :func:`read_labelled`), or the labels have no class, a negative or too many.
+    """
+    volumes: dict[int, list[float]] = {}
+    spacings, extents = [], []
+    for scan in scans:
+        image, labels = read_labelled(scan)
+        values, counts = np.unique(labels.array, return_counts=True)
+        voxel = float(np.prod(labels.grid.spacing))
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            volumes.setdefault(int(value), []).append(count * voxel)
+        canonical = image.grid.canonical()
+        spacings.append(voxel ** (1 / 3))
+        extents.append(canonical.extent)
+    if min(volumes) < 0 or len(volumes) > _MOST_CLASSES:
+        raise RegistrationError(
+            f"the labels hold {len(volumes)} values from {min(volumes)} on, expected at most {_MOST_CLASSES}, none "
+            "negative: are these label maps?"
+        )
+    if not set(volumes) - {0}:
+        raise RegistrationError("the labels of all scans are empty, expected values other than 0 for the classes")
+    extent = np.median(np.asarray(extents), axis=0)
+    return Survey(
+        {value: float(np.mean(volumes.get(value, [0.0]))) for value in sorted({0, *volumes})},
+        float(np.median(spacings)),
+        (float(extent[0]), float(extent[1]), float(extent[2])),
+    )
+
+
+def load_samples(
+    scans: Sequence[LabelledScan],
+    *,
+    spacing: float,
+    intensity: Intensity,
+    values: Sequence[int],
+    cache: str | os.PathLike[str] | None = None,
+) -> list[Sample]:
+    """Read scans onto their working grids.
+
+    Parameters
+    ----------
+    scans : sequence of LabelledScan
+        What to read.
+    spacing : float
+        Of the working grid, in millimetres.
+    intensity : Intensity
+        How intensities are normalised.
+    values : sequence of int
+        Label value of each class, background first. A scan that lacks one is used all the same, with a warning; label
+        values that are not listed become background.
+    cache : path-like, optional
+        Folder where the results are kept for the next time; one that does not fit its scan any more is made again.
+
+    Raises
+    ------
+    RegistrationError
+        If a scan cannot be used (see :func:`read_labelled`).
+    """
+    samples = []
+    for scan in scans:
+        sample = _cached(scan, spacing, intensity, values, None if cache is None else Path(cache))
+        present = set(torch.unique(sample.labels).tolist())
+        absent = [str(value) for number, value in enumerate(values) if number and number not in present]
+        if absent:
+            warnings.warn(
+                f"labels of {scan.name} lack the class{'es' if len(absent) > 1 else ''} {', '.join(absent)}, which "
+                "the scan cannot teach nor be measured by",
+                RegistrationWarning,
+                stacklevel=2,
+            )
+        samples.append(sample)
+        log.debug("%s: %s voxels", scan.name, " x ".join(str(n) for n in reversed(sample.image.shape)))
+    return samples
+
+
+def _cached(
+    scan: LabelledScan, spacing: float, intensity: Intensity, values: Sequence[int], cache: Path | None
+) -> Sample:
+    if cache is None:
+        return _prepared(scan, spacing, intensity, values)
+    path = cache / f"{scan.name}-{_key(scan, spacing, intensity, values)}.safetensors"
+    if path.is_file():
+        try:
+            tensors = read_tensors(path, name="cache")
+            return Sample(scan.name, tensors["image"], tensors["labels"])
+        except (RegistrationError, KeyError):
+            log.warning("%s is damaged and is made again", path)
+    sample = _prepared(scan, spacing, intensity, values)
+    _keep(path, sample)
+    return sample
+
+
+def _keep(path: Path, sample: Sample) -> None:
+    """A cache that cannot be written costs time the next time and nothing else."""
+    from safetensors.torch import save
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(temporary, save({"image": sample.image, "labels": sample.labels}))
+        os.replace(temporary, path)
+    except (OSError, OutputError) as error:
+        log.warning("%s cannot be written (%s): the scan will be read again the next time", path, error)
+        temporary.unlink(missing_ok=True)
+
+
+def _prepared(scan: LabelledScan, spacing: float, intensity: Intensity, values: Sequence[int]) -> Sample:
+    image, labels = read_labelled(scan)
+    return Sample(
+        scan.name,
+        torch.from_numpy(prepare_image(image, spacing, intensity).array).half(),
+        torch.from_numpy(prepare_labels(labels, spacing, values).array),
+    )
+
+
+def _key(scan: LabelledScan, spacing: float, intensity: Intensity, values: Sequence[int]) -> str:
+    """Changes with the files and with what is made of them."""
+    stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (scan.image, scan.labels)]
+    what = json.dumps([stamps, spacing, asdict(intensity), list(values)])
+    return hashlib.sha256(what.encode()).hexdigest()[:16]
