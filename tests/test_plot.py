@@ -98,7 +98,7 @@ def test_uncertainty_has_a_scale_in_millimetres():
     assert background.get_cmap().name == "gray"
     assert drawn.get_clim()[1] == pytest.approx(np.percentile(deviation.array, 99.5))
     assert drawn.colorbar.ax.get_ylabel() == "standard deviation (mm)"
-    with pytest.raises(RegistrationError, match="must not be negative, found -0.5"):
+    with pytest.raises(RegistrationError, match=r"must not be negative, found -0\.5"):
         plot.uncertainty(Volume(deviation.array - 1, TURNED))
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -173,11 +174,12 @@ def shrunken(picture: Picture, shape: tuple[int, ...]) -> Picture:
         return picture
     if picture.kind == "labels":
         return Picture(_sampled(array, shape), "labels")
-    factors = [max(1, round(old / new)) for old, new in zip(array.shape, shape, strict=True)]
     if picture.kind == "jacobian":
         from scipy import ndimage
 
-        folded = ndimage.maximum_filter(array == 0, size=[2 * (f // 2) + 1 for f in factors])
+        # Far enough to see every voxel from the one that is sampled.
+        reach = [-(-old // (2 * new)) if old > new else 0 for old, new in zip(array.shape, shape, strict=True)]
+        folded = ndimage.maximum_filter(array == 0, size=[2 * r + 1 for r in reach])
         return Picture(np.where(_sampled(folded, shape), 0, np.maximum(1, _sampled(array, shape))), "jacobian")
     from skimage.transform import resize
 
@@ -215,7 +217,7 @@ def load_view(path: Path) -> View:
                     view = replace(view, scales={**view.scales, rest[0]: float(file[key])})
                 else:
                     view = replace(view, nodes=file[key])
-    except (ValueError, KeyError, IndexError, OSError) as error:
+    except (ValueError, KeyError, IndexError, OSError, EOFError, BadZipFile) as error:
         raise RegistrationError(f"{path} is no view that this package has written ({error}): remove it") from error
     return view
 

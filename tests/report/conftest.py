@@ -1,0 +1,154 @@
+"""A registration with known truth on a grid where nothing is where the array has it, and a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from itk_pdd.field import DisplacementField
+from itk_pdd.grid import Grid
+from itk_pdd.volume import Volume
+
+# Index axes that run to the head, to the patient's right and to the front.
+TURNED = Grid.create((18, 28, 24), (2.0, 1.0, 1.5), (30.0, -20.0, 5.0), np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]]))
+SHIFT = np.array([4.0, 0.0, 0.0])
+
+
+def ball(grid: Grid, centre: np.ndarray, radius: float) -> np.ndarray:
+    """Where a ball lies."""
+    return np.linalg.norm(grid.points() - centre, axis=-1) < radius
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A ball at the patient's left front in the fixed image; in the moving image it lies ``SHIFT`` away."""
+
+    fixed: Volume
+    moving: Volume
+    fixed_labels: Volume
+    moving_labels: Volume
+    truth: DisplacementField
+
+
+@pytest.fixture(scope="session")
+def scene() -> Scene:
+    """The images, their labels and the true field."""
+    centre = TURNED.centre + np.array([6.0, -5.0, 4.0])
+    volumes = []
+    for offset in (np.zeros(3), SHIFT):
+        inside = ball(TURNED, centre + offset, 5.0)
+        noise = np.random.default_rng(3).normal(0, 1, TURNED.shape)
+        volumes.append(Volume((100 * inside + noise).astype(np.float32), TURNED))
+        volumes.append(Volume(inside.astype(np.uint8), TURNED))
+    truth = DisplacementField(np.broadcast_to(SHIFT, (*TURNED.shape, 3)).astype(np.float32), TURNED)
+    return Scene(volumes[0], volumes[2], volumes[1], volumes[3], truth)
+
+
+class Browser:
+    """Chromium without a window; every error in the page fails the test."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def open(self, path: Path, page: str = "") -> None:
+        """Open a file and wait for its viewer, if it has one."""
+        self.driver.get("about:blank")
+        self.driver.get(f"{path.as_uri()}{page and '#' + page}")
+        self.wait("return document.readyState === 'complete'")
+
+    def script(self, text: str, *arguments: Any) -> Any:
+        """Run a script in the page."""
+        return self.driver.execute_script(text, *arguments)
+
+    def wait(self, text: str, *arguments: Any) -> None:
+        """Wait until a script gives something true."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, 20, 0.05).until(lambda _: self.script(text, *arguments))
+
+    def viewer(self) -> None:
+        """Wait until the viewer has drawn."""
+        self.wait("return Boolean(document.querySelector('[data-readout]')?.textContent)")
+
+    def set(self, control: str, value: Any) -> None:
+        """Change a control of the viewer and wait for two frames."""
+        self.script(
+            "const box = document.querySelector(`[data-control='${arguments[0]}']`), value = arguments[1];"
+            "if (box.type === 'checkbox') { if (box.checked !== value) box.click(); return; }"
+            "box.value = value; box.dispatchEvent(new Event(box.tagName === 'SELECT' ? 'change' : 'input'));",
+            control,
+            value,
+        )
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until what was asked for is drawn."""
+        self.driver.set_script_timeout(20)
+        self.driver.execute_async_script(
+            "const done = arguments[0];"
+            "requestAnimationFrame(() => setTimeout(() => requestAnimationFrame(() => setTimeout(done, 60)), 60))"
+        )
+
+    def pixels(self, plane: str) -> np.ndarray:
+        """What a plane shows, (rows, columns, 4)."""
+        width, height, data = self.script(
+            "const c = document.querySelector(`[data-view='${arguments[0]}']`);"
+            "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+            "return [c.width, c.height, Array.from(d)]",
+            plane,
+        )
+        return np.array(data, np.uint8).reshape(height, width, 4)
+
+    def press(self, key: str, target: str) -> None:
+        """Press a key on an element."""
+        self.script(
+            "document.querySelector(arguments[1]).dispatchEvent("
+            "new KeyboardEvent('keydown', {key: arguments[0], bubbles: true, cancelable: true}))",
+            key,
+            target,
+        )
+        self.settle()
+
+    def errors(self) -> list[str]:
+        """What the console of the browser complains about."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests; they are skipped where there is none."""
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = shutil.which("chromedriver")
+    if importlib.util.find_spec("selenium") is None or not binary or not program:
+        pytest.skip("the page is not opened: this needs selenium, chromium and chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for word in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1400,1000",
+    ):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(program))
+    yield Browser(driver)
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """The browser; a complaint of the page fails the test."""
+    chromium.errors()
+    yield chromium
+    assert chromium.errors() == []
