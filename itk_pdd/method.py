@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from itk_pdd.errors import RegistrationAborted, RegistrationError
@@ -10,7 +10,7 @@ from itk_pdd.inputs import pack, time_stamp, unpack
 from itk_pdd.registration import invert, prepare, solve
 from itk_pdd.transform import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk
 from itk_pdd.volume import image_kind
-from itk_pdd.warping import warp_like
+from itk_pdd.warping import warp_channels
 
 __all__ = ["PDDRegistrationMethod"]
 
@@ -60,6 +60,7 @@ class PDDRegistrationMethod:
             "initialise": None,
             "fixed_mask": None,
             "moving_mask": None,
+            "channel_weights": None,
             "model": "auto",
             "device": "auto",
             "seed": 0,
@@ -96,7 +97,7 @@ class PDDRegistrationMethod:
             self.Modified()
 
     def SetFixedImage(self, image: Any) -> None:
-        """Set the fixed image: itk.Image, SimpleITK.Image, or the path of a file or a DICOM folder."""
+        """Set the fixed image: itk.Image, SimpleITK.Image, path of a file or a DICOM folder, or a list of channels."""
         self._set("fixed", image)
 
     def GetFixedImage(self) -> Any:
@@ -142,6 +143,14 @@ class PDDRegistrationMethod:
     def GetMovingMask(self) -> Any:
         """The mask of the moving image."""
         return self._settings["moving_mask"]
+
+    def SetChannelWeights(self, weights: Sequence[float] | None) -> None:
+        """Set how much each channel counts beside the others; None for all alike."""
+        self._set("channel_weights", weights)
+
+    def GetChannelWeights(self) -> Sequence[float] | None:
+        """How much each channel counts."""
+        return self._settings["channel_weights"]
 
     def SetModel(self, model: Any) -> None:
         """Set the model: a name, a folder or "auto"."""
@@ -335,14 +344,17 @@ class PDDRegistrationMethod:
     # ---- Results (of SimpleITK where the images are SimpleITK's)
 
     def GetOutput(self) -> Any:
-        """The moving image warped onto the fixed image: linear interpolation, pixel type of the moving image."""
+        """The moving image warped onto the fixed image: linear interpolation, pixel type of the moving image.
+
+        A list of channels, or a 4-D image of them, is answered with one image of vectors.
+        """
         return self._make("output", self._warp)
 
     def _warp(self) -> Any:
-        return warp_like(
+        return warp_channels(
             self._settings["fixed"],
             self._settings["moving"],
-            self._problem.moving,
+            self._problem.moving_channels or (self._problem.moving,),
             self._result.field,
             default=self._default_pixel_value,
         )

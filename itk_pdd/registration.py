@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ class Problem:
         Where the registration starts, from fixed to moving points; None for the physical coordinates as they are.
     fixed_mask, moving_mask : Volume, optional
         bool volumes on the grids of the images.
+    fixed_channels, moving_channels : tuple of Volume, optional
+        All channels where there are several: ``fixed`` and ``moving`` are the first ones.
     """
 
     fixed: Volume
@@ -48,6 +50,8 @@ class Problem:
     initial: Mapping | None = None
     fixed_mask: Volume | None = None
     moving_mask: Volume | None = None
+    fixed_channels: tuple[Volume, ...] = ()
+    moving_channels: tuple[Volume, ...] = ()
 
 
 def register(
@@ -58,6 +62,7 @@ def register(
     initialise: str | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
+    channel_weights: Sequence[float] | None = None,
     model: Any = "auto",
     device: str = "auto",
     seed: int = 0,
@@ -69,9 +74,11 @@ def register(
 
     Parameters
     ----------
-    fixed, moving : itk.Image, SimpleITK.Image, str or path-like
-        2-D or 3-D images of any real scalar pixel type, or files, or folders of DICOM slices. They may differ in
-        size, spacing, origin and direction.
+    fixed, moving : itk.Image, SimpleITK.Image, str, path-like or list
+        2-D or 3-D images of any real pixel type, or files, or folders of DICOM slices. They may differ in size,
+        spacing, origin and direction. Images of vectors or RGB pixels, 4-D images (the last axis counts) and lists of
+        images on one grid have several channels, which are registered together: as many in both, the first with the
+        first.
     initial_transform : itk.Transform, SimpleITK.Transform, numpy.ndarray, str, path-like or list, optional
         Where to start: maps fixed points to moving points in physical (LPS) millimetres. A transform, a homogeneous
         matrix, a transform file (.h5, .tfm, .mat of ANTs, ...), the file of a displacement field, or a list of
@@ -79,9 +86,11 @@ def register(
         first; "[file,1]" inverts a linear one). Without it the physical coordinates are taken as they are.
     initialise : {None, "center", "affine"}, optional
         Find a start instead: "center" puts the centres of the images (of both masks, if given) on each other,
-        "affine" searches an affine mapping by mutual information.
+        "affine" searches an affine mapping by dense displacements. Both look at the first channel.
     fixed_mask, moving_mask : itk.Image, SimpleITK.Image, str or path-like, optional
         Images on the grids of ``fixed`` and ``moving``; only voxels other than 0 count.
+    channel_weights : sequence of float, optional
+        How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
     model : str or path-like, optional
         Name of a model, or its folder; "auto" chooses by the images.
     device : str, optional
@@ -124,7 +133,16 @@ def register(
         moving_mask=moving_mask,
         threads=threads,
     )
-    result = solve(problem, model=model, device=device, seed=seed, threads=threads, spacing=spacing, progress=progress)
+    result = solve(
+        problem,
+        channel_weights=channel_weights,
+        model=model,
+        device=device,
+        seed=seed,
+        threads=threads,
+        spacing=spacing,
+        progress=progress,
+    )
     return (field_to_simpleitk if image_kind(fixed, moving) == "simpleitk" else field_to_itk)(result.field)
 
 
@@ -149,13 +167,19 @@ def prepare(
         raise RegistrationError(f"initialise is {initialise!r}, expected None, 'center' or 'affine'")
     if initialise is not None and initial_transform is not None:
         raise RegistrationError(f"initial_transform and initialise={initialise!r} are both given: give one of them")
-    fixed, moving = Volume.from_image(fixed, name="fixed"), Volume.from_image(moving, name="moving")
+    channels = Volume.channels_from_image(fixed, name="fixed"), Volume.channels_from_image(moving, name="moving")
+    fixed, moving = channels[0][0], channels[1][0]
     if fixed.grid.dimension != moving.grid.dimension:
         raise RegistrationError(
             f"fixed is {fixed.grid.dimension}-D ({fixed.grid}) and moving is {moving.grid.dimension}-D "
             f"({moving.grid}), expected the same dimension"
         )
-    log.info("fixed: %s; moving: %s", fixed.grid, moving.grid)
+    counts = [len(each) for each in channels]
+    if counts[0] != counts[1]:
+        raise RegistrationError(
+            f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many: leave out those alone"
+        )
+    log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, counts[0])
     masks = {}
     if fixed_mask is not None:
         masks["fixed_mask"] = Volume.mask_from_image(fixed_mask, fixed.grid, name="fixed_mask")
@@ -169,16 +193,25 @@ def prepare(
     elif initialise == "affine":
         initial = prealignment.align_affine(fixed, moving, threads=threads, **masks)
     _check_overlap(fixed, moving, initial, "initial_transform" if initial_transform is not None else None)
-    return Problem(fixed, moving, initial, **masks)
+    several = dict(zip(("fixed_channels", "moving_channels"), channels, strict=True)) if counts[0] > 1 else {}
+    return Problem(fixed, moving, initial, **masks, **several)
 
 
-def solve(problem: Problem, **options: Any) -> Result:
-    """Run the engine on a prepared problem; the options are those of :func:`register`."""
+def solve(problem: Problem, *, channel_weights: Sequence[float] | None = None, **options: Any) -> Result:
+    """Run the engine on a prepared problem; the options are those of :func:`register`.
+
+    Raises
+    ------
+    RegistrationError
+        If an option makes no sense, or there is not one weight for each channel.
+    """
     from itk_pdd import engine
 
+    if channel_weights is not None:
+        options["channel_weights"] = _checked_weights(channel_weights, max(1, len(problem.fixed_channels)))
     return engine.register_volumes(
-        problem.fixed,
-        problem.moving,
+        problem.fixed_channels or problem.fixed,
+        problem.moving_channels or problem.moving,
         initial=problem.initial,
         fixed_mask=problem.fixed_mask,
         moving_mask=problem.moving_mask,
@@ -205,6 +238,18 @@ def invert(field: DisplacementField, grid: Grid) -> DisplacementField:
             stacklevel=2,
         )
     return inverse
+
+
+def _checked_weights(weights: Sequence[float], channels: int) -> tuple[float, ...]:
+    try:
+        found = tuple(float(weight) for weight in weights)
+    except (TypeError, ValueError) as error:
+        raise RegistrationError(f"channel_weights is {weights!r}, expected a number for each channel") from error
+    if len(found) != channels:
+        raise RegistrationError(f"channel_weights are {len(found)} numbers, expected one for each channel: {channels}")
+    if not (np.isfinite(found).all() and min(found) >= 0 and sum(found) > 0):
+        raise RegistrationError(f"channel_weights are {found}, expected finite numbers from 0 on, some above 0")
+    return found
 
 
 def _check_overlap(fixed: Volume, moving: Volume, initial: Mapping | None, cause: str | None) -> None:

@@ -66,14 +66,51 @@ class Volume:
             If it is not such an image, has an axis of one voxel, is constant, or holds NaN or infinite voxels.
         """
         volume = cls._read(image, name)
-        thin = [axis for axis, n in zip("xyz", volume.grid.size, strict=False) if n < 2]
-        if thin:
-            raise RegistrationError(
-                f"{name} has one voxel only along {' and '.join(thin)} ({volume.grid}), expected two or more along "
-                "each axis: give a 2-D image for a single slice, or the folder for one file of a DICOM series"
-            )
-        _check_values(volume.array, name)
+        _check_registrable(volume, name)
         return volume
+
+    @classmethod
+    def channels_from_image(cls, image: Any, *, name: str = "fixed") -> tuple[Volume, ...]:
+        """Read an image of one channel or several that are to be registered together.
+
+        Parameters
+        ----------
+        image : itk.Image, itk.VectorImage, SimpleITK.Image, Volume, str, path-like, list or tuple
+            As for :meth:`from_image`, or an image of vectors or RGB pixels, or a 4-D image whose last axis counts the
+            channels, or a list of scalar images on one grid.
+        name : str
+            What to call the image in errors.
+
+        Returns
+        -------
+        tuple of Volume
+            One for each channel, all on the same grid.
+
+        Raises
+        ------
+        RegistrationError
+            If a channel cannot be registered (see :meth:`from_image`), or the channels lie on different grids.
+        """
+        if isinstance(image, list | tuple):
+            volumes = [cls._read(part, f"{name}[{i}]") for i, part in enumerate(image)]
+            if not volumes:
+                raise RegistrationError(f"{name} is an empty list, expected an image or a list with one per channel")
+        elif isinstance(image, Volume):
+            volumes = [cls._read(image, name)]
+        else:
+            array, grid = _pixels(_opened(image, name), name, channels=True)
+            parts = np.moveaxis(array, -1, 0) if array.ndim > grid.dimension else [array]
+            volumes = [cls(np.ascontiguousarray(part), grid) for part in parts]
+        for i, volume in enumerate(volumes):
+            part = name if len(volumes) == 1 else f"{name}[{i}]"
+            _check_registrable(volume, part)
+            if volume.grid.dimension != volumes[0].grid.dimension or not volume.grid.same_space(volumes[0].grid):
+                raise RegistrationError(
+                    f"{part} lies on another grid than {name}[0]: {_where(volume.grid)}, expected "
+                    f"{_where(volumes[0].grid)}; resample the channels onto one grid"
+                )
+        # One grid for all, without differences of rounding.
+        return tuple(cls(volume.array, volumes[0].grid) for volume in volumes)
 
     @classmethod
     def mask_from_image(cls, image: Any, reference: Grid, *, name: str = "fixed_mask") -> Volume:
@@ -164,65 +201,81 @@ class Volume:
 
     @classmethod
     def _read(cls, image: Any, name: str) -> Volume:
-        """Any supported object to a volume; checks what it is, not yet its values."""
+        """Any supported object to a scalar volume; checks what it is, not yet its values."""
         if isinstance(image, Volume):
             _check_geometry(image.grid, name)
             return image
-        if isinstance(image, str | os.PathLike):
-            image = read_image(image, name=name)
-        elif is_itk(image) and not hasattr(image, "GetLargestPossibleRegion") and hasattr(image, "GetOutput"):
-            image = image.GetOutput()
-        if is_simpleitk(image):
-            return cls._from_simpleitk(image, name)
-        if is_itk(image) and hasattr(image, "GetLargestPossibleRegion"):
-            return cls._from_itk(image, name)
+        array, grid = _pixels(_opened(image, name), name)
+        return cls(np.ascontiguousarray(array), grid)
+
+
+def _opened(image: Any, name: str) -> Any:
+    """An image of itk, complete in memory, or of SimpleITK."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(image, name=name)
+    if is_itk(image) and not hasattr(image, "GetLargestPossibleRegion") and hasattr(image, "GetOutput"):
+        image = image.GetOutput()
+    if is_simpleitk(image):
+        return image
+    if not (is_itk(image) and hasattr(image, "GetLargestPossibleRegion")):
         what = type(image).__name__
         if isinstance(image, np.ndarray):
             what = f"a bare array of shape {image.shape}, which has no spacing, origin or direction"
         raise RegistrationError(
             f"{name} is not an image: found {what}, expected an itk.Image, a SimpleITK.Image or the path of a file"
         )
-
-    @classmethod
-    def _from_simpleitk(cls, image: Any, name: str) -> Volume:
-        import SimpleITK
-
-        grid = grid_of(image, name)
-        _check_scalar(image.GetNumberOfComponentsPerPixel(), name)
-        if "complex" in image.GetPixelIDTypeAsString():
-            raise RegistrationError(f"{name} has complex pixels, expected real numbers: register its magnitude")
-        return cls(np.ascontiguousarray(SimpleITK.GetArrayFromImage(image)), grid)
-
-    @classmethod
-    def _from_itk(cls, image: Any, name: str) -> Volume:
-        import itk
-
-        try:
-            # Brings an image at the end of a pipeline, or one buffered in part only, up to date.
-            image.UpdateOutputInformation()
-            image.SetRequestedRegionToLargestPossibleRegion()
-            image.Update()
-        except RuntimeError as error:
-            raise RegistrationError(f"{name} cannot be made by its filter ({itk_reason(error)})") from error
-        grid = grid_of(image, name)
-        _check_scalar(image.GetNumberOfComponentsPerPixel(), name)
-        if image.GetBufferedRegion() != image.GetLargestPossibleRegion():
-            raise RegistrationError(
-                f"{name} holds {tuple(image.GetBufferedRegion().GetSize())} of its {grid.size} voxels (x, y, z) in "
-                "memory, expected all: update the filter it comes from"
-            )
-        try:
-            array = np.array(itk.array_view_from_image(image), order="C")
-        except (RuntimeError, KeyError, itk.TemplateTypeError) as error:
-            kind = type(image).__name__
-            raise RegistrationError(f"{name} is an {kind}, which itk gives no array of: cast it to float") from error
-        if np.iscomplexobj(array):
-            raise RegistrationError(f"{name} has complex pixels, expected real numbers: register its magnitude")
-        return cls(array, grid)
+    try:
+        # Brings an image at the end of a pipeline, or one buffered in part only, up to date.
+        image.UpdateOutputInformation()
+        image.SetRequestedRegionToLargestPossibleRegion()
+        image.Update()
+    except RuntimeError as error:
+        raise RegistrationError(f"{name} cannot be made by its filter ({itk_reason(error)})") from error
+    return image
 
 
-def grid_of(image: Any, name: str) -> Grid:
+def _pixels(image: Any, name: str, *, channels: bool = False) -> tuple[np.ndarray, Grid]:
+    """A copy of the pixels, axes (z,) y, x and, where there are several, the channels; and the grid."""
+    grid = grid_of(image, name, channels=channels)
+    components = image.GetNumberOfComponentsPerPixel()
+    series = len(image.GetSpacing()) > grid.dimension
+    if not channels or series:
+        _check_scalar(components, name)
+    array = (_simpleitk_array if is_simpleitk(image) else _itk_array)(image, name)
+    if np.iscomplexobj(array):
+        raise RegistrationError(f"{name} has complex pixels, expected real numbers: register its magnitude")
+    if series:
+        array = np.moveaxis(array, 0, -1)
+    # A vector image of one component.
+    return (array[..., 0] if array.ndim > grid.dimension and array.shape[-1] == 1 else array), grid
+
+
+def _simpleitk_array(image: Any, name: str) -> np.ndarray:
+    import SimpleITK
+
+    return SimpleITK.GetArrayFromImage(image)
+
+
+def _itk_array(image: Any, name: str) -> np.ndarray:
+    import itk
+
+    whole, held = image.GetLargestPossibleRegion(), image.GetBufferedRegion()
+    if held != whole:
+        raise RegistrationError(
+            f"{name} holds {tuple(held.GetSize())} of its {tuple(whole.GetSize())} voxels (x, y, z) in memory, "
+            "expected all: update the filter it comes from"
+        )
+    try:
+        return np.array(itk.array_view_from_image(image), order="C")
+    except (RuntimeError, KeyError, itk.TemplateTypeError) as error:
+        kind = type(image).__name__
+        raise RegistrationError(f"{name} is an {kind}, which itk gives no array of: cast it to float") from error
+
+
+def grid_of(image: Any, name: str, *, channels: bool = False) -> Grid:
     """The grid of an image of ITK or SimpleITK, a start index other than 0 taken into the origin; checked.
+
+    With ``channels`` a 4-D image is one of 3-D whose last axis counts its channels.
 
     Raises
     ------
@@ -238,13 +291,15 @@ def grid_of(image: Any, name: str) -> Grid:
         region = image.GetLargestPossibleRegion()
         size, index = tuple(int(n) for n in region.GetSize()), np.asarray([float(i) for i in region.GetIndex()])
         direction = np.asarray(itk.array_from_matrix(image.GetDirection()), dtype=float)
+    spacing = np.asarray([float(s) for s in image.GetSpacing()])
+    origin = np.asarray([float(o) for o in image.GetOrigin()]) + direction @ (spacing * index)
+    if channels and len(size) == 4 and not (direction[3, :3].any() or direction[:3, 3].any()):
+        size, spacing, origin, direction = size[:3], spacing[:3], origin[:3], direction[:3, :3]
     if len(size) not in (2, 3):
         raise RegistrationError(
             f"{name} has {len(size)} dimensions (size {' x '.join(map(str, size))}), expected 2 or 3: "
             "extract one volume of a series"
         )
-    spacing = np.asarray([float(s) for s in image.GetSpacing()])
-    origin = np.asarray([float(o) for o in image.GetOrigin()]) + direction @ (spacing * index)
     grid = Grid.create(size, spacing, origin, direction)
     _check_geometry(grid, name)
     return grid
@@ -262,7 +317,11 @@ def is_simpleitk(image: Any) -> bool:
 
 
 def image_kind(*images: Any) -> str:
-    """In which library's kind to answer: "simpleitk" where some image is SimpleITK's and none is itk's, else "itk"."""
+    """In which library's kind to answer: "simpleitk" where some image is SimpleITK's and none is itk's, else "itk".
+
+    Lists of channels count as the images in them.
+    """
+    images = tuple(part for each in images for part in (each if isinstance(each, list | tuple) else (each,)))
     if any(is_simpleitk(image) for image in images) and not any(is_itk(image) for image in images):
         return "simpleitk"
     return "itk"
@@ -274,6 +333,16 @@ def _check_scalar(components: int, name: str) -> None:
             f"{name} has {components} components per voxel (an RGB or vector image), expected a scalar image: "
             "take one channel or the luminance"
         )
+
+
+def _check_registrable(volume: Volume, name: str) -> None:
+    thin = [axis for axis, n in zip("xyz", volume.grid.size, strict=False) if n < 2]
+    if thin:
+        raise RegistrationError(
+            f"{name} has one voxel only along {' and '.join(thin)} ({volume.grid}), expected two or more along "
+            "each axis: give a 2-D image for a single slice, or the folder for one file of a DICOM series"
+        )
+    _check_values(volume.array, name)
 
 
 def _check_geometry(grid: Grid, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +22,9 @@ __all__ = [
     "INTERPOLATIONS",
     "LABEL_INTERPOLATIONS",
     "jacobian_determinant",
+    "warp_channels",
     "warp_image",
     "warp_labels",
-    "warp_like",
     "warp_simpleitk",
 ]
 
@@ -294,14 +295,16 @@ def warp_simpleitk(
     )
 
 
-def warp_like(fixed: Any, moving: Any, volume: Volume, field: DisplacementField, *, default: float = 0.0) -> Any:
+def warp_channels(
+    fixed: Any, moving: Any, channels: Sequence[Volume], field: DisplacementField, *, default: float = 0.0
+) -> Any:
     """The moving image warped, in the kind of the images that came in.
 
     Parameters
     ----------
-    fixed, moving : itk.Image, SimpleITK.Image, str or path-like
+    fixed, moving : itk.Image, SimpleITK.Image, str, path-like or list
         The images as they were given.
-    volume : Volume
+    channels : sequence of Volume
         The moving image as it was read.
     field : DisplacementField
         From fixed to moving points, on the grid of the fixed image.
@@ -311,6 +314,24 @@ def warp_like(fixed: Any, moving: Any, volume: Volume, field: DisplacementField,
     Returns
     -------
     itk.Image or SimpleITK.Image
-        On the region of the fixed image, its start index included; the pixel type is the moving image's.
+        On the region of the fixed image, its start index included; the pixel type is the moving image's. Where the
+        channels were not the components of one image, it is an image of float vectors.
     """
-    return answer(warp_simpleitk(volume.to_simpleitk(), field, default=default), moving, fixed)
+    import SimpleITK
+
+    warped = [warp_simpleitk(volume.to_simpleitk(), field, default=default) for volume in channels]
+    several = len(warped) > 1
+    # Channels of a list or along a fourth axis.
+    apart = isinstance(moving, list | tuple) or _axes(moving) > field.grid.dimension
+    if several and apart:
+        warped = [SimpleITK.Cast(image, SimpleITK.sitkFloat32) for image in warped]
+    if isinstance(fixed, list | tuple):
+        fixed = fixed[0]
+    elif _axes(fixed) > field.grid.dimension:
+        fixed = None
+    return answer(SimpleITK.Compose(warped) if several else warped[0], moving, fixed, same_pixels=not apart)
+
+
+def _axes(image: Any) -> int:
+    """Number of axes of an image; 0 for a path."""
+    return len(image.GetSpacing()) if hasattr(image, "GetSpacing") else 0

@@ -116,6 +116,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
                 progress(step / 4, "working")
         if note.error is not None:
             raise note.error
+        fixed = fixed[0] if isinstance(fixed, tuple) else fixed
         field = note.field(fixed.grid)
         if initial is not None:
             points = fixed.grid.points()
