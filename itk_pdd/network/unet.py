@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["UNet", "UNetSettings", "space_to_depth"]
+__all__ = ["UNet", "UNetSettings", "calibrate", "count_weights", "space_to_depth"]
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,14 @@ def space_to_depth(image: Tensor, fold: int) -> Tensor:
 
 
 def _normalised(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
-    """Convolution and instance norm; statistics of the image at hand, so that a batch of one trains as it is used."""
+    """Convolution and instance norm.
+
+    While it trains, the norm takes the statistics of the crop at hand, so that a batch of one will do; in use it takes
+    those of the training's crops, since a whole scan with much air around the body has others.
+    """
     return nn.Sequential(
-        nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.InstanceNorm3d(outputs, affine=True)
+        nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.InstanceNorm3d(outputs, affine=True, track_running_stats=True),
     )
 
 
@@ -158,6 +164,28 @@ def _blocks(width: int, count: int) -> nn.Sequential:
 
 
 @torch.no_grad()
+def calibrate(network: UNet, batches: Iterable[Tensor]) -> None:
+    """Let the norms take the mean statistics of some images for use; leaves the network in evaluation mode.
+
+    Parameters
+    ----------
+    network : UNet
+        Its weights stay as they are.
+    batches : iterable of Tensor, shape (N, 1, z, y, x)
+        Images of the size it was trained with.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.InstanceNorm3d)]
+    momentum = norms[0].momentum
+    network.train()
+    for number, batch in enumerate(batches, start=1):
+        for norm in norms:
+            norm.momentum = 1 / number
+        network(batch)
+    for norm in norms:
+        norm.momentum = momentum
+    network.eval()
+
+
 def count_weights(network: nn.Module) -> int:
     """Number of trainable weights."""
     return sum(parameter.numel() for parameter in network.parameters())

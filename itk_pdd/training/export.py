@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 from itk_pdd.network.card import CARD, WEIGHTS, ModelCard
 from itk_pdd.network.unet import UNet
 from itk_pdd.outputs import Output, write_all
 from itk_pdd.training.checkpoint import write_bytes
 
-__all__ = ["write_model"]
+__all__ = ["rounded", "write_model"]
+
+
+def rounded(network: UNet) -> dict[str, Tensor]:
+    """Weights as they are kept: convolutions in half precision, the few numbers of the norms as they are."""
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    return {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
 
 
 def write_model(folder: str | os.PathLike[str], network: UNet, card: ModelCard) -> None:
-    """Write card and weights (in half precision) into a folder, both or none.
+    """Write card and weights (see :func:`rounded`) into a folder, both or none.
 
     Parameters
     ----------
@@ -36,9 +42,7 @@ def write_model(folder: str | os.PathLike[str], network: UNet, card: ModelCard) 
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save(
-        {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in network.state_dict().items()}
-    )
+    weights = save(rounded(network))
     text = card.to_json().encode()
     write_all(
         [

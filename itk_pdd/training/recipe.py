@@ -18,6 +18,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import LabelClass, ModelCard
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.semantic import SemanticNetwork
+from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import UNet, UNetSettings
 from itk_pdd.outputs import OutputError
 from itk_pdd.training.augmentation import Augmentation
@@ -26,7 +27,7 @@ from itk_pdd.training.curve import write_table
 from itk_pdd.training.dataset import Survey, load_samples, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import segmentation_dice, summary
-from itk_pdd.training.export import write_model
+from itk_pdd.training.export import rounded, write_model
 from itk_pdd.training.trainer import Trainer, TrainingSettings
 
 __all__ = ["Recipe", "cross_validate", "train_model"]
@@ -227,8 +228,10 @@ def _finish(
     network: UNet, card: ModelCard, validation: Sequence[LabelledScan], folder: Path, *, write: bool
 ) -> SemanticNetwork:
     """Measure the model as it will be used, complete the card, and write both."""
-    # What is measured is what is kept: weights of half precision.
-    model = SemanticNetwork(network.half().float().cpu(), card)
+    # What is measured is what is kept: rounded weights.
+    network = network.cpu()
+    load_weights(network, rounded(network))
+    model = SemanticNetwork(network, card)
     if validation and write:
         scores = segmentation_dice(model, validation)
         model = SemanticNetwork(model.network, replace(card, validation=summary(scores, card)))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.semantic import predict
 from itk_pdd.network.storage import load_weights
-from itk_pdd.network.unet import UNet, UNetSettings
+from itk_pdd.network.unet import UNet, UNetSettings, calibrate
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
 from itk_pdd.training.checkpoint import (
     CHECKPOINT,
@@ -36,6 +36,8 @@ from itk_pdd.training.segmentation import dice_per_class, majority
 __all__ = ["Trainer", "TrainingSettings", "learning_rate"]
 
 log = logging.getLogger("itk_pdd")
+
+_CALIBRATION = 16  # batches whose statistics the averaged network takes before it is used
 
 
 @dataclass(frozen=True)
@@ -189,18 +191,11 @@ class Trainer:
 
     def step(self) -> float:
         """One iteration; returns its loss."""
-        settings, fold = self.settings, self.network.settings.fold
+        settings = self.settings
         # Every iteration has a generator of its own, so that a resumed training draws what an uninterrupted one would.
         rank = [self.processes.rank] if self.processes.rank else []
-        rng = np.random.default_rng([settings.seed, self.iteration, *rank])
-        crops = []
-        for chosen in rng.choice(len(self.train), settings.batch, replace=settings.batch > len(self.train)):
-            scan = self.train[int(chosen)]
-            crops.append(
-                random_crop(scan.image, scan.labels, self.classes, fold=fold, augmentation=self.augmentation, rng=rng)
-            )
-        image = torch.stack([crop.image for crop in crops])[:, None]
-        target = soft_targets(torch.stack([crop.labels for crop in crops]), self.classes, fold=fold)
+        image, labels = self._draw(np.random.default_rng([settings.seed, self.iteration, *rank]))
+        target = soft_targets(labels, self.classes, fold=self.network.settings.fold)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.iteration, settings)
         self.network.train()
@@ -217,6 +212,19 @@ class Trainer:
         self._update_average()
         self.iteration += 1
         return value
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """A batch of crops: images (N, 1, z, y, x) and labels (N, z, y, x)."""
+        crops, count = [], self.settings.batch
+        for chosen in rng.choice(len(self.train), count, replace=count > len(self.train)):
+            scan = self.train[int(chosen)]
+            crops.append(
+                random_crop(
+                    scan.image, scan.labels, self.classes, fold=self.network.settings.fold,
+                    augmentation=self.augmentation, rng=rng,
+                )
+            )  # fmt: skip
+        return torch.stack([crop.image for crop in crops])[:, None], torch.stack([crop.labels for crop in crops])
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -237,6 +245,8 @@ class Trainer:
     def _validate(self, loss: float, seconds: float) -> None:
         rate = learning_rate(self.iteration - 1, self.settings)
         row = {"iteration": self.iteration, "rate": rate, "loss": self.processes.mean(loss)}
+        generators = (np.random.default_rng([self.settings.seed, number]) for number in range(_CALIBRATION))
+        calibrate(self.average, (self._draw(rng)[0] for rng in generators))
         if self.validation:
             dice = _mean_over_scans(self.evaluate(self.validation))
             row["dice"] = self.processes.mean(float(np.nanmean(dice)))

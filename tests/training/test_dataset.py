@@ -49,7 +49,7 @@ def test_canonical_voxels_stay_where_they_are(name):
 def test_the_same_anatomy_on_other_grids_gives_the_same_labels(spacing):
     flip = np.diag([1.0, -1.0, 1.0])
     size = np.ceil(GRID.extent / spacing).astype(int)
-    start = np.array(GRID.origin) + [0, (size[1] - 1) * spacing[1], 0]
+    start = GRID.to_physical([0, 0, 0]) + np.array([0, (size[1] - 1) * spacing[1], 0])
     _, there = balls(Grid.create(size, spacing, start, flip), 3)
     found = prepare_labels(there, 2.0, (0, 1, 2))
     _, expected = balls(found.grid, 3)
