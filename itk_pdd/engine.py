@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,12 @@ from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
+from itk_pdd.kernels.thermometer import share_bits
 from itk_pdd.mapping import Mapping
 from itk_pdd.refinement import refine
 from itk_pdd.resampling import resample
 from itk_pdd.search import WorkingImage, enlarged, search
+from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model
 from itk_pdd.volume import Volume
 
@@ -52,9 +54,10 @@ class Result:
 
 
 def register_volumes(
-    fixed: Volume,
-    moving: Volume,
+    fixed: Volume | Sequence[Volume],
+    moving: Volume | Sequence[Volume],
     *,
+    channel_weights: Sequence[float] | None = None,
     initial: Mapping | None = None,
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
@@ -70,8 +73,10 @@ def register_volumes(
 
     Parameters
     ----------
-    fixed, moving : Volume
-        Checked images of one dimension.
+    fixed, moving : Volume or sequence of Volume
+        Checked images of one dimension, or the channels of each, on one grid.
+    channel_weights : sequence of float, optional
+        How much each channel counts beside the others; all alike by default.
     initial : Mapping, optional
         Where to start, from fixed to moving physical points.
     fixed_mask, moving_mask : Volume, optional
@@ -110,21 +115,26 @@ def register_volumes(
         model = replace(model, spacing=float(spacing))
     report = progress or (lambda fraction, text: None)
     started = time.perf_counter()
+    fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
+    weights = _checked_weights(fixed, moving, channel_weights)
     if refinement_iterations is not None:
         if refinement_iterations < 0:
             raise RegistrationError(f"refinement_iterations is {refinement_iterations}, expected at least 0")
         model = replace(model, refinement=replace(model.refinement, iterations=int(refinement_iterations)))
     with _threads(threads):
         report(0.0, "resampling")
-        inner = working_grid(fixed.grid, model)
+        inner = working_grid(fixed[0].grid, model)
         reach = sum(stage.reach for stage in model.stages)
         # The moving image is needed as far around the fixed one as displacements reach, if there is anything.
-        lower, upper = _margins(inner, moving.grid, initial, reach)
+        lower, upper = _margins(inner, moving[0].grid, initial, reach)
         grid = inner.padded(lower, upper)
         capture = reach * max(grid.spacing)
         log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
-        first = _prepared(fixed, grid, None, fixed_mask)
-        second = _prepared(moving, grid, initial, moving_mask)
+        first = _prepared(fixed, grid, None, fixed_mask, weights)
+        second = _prepared(moving, grid, initial, moving_mask, weights)
+        if model.network is not None:
+            report(0.02, "organs")
+            first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model)
         share = 0.75 if model.refinement.iterations else 0.95
         found, block = search(first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text))
         if model.refinement.iterations:
@@ -141,7 +151,7 @@ def register_volumes(
                 progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
             )
         report(0.95, "field")
-        field = _to_fixed_grid(found, grid, block, fixed.grid, initial)
+        field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
     return Result(field, model, grid, capture)
@@ -187,16 +197,62 @@ def _margins(grid: Grid, moving: Grid, initial: Mapping | None, reach: int) -> t
     return np.where(lower > mesh + small, lower, 0), np.where(upper > mesh + small, upper, 0)
 
 
-def _prepared(volume: Volume, grid: Grid, mapping: Mapping | None, mask: Volume | None) -> WorkingImage:
+def _checked_weights(
+    fixed: tuple[Volume, ...], moving: tuple[Volume, ...], weights: Sequence[float] | None
+) -> tuple[float, ...]:
+    """Weights of the channels, which must belong together."""
+    if len(fixed) != len(moving):
+        raise RegistrationError(f"fixed has {len(fixed)} channels and moving {len(moving)}, expected as many")
+    for name, channels in (("fixed", fixed), ("moving", moving)):
+        if any(channel.grid != channels[0].grid for channel in channels):
+            raise RegistrationError(f"the channels of {name} lie on different grids, expected one: resample them")
+    weights = (1.0,) * len(fixed) if weights is None else tuple(float(w) for w in weights)
+    if len(weights) != len(fixed):
+        raise RegistrationError(
+            f"channel_weights has {len(weights)} numbers, expected one for each channel: {len(fixed)}"
+        )
+    if min(weights) < 0 or not np.isfinite(weights).all() or sum(weights) <= 0:
+        raise RegistrationError(f"channel_weights are {weights}, expected finite numbers not below 0 and one above")
+    return weights
+
+
+def _prepared(
+    channels: tuple[Volume, ...], grid: Grid, mapping: Mapping | None, mask: Volume | None, weights: tuple[float, ...]
+) -> WorkingImage:
     """An image on the working grid, as the search wants it."""
-    array = resample(volume, grid, mapping=mapping).array
+    arrays = [resample(volume, grid, mapping=mapping).array for volume in channels]
     used = (
         None if mask is None else resample(mask, grid, mapping=mapping, interpolation="nearest", outside="zero").array
     )
     if grid.dimension == 2:
-        array, used = array[None], None if used is None else used[None]
+        arrays, used = [array[None] for array in arrays], None if used is None else used[None]
     used = None if used is None else used.astype(bool)
-    return WorkingImage((np.ascontiguousarray(array),), grid.dimension, mask=used)
+    return WorkingImage(tuple(np.ascontiguousarray(a) for a in arrays), grid.dimension, weights, used)
+
+
+def _with_classes(
+    first: WorkingImage,
+    second: WorkingImage,
+    fixed: Volume,
+    moving: Volume,
+    grid: Grid,
+    initial: Mapping | None,
+    model: Model,
+) -> tuple[WorkingImage, WorkingImage]:
+    """Both images with what the model's network says about them."""
+    from itk_pdd.network.semantic import SemanticNetwork
+
+    network = SemanticNetwork.from_folder(model.network)
+    # Small organs count more than their share of the volume: they have the same right to be met.
+    bits = share_bits([c.volume**-0.3 for c in network.card.classes[1:]])
+    result = []
+    for image, volume, mapping in ((first, fixed, None), (second, moving, initial)):
+        probabilities, where = network.probabilities(volume)
+        # Without the background, which is what the others leave.
+        probabilities = np.ascontiguousarray(np.moveaxis(probabilities[1:], 0, -1))
+        classes = ClassMaps(probabilities, where, bits, grid, model.class_weight, mapping)
+        result.append(replace(image, classes=classes))
+    return result[0], result[1]
 
 
 def _to_fixed_grid(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
 from itk_pdd.kernels.mind import add_codes, code_bits, mind_features
 from itk_pdd.kernels.tree import min_marginals, spanning_tree
 from itk_pdd.network.costs import DisplacementSet
+from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Stage
 
 __all__ = ["WorkingImage", "enlarged", "search"]
@@ -32,12 +33,18 @@ class WorkingImage:
         How much each channel counts beside the others.
     mask : numpy.ndarray, optional
         Voxels that count, bool (z, y, x).
+    classes : ClassMaps, optional
+        What a trained network says about the image.
+    factor : int
+        Working voxels per voxel along each axis.
     """
 
     channels: tuple[np.ndarray, ...]
     dimension: int
     weights: tuple[float, ...] = (1.0,)
     mask: np.ndarray | None = None
+    classes: ClassMaps | None = None
+    factor: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,15 +66,23 @@ class WorkingImage:
         return mind_features(array if self.dimension == 3 else array[0], dilation=dilation)
 
     def codes(self, dilations: Sequence[int]) -> tuple[np.ndarray, tuple[float, ...]]:
-        """Binary codes of the features of several dilations, uint64 (channels, z, y, x), and what a bit is worth."""
+        """Binary codes of the features, uint64 (words, z, y, x), and what a bit of each word is worth.
+
+        There is a word for each channel, of the MIND-SSC features of several dilations, and one for the classes.
+        """
         bits = code_bits(self.similarities * len(dilations))
-        codes = np.zeros((len(self.channels), *self.shape), np.uint64)
-        for array, code in zip(self.channels, codes, strict=True):
+        words = len(self.channels) + (self.classes is not None)
+        codes = np.zeros((words, *self.shape), np.uint64)
+        for array, code in zip(self.channels, codes, strict=False):
             for i, dilation in enumerate(dilations):
                 shift = i * self.similarities * bits
                 add_codes(array if self.dimension == 3 else array[0], code, bits=bits, shift=shift, dilation=dilation)
         total = sum(self.weights) * self.similarities * len(dilations) * bits
-        return codes, tuple(weight / total for weight in self.weights)
+        scales = [weight / total for weight in self.weights]
+        if self.classes is not None:
+            codes[-1] = self.classes.codes(self.factor)
+            scales.append(self.classes.scale)
+        return codes, tuple(scales)
 
     def guide(self, cell: tuple[int, int, int]) -> np.ndarray:
         """Mean intensity of each cell, over the channels scaled alike."""
@@ -82,7 +97,8 @@ class WorkingImage:
             return self
         cell = self.per_axis(factor)
         mask = None if self.mask is None else restrict(self.mask, cell) >= 0.5
-        return WorkingImage(tuple(restrict(c, cell) for c in self.channels), self.dimension, self.weights, mask)
+        channels = tuple(restrict(c, cell) for c in self.channels)
+        return replace(self, channels=channels, mask=mask, factor=self.factor * factor)
 
 
 def search(
@@ -160,6 +176,8 @@ def _one_way(
     import torch
 
     cell, step = image.per_axis(stage.cell), image.per_axis(stage.step)
+    # In two dimensions there are few voxels in a cell.
+    stride = (stage.stride, stage.stride, 1) if image.dimension == 3 else (1, 1, 1)
     radius = (stage.radius if image.dimension == 3 else 0, stage.radius, stage.radius)
     block, found = (1, 1, 1), None
     if base is not None:
@@ -170,7 +188,16 @@ def _one_way(
             base = base * np.float32(block[-1])
         found = restrict(base, tuple(c // b for c, b in zip(cell, block, strict=True)))
     costs = hamming_costs(
-        own[0], other[0], cell=cell, radius=radius, step=step, base=base, block=block, mask=image.mask, scales=own[1]
+        own[0],
+        other[0],
+        cell=cell,
+        radius=radius,
+        step=step,
+        stride=stride,
+        base=base,
+        block=block,
+        mask=image.mask,
+        scales=own[1],
     )
     if stage.regularisation == "tree":
         tree = spanning_tree(image.guide(cell))

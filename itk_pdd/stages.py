@@ -32,6 +32,8 @@ class Stage:
         Factor of the costs in the softmax over displacements; a larger one averages over fewer of them.
     consistency : int
         Iterations that make the forward and backward field inverse to each other; 0 for a forward field only.
+    stride : int
+        Every how many slices and rows of a cell are compared (not in 2-D); a larger one is faster and noisier.
     """
 
     shrink: int
@@ -43,6 +45,7 @@ class Stage:
     regularisation: str = "tree"
     temperature: float = 77.0
     consistency: int = 6
+    stride: int = 1
 
     @property
     def reach(self) -> int:
@@ -95,6 +98,10 @@ class Model:
         Working spacing in millimetres; by default that of the fixed image (its geometric mean).
     max_voxels : int
         Upper limit of the working grid; a larger image is registered at a coarser spacing.
+    network : str, optional
+        Folder of a trained network whose class probabilities are compared beside the MIND-SSC features.
+    class_weight : float
+        How much these count: what a difference in all classes costs, beside 1 for one in all MIND-SSC features.
     """
 
     name: str
@@ -102,3 +109,5 @@ class Model:
     refinement: Refinement = field(default_factory=Refinement)
     spacing: float | None = None
     max_voxels: int = 8_000_000
+    network: str | None = None
+    class_weight: float = 4.0

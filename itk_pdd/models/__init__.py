@@ -1,37 +1,46 @@
-"""Named models: the settings of a registration, and the trained weights where there are any."""
+"""Named models: the settings of a registration, and the trained networks where there are any."""
 
 from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.stages import Model, Refinement, Stage
 
-__all__ = ["MODELS", "load"]
+__all__ = ["DEFAULT", "load", "names"]
 
-MODELS = {
-    "mind-ssc": Model(
-        name="mind-ssc",
-        stages=(
-            Stage(shrink=2, cell=4, radius=7, step=2, dilations=(1, 3), smoothness=0.052),
-            Stage(shrink=2, cell=3, radius=5, step=1, dilations=(1, 3), smoothness=0.0128),
-            Stage(shrink=2, cell=2, radius=3, step=1, dilations=(1, 2), smoothness=0.0128),
-            Stage(shrink=1, cell=4, radius=3, step=1, dilations=(1, 2), smoothness=0.0128),
-        ),
-        # On inter-patient abdominal CT the refinement brought 0.01 of Dice and folded 2 % more of the voxels.
-        refinement=Refinement(iterations=0),
+DEFAULT = Model(
+    name="mind-ssc",
+    stages=(
+        Stage(shrink=2, cell=4, radius=7, step=2, dilations=(1, 3), smoothness=0.052, stride=2),
+        Stage(shrink=2, cell=3, radius=5, step=1, dilations=(1, 3), smoothness=0.0128),
+        Stage(shrink=2, cell=2, radius=3, step=1, dilations=(1, 2), smoothness=0.0128),
+        Stage(shrink=1, cell=4, radius=3, step=1, dilations=(1, 2), smoothness=0.0128, stride=2),
     ),
-}
-"""The models that come with the package."""
+    # On inter-patient abdominal CT the refinement brought 0.01 of Dice and folded 2 % more of the voxels.
+    refinement=Refinement(iterations=0),
+)
+"""Hand-made features only: any modality, no training."""
 
-_DEFAULT = "mind-ssc"
+_FOLDER = Path(__file__).parent
+_CARD = "card.json"
 
 
-def load(name: str | Model) -> Model:
-    """The model of a name.
+def names() -> list[str]:
+    """Names of the models that come with the package."""
+    return [DEFAULT.name, *sorted(path.parent.name for path in _FOLDER.glob(f"*/{_CARD}"))]
+
+
+def load(name: str | os.PathLike[str] | Model) -> Model:
+    """The model of a name or in a folder.
 
     Parameters
     ----------
-    name : str or Model
-        "auto" for the default, or one of :data:`MODELS`; a model is returned as it is.
+    name : str, path-like or Model
+        "auto" for the default, one of :func:`names`, or the folder of a trained network (``card.json`` and
+        ``weights.safetensors``, as ``pdd-train`` writes it); a model is returned as it is.
 
     Raises
     ------
@@ -40,7 +49,13 @@ def load(name: str | Model) -> Model:
     """
     if isinstance(name, Model):
         return name
-    name = _DEFAULT if name == "auto" else name
-    if name not in MODELS:
-        raise RegistrationError(f"model is {str(name)!r}, expected 'auto' or one of {', '.join(sorted(MODELS))}")
-    return MODELS[name]
+    text = os.fspath(name)
+    if text in ("auto", DEFAULT.name):
+        return DEFAULT
+    for folder in (_FOLDER / text if text in names() else None, Path(text)):
+        if folder is not None and (folder / _CARD).is_file():
+            # The network is read where it is used: errors in its files are told then.
+            return replace(DEFAULT, name=folder.resolve().name, network=str(folder.resolve()))
+    raise RegistrationError(
+        f"model is {text!r}, expected 'auto', one of {', '.join(names())}, or a folder with a {_CARD}"
+    )

@@ -1,0 +1,80 @@
+"""Class probabilities beside the image: seen from the working grid, and followed by the search."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from itk_pdd import engine, models
+from itk_pdd.errors import RegistrationError
+from itk_pdd.grid import Grid
+from itk_pdd.kernels.thermometer import thermometer_codes
+from itk_pdd.semantics import ClassMaps
+from itk_pdd.volume import Volume
+
+from conftest import rotation
+
+
+def ramp(grid):
+    """A class whose probability grows along physical x, and its complement."""
+    x = grid.points()[..., 0]
+    value = np.clip(0.5 + x / 60, 0, 1).astype(np.float32)
+    return np.stack([value, 1 - value], axis=-1)
+
+
+@pytest.mark.parametrize("direction", [np.eye(3), np.diag([-1.0, 1.0, -1.0]), rotation(10, 20, -15)])
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_codes_are_those_of_the_physical_place(direction, shrink):
+    where = Grid.create((16, 15, 14), 4.0, direction @ [-30.0, -28.0, -26.0], direction)
+    working = Grid.create((21, 20, 11), 2.0, (-20.0, -20.0, -10.0))
+    maps = ClassMaps(ramp(where), where, [20, 30], working, 1.0)
+    expected = thermometer_codes(ramp(working.blocks(shrink)), [20, 30])
+    different = maps.codes(shrink) ^ expected
+    # One level of rounding is left to the interpolation.
+    assert max(bin(int(v)).count("1") for v in different.ravel()) <= 2
+    shifted = ClassMaps(ramp(where), where, [20, 30], working, 1.0, lambda points: points + [8.0, 0, 0])
+    away = thermometer_codes(np.clip(ramp(working.blocks(shrink)) + np.float32([8 / 60, -8 / 60]), 0, 1), [20, 30])
+    assert max(bin(int(v)).count("1") for v in (shifted.codes(shrink) ^ away).ravel()) <= 2
+
+
+def ball(grid, centre):
+    return (np.linalg.norm(grid.points() - centre, axis=-1) < 12).astype(np.float32)
+
+
+def test_classes_lead_where_the_image_says_nothing(monkeypatch):
+    grid = Grid.create((40, 40, 40), 2.0)
+    rng = np.random.default_rng(0)
+    centre, shift = grid.centre, np.asarray([8.0, -6.0, 4.0])
+    fixed, moving = (Volume(rng.normal(size=grid.shape).astype(np.float32), grid) for _ in range(2))
+    places = iter([centre, centre + shift])
+
+    class Network:
+        card = SimpleNamespace(classes=[SimpleNamespace(volume=1.0), SimpleNamespace(volume=1.0)])
+
+        @classmethod
+        def from_folder(cls, folder):
+            assert folder == "somewhere"
+            return cls()
+
+        def probabilities(self, volume):
+            organ = ball(volume.grid, next(places))
+            return np.stack([1 - organ, organ]), volume.grid
+
+    monkeypatch.setattr("itk_pdd.network.semantic.SemanticNetwork", Network)
+    model = replace(models.DEFAULT, network="somewhere", class_weight=20.0)
+    found = engine.register_volumes(fixed, moving, model=model).field
+    organ = ball(grid, centre) > 0
+    moved = ball(Grid.create((40, 40, 40), 2.0), centre + shift)
+    from itk_pdd.kernels.interpolation import sample_linear
+
+    warped = sample_linear(moved, grid.to_index(found(grid.points()))) > 0.5
+    dice = 2 * (warped & organ).sum() / (warped.sum() + organ.sum())
+    start = 2 * ((moved > 0.5) & organ).sum() / ((moved > 0.5).sum() + organ.sum())
+    assert start < 0.5
+    assert dice > 0.85
+
+
+def test_unknown_models_are_named():
+    with pytest.raises(RegistrationError, match="expected 'auto', one of .*mind-ssc"):
+        models.load("nonsense")
