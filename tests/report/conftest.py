@@ -21,11 +21,6 @@ TURNED = Grid.create((18, 28, 24), (2.0, 1.0, 1.5), (30.0, -20.0, 5.0), np.array
 SHIFT = np.array([4.0, 0.0, 0.0])
 
 
-def ball(grid: Grid, centre: np.ndarray, radius: float) -> np.ndarray:
-    """Where a ball lies."""
-    return np.linalg.norm(grid.points() - centre, axis=-1) < radius
-
-
 @dataclass(frozen=True)
 class Scene:
     """A ball at the patient's left front in the fixed image; in the moving image it lies ``SHIFT`` away."""
@@ -43,9 +38,10 @@ def scene() -> Scene:
     centre = TURNED.centre + np.array([4.0, -4.0, 3.0])
     volumes = []
     for seed, offset in enumerate((np.zeros(3), SHIFT)):
-        inside = ball(TURNED, centre + offset, 5.5)
+        distance = np.linalg.norm(TURNED.points() - centre - offset, axis=-1)
+        inside = distance < 5.5
         noise = np.random.default_rng(seed).normal(0, 1, TURNED.shape)
-        volumes.append(Volume((100 * inside + noise).astype(np.float32), TURNED))
+        volumes.append(Volume((100 * np.exp(-((distance / 8) ** 2)) + noise).astype(np.float32), TURNED))
         volumes.append(Volume(inside.astype(np.uint8), TURNED))
     truth = DisplacementField(np.broadcast_to(SHIFT, (*TURNED.shape, 3)).astype(np.float32), TURNED)
     return Scene(volumes[0], volumes[2], volumes[1], volumes[3], truth)
@@ -78,7 +74,7 @@ class Browser:
         self.wait("return Boolean(document.querySelector('[data-readout]')?.textContent)")
 
     def set(self, control: str, value: Any) -> None:
-        """Change a control of the viewer and wait for two frames."""
+        """Change a control of the viewer and wait until it is drawn."""
         self.script(
             "const box = document.querySelector(`[data-control='${arguments[0]}']`), value = arguments[1];"
             "if (box.type === 'checkbox') { if (box.checked !== value) box.click(); return; }"
@@ -90,11 +86,7 @@ class Browser:
 
     def settle(self) -> None:
         """Wait until what was asked for is drawn."""
-        self.driver.set_script_timeout(20)
-        self.driver.execute_async_script(
-            "const done = arguments[0];"
-            "requestAnimationFrame(() => setTimeout(() => requestAnimationFrame(() => setTimeout(done, 60)), 60))"
-        )
+        self.wait("const { asked, drawn } = document.querySelector('[data-asked]').dataset; return asked === drawn")
 
     def pixels(self, plane: str) -> np.ndarray:
         """What a plane shows, (rows, columns, 4)."""

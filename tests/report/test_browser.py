@@ -25,7 +25,7 @@ def single(tmp_path_factory, scene):
 
 def brightness(pixels: np.ndarray) -> tuple[float, float]:
     """Where the bright part lies, from 0 (left, top) to 1."""
-    parts, _ = ndimage.label(pixels[..., :3].min(axis=-1) > 150)
+    parts, _ = ndimage.label(pixels[..., :3].min(axis=-1) > 100)
     sizes = np.bincount(parts.ravel())[1:]  # the letters are bright, too, but small
     bright = np.argwhere(parts == 1 + np.argmax(sizes))
     return tuple((bright.mean(axis=0) / pixels.shape[:2])[::-1])

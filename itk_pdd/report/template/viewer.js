@@ -34,6 +34,7 @@ class Viewer {
     };
     this.panes = {};
     this.pending = false;
+    this.asked = this.drawn = 0;
     host.replaceChildren(this.controls(), this.stage(), this.footer());
     host.addEventListener("keydown", (event) => this.onKey(event));
     this.resizer = new ResizeObserver(() => this.draw());
@@ -182,10 +183,12 @@ class Viewer {
 
   /** Draw once per frame, with what is there after loading. */
   update() {
+    this.host.dataset.asked = ++this.asked;
     if (this.pending) return;
     this.pending = true;
     requestAnimationFrame(async () => {
       this.pending = false;
+      const number = this.asked;
       const { fixed, before } = this.pair, { method, state } = this;
       const wanted = { fixed: fixed.image, before: before.image, after: method.image };
       if (state.contours) Object.assign(wanted, { fixedLabels: fixed.labels, beforeLabels: before.labels, afterLabels: method.labels });
@@ -193,9 +196,12 @@ class Viewer {
       wanted.field = method.field;
       const volumes = Object.fromEntries(await Promise.all(
         Object.entries(wanted).map(async ([name, asset]) => [name, await loadVolume(asset)])));
-      if (this.disposed || method !== this.method) return;
+      // What took longer to load than a later wish is out of date.
+      if (this.disposed || number < this.drawn) return;
       this.volumes = volumes;
+      this.drawn = number;
       this.draw();
+      this.host.dataset.drawn = number;
     });
   }
 
