@@ -9,7 +9,7 @@ import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, run
 
-__all__ = ["OUTSIDE", "sample_lines", "sample_linear", "sample_nearest"]
+__all__ = ["OUTSIDE", "sample_linear", "sample_lines", "sample_nearest"]
 
 # What a sample outside the grid is worth: the nearest voxel's value, or zero (as in an ITK displacement field).
 OUTSIDE = {"nearest": 0, "zero": 1}

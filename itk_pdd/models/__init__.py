@@ -24,6 +24,13 @@ DEFAULT = Model(
 )
 """Hand-made features only: any modality, no training."""
 
+_SEMANTIC = replace(
+    DEFAULT,
+    # Organs that are known deserve closer control points than self-similarities can fill.
+    stages=(*DEFAULT.stages[:3], replace(DEFAULT.stages[3], cell=3)),
+    class_weight=15.0,
+)
+
 _FOLDER = Path(__file__).parent
 _CARD = "card.json"
 
@@ -55,7 +62,7 @@ def load(name: str | os.PathLike[str] | Model) -> Model:
     for folder in (_FOLDER / text if text in names() else None, Path(text)):
         if folder is not None and (folder / _CARD).is_file():
             # The network is read where it is used: errors in its files are told then.
-            return replace(DEFAULT, name=folder.resolve().name, network=str(folder.resolve()))
+            return replace(_SEMANTIC, name=folder.resolve().name, network=str(folder.resolve()))
     raise RegistrationError(
         f"model is {text!r}, expected 'auto', one of {', '.join(names())}, or a folder with a {_CARD}"
     )
