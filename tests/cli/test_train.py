@@ -1,0 +1,144 @@
+"""pdd-train and pdd-evaluate as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from itk_pdd.cli.evaluate import main as evaluate
+from itk_pdd.cli.train import main as train
+
+from itk_pdd.network.semantic import SemanticNetwork
+from tests.training.conftest import listed, scans  # noqa: F401
+
+SMALL = ("--widths", "8,16", "--rate", "0.005", "--crop", "16", "16", "16", "--elastic", "0", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def run(command, *words: object):
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def model(listed, tmp_path_factory):  # noqa: F811
+    """A model folder, and what the command said."""
+    folder = tmp_path_factory.mktemp("models") / "balls"
+    result = run(
+        train, listed, "-o", folder, *SMALL, "--iterations", 40, "--validate-every", 20, "--class", "1=left",
+        "--class", "2=right", "--licence", "made up", "-v",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return folder, result
+
+
+def test_a_training_gives_a_model(model):
+    folder, result = model
+    network = SemanticNetwork.from_folder(folder)
+    card = network.card
+    assert [c.name for c in card.classes] == ["background", "left", "right"]
+    assert card.spacing == pytest.approx(2.0) and card.network.fold == 1 and card.name == "balls"
+    assert card.training["licence"] == "made up" and card.training["scans"] == [f"image_{n}" for n in range(4)]
+    assert card.validation["scans"] == ["image_4", "image_5"]
+    assert card.validation["segmentation_dice"]["mean"] > 0.7
+    assert "iteration 40: loss" in result.stderr and result.stdout.startswith("mean")
+    assert {file.name for file in (folder / "training").iterdir()} == {"checkpoint.safetensors", "log.csv", "curve.png"}
+
+
+def test_evaluation_reports_the_figures_of_the_card(model, listed, tmp_path):  # noqa: F811
+    folder, _ = model
+    table = tmp_path / "table.csv"
+    result = run(evaluate, listed, "-m", folder, "--segmentation", "--split", "validation", "-o", table)
+    assert result.exit_code == 0, result.output
+    figures = json.loads((folder / "card.json").read_text())["validation"]["segmentation_dice"]
+    assert f"{figures['mean']:.4f}" in result.stdout and f"{figures['right']:.4f}" in result.stdout
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["scan"], row["name"]) for row in rows} == {
+        (f"image_{n}", side) for n in (4, 5) for side in ("left", "right")
+    }
+
+
+def test_evaluation_by_registration(listed, tmp_path):  # noqa: F811
+    table = tmp_path / "pairs.csv"
+    result = run(evaluate, listed, "-m", "mind-ssc", "--split", "validation", "-o", table, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["fixed"], row["moving"]) for row in rows} == {("image_4", "image_5"), ("image_5", "image_4")}
+    dice = sum(float(row["dice"]) for row in rows) / len(rows)
+    assert f"Dice mean {'':24s} {dice:.4f}" in result.stdout and dice > 0.6
+    assert "folded voxels" in result.stdout and "SD of log(J + 3)" in result.stdout
+
+
+def test_cross_validation(listed, tmp_path):  # noqa: F811
+    result = run(train, listed, "-o", tmp_path / "cv", *SMALL, "--iterations", 2, "--folds", 2)
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "cv" / "cross-validation.csv").open(newline="") as stream:
+        held = {row["scan"] for row in csv.DictReader(stream)}
+    assert held == {f"image_{n}" for n in range(6)}
+    parts = [SemanticNetwork.from_folder(tmp_path / "cv" / f"fold-{k}").card for k in (1, 2)]
+    assert set(parts[0].training["scans"]) == set(parts[1].validation["scans"])
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "complaint"),
+    [
+        (("--class", "7=liver"), 1, "Error: data: no training scan shows the class 7 (liver)"),
+        (("--class", "liver"), 2, "expected VALUE=NAME"),
+        (("--crop", "15", "16", "16"), 1, "Error: crop has shape (16, 16, 15)"),
+        (("--widths", "8,x"), 2, "expected whole numbers"),
+        (("--intensity", "5", "1"), 1, "expected low below high"),
+    ],
+)
+def test_options_that_cannot_be_used(listed, tmp_path, options, code, complaint):  # noqa: F811
+    result = run(train, listed, "-o", tmp_path / "m", *SMALL, "--iterations", 1, *options)
+    assert result.exit_code == code and complaint in result.stderr
+    assert not (tmp_path / "m" / "card.json").exists()
+
+
+def test_bad_input_is_one_sentence(tmp_path):
+    (tmp_path / "data.csv").write_text("image,labels\na.nii.gz,b.nii.gz\n")
+    for command, more in ((train, ("-o", tmp_path / "m")), (evaluate, ())):
+        result = run(command, tmp_path / "data.csv", *more)
+        assert result.exit_code == 1 and result.stderr.count("\n") == 1
+        assert "row 2, column image: there is no file" in result.stderr
+
+
+def test_help_is_quick_to_load():
+    """Neither command needs torch to say what it does."""
+    for name in ("train", "evaluate"):
+        loaded = "[m for m in ('torch', 'itk', 'numba') if m in sys.modules]"
+        code = f"import sys; from itk_pdd.cli.{name} import main; print({loaded})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(listed, tmp_path):  # noqa: F811
+    """What torchrun starts agrees on one set of weights and writes one model."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617",
+            "-m", "itk_pdd.cli.train", str(listed), "-o", str(tmp_path / "m"), *SMALL, "--iterations", "4",
+            "--validate-every", "2", "--device", "cpu",
+        ],
+        capture_output=True, text=True, env=environment, cwd=Path(listed).parent, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    card = SemanticNetwork.from_folder(tmp_path / "m").card
+    assert card.training["batch"] == 4 and card.training["iterations"] == 4
+    assert done.stdout.count("mean") == 1
