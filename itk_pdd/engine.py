@@ -80,7 +80,8 @@ def register_volumes(
     initial : Mapping, optional
         Where to start, from fixed to moving physical points.
     fixed_mask, moving_mask : Volume, optional
-        bool volumes; outside, the fixed image has no say and the field is carried on from its surroundings.
+        bool volumes; outside, the fixed image has no say and the field is carried on from its surroundings; samples
+        that would land outside the moving mask do not count.
     model : str or Model
         Name of a model, or the model itself.
     device : {"auto", "cpu", "cuda"}

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from itk_pdd import kernels
-from itk_pdd.kernels.hamming import hamming_costs
 from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
 from itk_pdd.kernels.mind import add_codes, code_bits, mind_features
 from itk_pdd.kernels.tree import min_marginals, spanning_tree
+from itk_pdd.masking import masked_costs
 from itk_pdd.network.costs import DisplacementSet
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Stage
@@ -147,13 +147,13 @@ def search(
         share = 2 if stage.cell % 2 == 0 and stage.cell > 2 else 1
         before = lattice
         lattice = share * shrink
-        parts = [(images[0], own, other, forward)]
+        parts = [(images[0], own, other, images[1].mask, forward)]
         if stage.consistency:
-            parts.append((images[1], other, own, backward))
+            parts.append((images[1], other, own, images[0].mask, backward))
         found = []
-        for part, (image, mine, others, field_) in enumerate(parts):
+        for part, (image, mine, others, allowed, field_) in enumerate(parts):
             progress((number + part / len(parts)) / len(stages), name + (", backward" if part else ""))
-            found.append(_one_way(image, mine, others, stage, field_, before, share))
+            found.append(_one_way(image, mine, others, allowed, stage, field_, before, share))
         forward = found[0]
         if stage.consistency:
             forward, backward = make_consistent(*found, iterations=stage.consistency)
@@ -164,6 +164,7 @@ def _one_way(
     image: WorkingImage,
     own: tuple[np.ndarray, tuple[float, ...]],
     other: tuple[np.ndarray, tuple[float, ...]],
+    allowed: np.ndarray | None,
     stage: Stage,
     base: np.ndarray | None,
     lattice: int,
@@ -187,9 +188,10 @@ def _one_way(
         else:
             base = base * np.float32(block[-1])
         found = restrict(base, tuple(c // b for c, b in zip(cell, block, strict=True)))
-    costs = hamming_costs(
+    costs = masked_costs(
         own[0],
         other[0],
+        allowed,
         cell=cell,
         radius=radius,
         step=step,
