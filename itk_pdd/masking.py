@@ -20,10 +20,10 @@ def masked_costs(
 ) -> np.ndarray:
     """:func:`itk_pdd.kernels.hamming.hamming_costs` over the samples that land on allowed voxels.
 
-    Three passes of the same kernel take the excluded samples out again: with the excluded moving codes set to zero, such
-    a sample of the fixed code f adds popcount(f); against all ones there and zero elsewhere the sum over the samples is
-    popcount(f) where allowed and 64 - popcount(f) where not, which gives their sum; zero against the same gives their
-    number.
+    Three passes of the same kernel take the excluded samples out again: with the excluded moving codes set to zero,
+    such a sample of the fixed code f adds popcount(f); against all ones there and zero elsewhere the sum over the
+    samples is popcount(f) where allowed and 64 - popcount(f) where not, which gives their sum; zero against the same
+    gives their number.
 
     Parameters
     ----------

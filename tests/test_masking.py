@@ -17,6 +17,11 @@ def test_only_allowed_samples_count(seed):
     scales, cell, radius = rng.random(words), (2, 3, 3), (1, 2, 4)
     options = dict(scales=scales, cell=cell, radius=radius, step=(1, 1, 1), mask=mask, base=None)
     found = masked_costs(fixed, moving, allowed, **options)[..., :9]
+
+    def distance(p, q):
+        words = zip(fixed, moving, scales, strict=True)
+        return sum(s * bin(int(f[p]) ^ int(m[q])).count("1") for f, m, s in words)
+
     for k in np.ndindex(*found.shape[:3]):
         samples = [
             p
@@ -28,12 +33,7 @@ def test_only_allowed_samples_count(seed):
             there = [tuple(np.clip(np.asarray(p) + d - np.asarray(radius), 0, np.asarray(shape) - 1)) for p in samples]
             pairs = [(p, q) for p, q in zip(samples, there, strict=True) if allowed[q]]
             if samples and len(pairs) >= 0.25 * len(samples):
-                values[d] = np.mean(
-                    [
-                        sum(s * bin(int(f[p]) ^ int(m[q])).count("1") for f, m, s in zip(fixed, moving, scales, strict=True))
-                        for p, q in pairs
-                    ]
-                )  # fmt: skip
+                values[d] = np.mean([distance(p, q) for p, q in pairs])
         if samples:
             values[np.isnan(values)] = np.nanmean(values)
             np.testing.assert_allclose(found[k], values, rtol=1e-3, atol=1e-3)
