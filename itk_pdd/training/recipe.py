@@ -19,7 +19,7 @@ from itk_pdd.network.card import LabelClass, ModelCard
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.storage import load_weights
-from itk_pdd.network.unet import UNet, UNetSettings
+from itk_pdd.network.unet import UNet, UNetSettings, count_weights
 from itk_pdd.outputs import OutputError
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, folds, of_split
@@ -162,6 +162,10 @@ def train_model(
         settings = replace(settings, iterations=_iterations(trainer(settings), recipe.minutes, processes))
         log.info("%g minutes are about %d iterations", recipe.minutes, settings.iterations)
     loop = trainer(settings)
+    log.info(
+        "%d classes, %d weights, an answer every %g mm, crops of %s voxels (z, y, x)",
+        len(classes), count_weights(loop.network), spacing, " x ".join(str(n) for n in augmentation.shape or ()),
+    )  # fmt: skip
 
     def on_step(iteration: int, loss: float) -> None:
         _tell(progress, 0.98 * iteration / settings.iterations, f"training, loss {loss:.3f}")
