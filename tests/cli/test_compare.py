@@ -53,8 +53,18 @@ def test_a_comparison(pairs, tmp_path):
     with (out / "summary.csv").open(newline="") as stream:
         summary = {(r["method"], r["label"], r["measure"]): r for r in csv.DictReader(stream)}
     assert summary["demons", "box", "dice"]["mean"] == rows[4]["dice"]
+    report = (out / "report.html").read_text()
+    assert "demons" in report and 'data-viewer="pair-1"' in report
     again = run(pairs, "-o", out, "--methods", "demons", "--quiet")
     assert again.exit_code == 0 and again.output == ""
+
+
+def test_the_command_itself_is_a_method_and_the_report_can_be_left_out(pairs, tmp_path):
+    out = tmp_path / "out"
+    result = run(pairs, "-o", out, "--methods", "pdd", "--no-report", "--time-limit", 200)
+    assert result.exit_code == 0, result.output
+    assert "[2/2] a_b pdd: Dice " in result.output
+    assert not (out / "report.html").exists() and not (out / "views").exists()
 
 
 @pytest.mark.parametrize(
