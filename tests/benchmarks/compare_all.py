@@ -3,7 +3,8 @@
     python tests/benchmarks/compare_all.py -o results [--data abdomen hippocampus lung] [--methods pdd,greedy]
 
 Writes ``results/<data>/pairs.csv`` and calls ``pdd-compare`` on it, which prints the table and writes ``results.csv``,
-``summary.csv`` and ``report.html`` beside it. What is done is not done again: start an interrupted run again with the same command.
+``summary.csv`` and ``report.html`` beside it. What is done is not done again: start an interrupted run again with the
+same command.
 ``ITK_PDD_DATA`` names the folder of the data; everything runs on one thread unless ``--threads`` says otherwise.
 """
 
