@@ -14,9 +14,9 @@ import torch
 from click.testing import CliRunner
 from itk_pdd.cli.evaluate import main as evaluate
 from itk_pdd.cli.train import main as train
+from training.conftest import listed, scans  # noqa: F401
 
 from itk_pdd.network.semantic import SemanticNetwork
-from tests.training.conftest import listed, scans  # noqa: F401
 
 SMALL = ("--widths", "8,16", "--rate", "0.005", "--crop", "16", "16", "16", "--elastic", "0", "--threads", "1")
 

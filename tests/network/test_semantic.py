@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import GEOMETRIES
 from torch import nn
 
 from itk_pdd.errors import RegistrationError
@@ -17,7 +18,6 @@ from itk_pdd.network.semantic import SemanticNetwork, predict
 from itk_pdd.network.unet import UNet, UNetSettings
 from itk_pdd.training.export import write_model
 from itk_pdd.volume import Volume
-from tests.conftest import GEOMETRIES
 
 CLASSES = (LabelClass("background", 0, 1e6), LabelClass("left", 1, 500.0))
 

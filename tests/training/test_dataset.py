@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from conftest import GEOMETRIES
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.files import write_image
@@ -16,8 +17,7 @@ from itk_pdd.network.preparation import Intensity, canonical_volume, prepare_lab
 from itk_pdd.training.cases import LabelledScan
 from itk_pdd.training.dataset import load_samples, survey
 from itk_pdd.volume import Volume
-from tests.conftest import GEOMETRIES
-from tests.training.conftest import GRID, balls, write_scan
+from training.conftest import GRID, balls, write_scan
 
 RANGE = Intensity("range", 0.0, 100.0)
 
