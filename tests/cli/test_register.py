@@ -160,7 +160,7 @@ BAD = {
     "not an image": ("moving", lambda d: text_file(d / "text.txt"), "moving: .*cannot be read as an image"),
     "empty folder": ("moving", lambda d: d.parent / "out", "holds no DICOM slices"),
     "another dimension": ("moving", lambda d: save(blobs(FLAT), d / "flat.nii"), "fixed is 3-D .* moving is 2-D"),
-    "empty RGB": ("fixed", lambda d: rgb(d / "rgb.nii"), "fixed\[0\] is constant"),
+    "empty RGB": ("fixed", lambda d: rgb(d / "rgb.nii"), r"fixed\[0\] is constant"),
     "NaN": ("moving", lambda d: save(sabotage(blobs(GRID), np.nan), d / "nan.nii"), "moving has 1 NaN or infinite"),
     "NaN in MetaImage": (
         "moving",
