@@ -26,7 +26,7 @@ def ramp(grid):
 @pytest.mark.parametrize("direction", [np.eye(3), np.diag([-1.0, 1.0, -1.0]), rotation(10, 20, -15)])
 @pytest.mark.parametrize("shrink", [1, 2])
 def test_codes_are_those_of_the_physical_place(direction, shrink):
-    where = Grid.create((16, 15, 14), 4.0, direction @ [-30.0, -28.0, -26.0], direction)
+    where = Grid.create((22, 21, 20), 4.0, direction @ [-42.0, -40.0, -38.0], direction)
     working = Grid.create((21, 20, 11), 2.0, (-20.0, -20.0, -10.0))
     maps = ClassMaps(ramp(where), where, [20, 30], working, 1.0)
     expected = thermometer_codes(ramp(working.blocks(shrink)), [20, 30])
