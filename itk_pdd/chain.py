@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.field import DisplacementField
+from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
-from itk_pdd.inversion import invert_points
+from itk_pdd.inversion import invert_from, invert_points
 from itk_pdd.transform import field_from_simpleitk
 from itk_pdd.transforms_in import composite, matrix_of, to_simpleitk
 
@@ -29,6 +29,10 @@ class _Part(Protocol):
     def backward(self, points: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]: ...
 
     def contains(self, points: np.ndarray) -> np.ndarray: ...
+
+
+_SEARCHED = 20  # points for which all voxels are looked through; of more the transform is to blame
+_STARTS = 16
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,30 @@ class _Field:
         return points + self.field.at(points, outside="nearest")
 
     def backward(self, points: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-        return invert_points(self.forward, points, tolerance=tolerance, step=min(self.field.grid.spacing))
+        step = min(self.field.grid.spacing)
+        found, sizes = invert_points(self.forward, points, tolerance=tolerance, step=step)
+        lost = np.argwhere(sizes > tolerance)
+        if 0 < len(lost) <= _SEARCHED:
+            self._search(points, found, sizes, lost, tolerance, step)
+        return found, sizes
+
+    def _search(self, points, found, sizes, lost, tolerance, step) -> None:
+        """Start again, in place, from the voxels that are mapped nearest: beside a fold the descent ends in the wrong
+        branch."""
+        for position in map(tuple, lost):
+            nearest, distances = [], []
+            for slab, voxels in slabs(self.field.grid):
+                voxels = voxels.reshape(-1, voxels.shape[-1])
+                mapped = voxels + self.field.vectors[slab].reshape(voxels.shape)
+                distance = np.square(mapped - points[position]).sum(axis=-1)
+                few = np.argpartition(distance, min(_STARTS, len(distance) - 1))[:_STARTS]
+                nearest.append(voxels[few])
+                distances.append(distance[few])
+            best = np.concatenate(nearest)[np.argsort(np.concatenate(distances))[:_STARTS]]
+            targets = np.broadcast_to(points[position], best.shape)
+            solutions, left = invert_from(self.forward, targets, best, tolerance=tolerance, step=step)
+            if left.min() < sizes[position]:
+                found[position], sizes[position] = solutions[left.argmin()], left.min()
 
     def contains(self, points: np.ndarray) -> np.ndarray:
         index = self.field.grid.to_index(points)

@@ -9,7 +9,7 @@ import numpy as np
 
 from itk_pdd.field import DisplacementField, slabs
 
-__all__ = ["EXACT", "InverseError", "invert_points", "round_trip"]
+__all__ = ["EXACT", "InverseError", "invert_from", "invert_points", "round_trip"]
 
 EXACT = 0.05
 """Voxels within which an inverse counts as exact."""
@@ -87,6 +87,17 @@ def invert_points(
         _newton(function, goals, points, sizes, stuck, tolerance, step, iterations)
         _newton_from_beside(function, goals, points, sizes, stuck, tolerance, step, iterations)
     return points.reshape(targets.shape), sizes.reshape(targets.shape[:-1])
+
+
+def invert_from(
+    function: Function, targets: np.ndarray, starts: np.ndarray, *, tolerance: float, step: float, iterations: int = 30
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`invert_points` by Newton's method from given starting points (..., dim), one for each target."""
+    goals = np.asarray(targets, dtype=float).reshape(-1, targets.shape[-1])
+    points = np.array(starts, dtype=float).reshape(goals.shape)
+    sizes = np.linalg.norm(function(points) - goals, axis=-1)
+    _newton(function, goals, points, sizes, np.arange(len(goals)), tolerance, step, iterations)
+    return points.reshape(starts.shape), sizes.reshape(starts.shape[:-1])
 
 
 def _fixed_point(function, goals, points, residuals, sizes, tolerance, iterations) -> np.ndarray:
