@@ -23,6 +23,10 @@ from itk_pdd.resampling import resample
 from itk_pdd.search import WorkingImage, enlarged, search
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model
+from itk_pdd.uncertainty.calibration import calibration_of
+from itk_pdd.uncertainty.estimate import Uncertainty
+from itk_pdd.uncertainty.features import collect
+from itk_pdd.uncertainty.recorder import Recorder
 from itk_pdd.volume import Volume
 
 __all__ = ["Result", "capture_range", "register_volumes", "working_grid"]
@@ -45,12 +49,15 @@ class Result:
     capture_range_mm : float
         Displacement in millimetres, beside the initial transform, up to which a deformation is found (see
         :func:`capture_range`).
+    uncertainty : Uncertainty, optional
+        How far the field can be believed, where that was asked for.
     """
 
     field: DisplacementField
     model: Model
     working_grid: Grid
     capture_range_mm: float
+    uncertainty: Uncertainty | None = None
 
 
 def register_volumes(
@@ -67,6 +74,7 @@ def register_volumes(
     threads: int | None = None,
     spacing: float | None = None,
     refinement_iterations: int | None = None,
+    uncertainty: bool = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Result:
     """Register two volumes.
@@ -95,6 +103,8 @@ def register_volumes(
     refinement_iterations : int, optional
         Steps of the instance optimisation instead of the model's; more fit the images more closely and fold more
         easily, 0 leaves it out.
+    uncertainty : bool
+        Whether to estimate how far the field can be believed; without it nothing is computed for that.
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand.
 
@@ -137,11 +147,15 @@ def register_volumes(
             report(0.02, "organs")
             first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model)
         share = 0.75 if model.refinement.iterations else 0.95
-        found, block = search(first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text))
+        recorder = Recorder(first.shape, first.dimension) if uncertainty else None
+        found, block = search(
+            first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text), recorder=recorder
+        )
         if model.refinement.iterations:
             report(0.8, "refinement")
             dilation = model.refinement.dilation
             found, block = enlarged(found, first.per_axis(block), first.shape) / np.float32(block), 1
+            start = found
             found = refine(
                 first.features(dilation),
                 second.features(dilation),
@@ -151,11 +165,17 @@ def register_volumes(
                 mask=first.mask,
                 progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
             )
+            if recorder is not None:
+                recorder.refinement(start, found)
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
+        estimate = None
+        if recorder is not None:
+            evidence = collect(recorder, first, second, found, block, grid)
+            estimate = Uncertainty(evidence, calibration_of(model), field, initial)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
-    return Result(field, model, grid, capture)
+    return Result(field, model, grid, capture, estimate)
 
 
 def capture_range(model: Model) -> float:

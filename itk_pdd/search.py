@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from itk_pdd.masking import masked_costs
 from itk_pdd.network.costs import DisplacementSet
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Stage
+
+if TYPE_CHECKING:
+    from itk_pdd.uncertainty.recorder import Recorder
 
 __all__ = ["WorkingImage", "enlarged", "search"]
 
@@ -107,6 +111,7 @@ def search(
     stages: Sequence[Stage],
     *,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
+    recorder: Recorder | None = None,
 ) -> tuple[np.ndarray, int]:
     """Displacements from the fixed to the moving image, by dense searches from coarse to fine.
 
@@ -121,6 +126,8 @@ def search(
         From coarse to fine.
     progress : callable
         Called with the fraction that is done and what is going on.
+    recorder : Recorder, optional
+        Told the distribution of every stage and both fields before they are made consistent, for the uncertainty.
 
     Returns
     -------
@@ -153,7 +160,10 @@ def search(
         found = []
         for part, (image, mine, others, allowed, field_) in enumerate(parts):
             progress((number + part / len(parts)) / len(stages), name + (", backward" if part else ""))
-            found.append(_one_way(image, mine, others, allowed, stage, field_, before, share))
+            listener = recorder if part == 0 else None
+            found.append(_one_way(image, mine, others, allowed, stage, field_, before, share, listener))
+        if recorder is not None:
+            recorder.fields(stage, found, lattice)
         forward = found[0]
         if stage.consistency:
             forward, backward = make_consistent(*found, iterations=stage.consistency)
@@ -169,6 +179,7 @@ def _one_way(
     base: np.ndarray | None,
     lattice: int,
     share: int,
+    recorder: Recorder | None = None,
 ) -> np.ndarray:
     """Field of one direction after one stage, in units of and on a lattice of ``share`` voxels of the stage.
 
@@ -208,7 +219,11 @@ def _one_way(
         tensor = torch.from_numpy(costs)
     else:
         tensor = kernels.regularise(torch.from_numpy(costs[..., : 2 * radius[2] + 1].copy()), 1.0, 3)
-    control = kernels.displacement_moments(tensor, stage.temperature, _offsets(radius, step, tensor.shape[-1])).mean
+    offsets = _offsets(radius, step, tensor.shape[-1])
+    moments = kernels.displacement_moments(tensor, stage.temperature, offsets, second=recorder is not None)
+    if recorder is not None:
+        recorder.marginals(stage, tensor, offsets, moments, found)
+    control = moments.mean
     control = control.numpy() if found is None else found + control.numpy()
     control /= np.float32(share)
     blocks = image.per_axis(share)
