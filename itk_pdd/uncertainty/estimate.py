@@ -149,11 +149,14 @@ class Uncertainty:
         return self._samples(count, seed)
 
     def _samples(self, count: int, seed: int) -> Iterator[DisplacementField]:
+        control = self.evidence.grid
         root = np.linalg.cholesky(self._control + 1e-9 * np.eye(self.grid.dimension, dtype=np.float32))
+        width = self.calibration.coherence * self.evidence.voxel / control.spacing[0]
+        gain = _interpolation_gain(control, self.grid, float(np.exp(-1 / (4 * width**2))))
         for generator in np.random.default_rng(seed).spawn(count):
-            noise = _coherent_noise(self.evidence, self.calibration.coherence, generator)
-            control = (root @ noise[..., None])[..., 0]
-            yield DisplacementField(self.field.vectors + _spread(control, self.evidence.grid, self.grid), self.grid)
+            noise = _coherent_noise(control, width, generator)
+            shift = _spread((root @ noise[..., None])[..., 0], control, self.grid)
+            yield DisplacementField(self.field.vectors + shift / gain[..., None], self.grid)
 
     @functools.cached_property
     def quality(self) -> Quality:
@@ -226,18 +229,15 @@ def _spread(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     return out
 
 
-def _coherent_noise(evidence: Evidence, coherence: float, generator: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of unit variance at the control points, (*control grid, dim), smooth over a distance."""
+def _coherent_noise(grid: Grid, width: float, generator: np.random.Generator) -> np.ndarray:
+    """Gaussian noise of unit variance at the points of a grid, (*grid.shape, dim), smoothed over ``width`` points."""
     from scipy import ndimage
 
-    grid = evidence.grid
-    width = coherence * evidence.voxel / grid.spacing[0]
     margin = int(np.ceil(4 * width))
     shape = [n + 2 * margin for n in grid.shape]
     inside = tuple(slice(margin, n + margin) for n in grid.shape)
     # The response to a single one tells by how much smoothing lowers the variance.
-    length = 2 * margin + 1
-    impulse = np.zeros(length)
+    impulse = np.zeros(2 * margin + 1)
     impulse[margin] = 1
     gain = np.square(ndimage.gaussian_filter1d(impulse, width, mode="constant")).sum() ** (grid.dimension / 2)
     parts = []
@@ -245,3 +245,14 @@ def _coherent_noise(evidence: Evidence, coherence: float, generator: np.random.G
         noise = ndimage.gaussian_filter(generator.standard_normal(shape, np.float32), width, mode="wrap")
         parts.append(noise[inside] / np.float32(gain))
     return np.stack(parts, axis=-1)
+
+
+def _interpolation_gain(source: Grid, target: Grid, likeness: float) -> np.ndarray:
+    """Standard deviation that linear interpolation leaves of unit noise whose neighbours correlate by ``likeness``."""
+    out = np.empty(target.shape, np.float32)
+    last = np.asarray(source.size) - 1.0
+    for slab, points in slabs(target):
+        index = np.clip(source.to_index(points), 0, last)
+        f = index - np.floor(index)
+        out[slab] = np.prod(np.sqrt(1 - 2 * f * (1 - f) * (1 - likeness)), axis=-1)
+    return out
