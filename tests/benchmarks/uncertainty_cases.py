@@ -203,7 +203,7 @@ def organs(
 
 def signed_distance(inside: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
     """Distance in mm of physical points to the border of a region, half a voxel beyond its voxels; negative inside."""
-    box = ndimage.find_objects(inside)[0]
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]
     box = tuple(slice(max(0, b.start - 2), b.stop + 2) for b in box)
     part, half = inside[box], min(grid.spacing) / 2
     offset = np.array([b.start for b in box])
