@@ -147,7 +147,10 @@ def register_volumes(
             report(0.02, "organs")
             first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model)
         share = 0.75 if model.refinement.iterations else 0.95
-        recorder = Recorder(first.shape, first.dimension) if uncertainty else None
+        recorder = calibration = None
+        if uncertainty:
+            calibration = calibration_of(model)
+            recorder = Recorder(first.shape, first.dimension, calibration.temperature)
         found, block = search(
             first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text), recorder=recorder
         )
@@ -172,7 +175,7 @@ def register_volumes(
         estimate = None
         if recorder is not None:
             evidence = collect(recorder, first, second, found, block, grid)
-            estimate = Uncertainty(evidence, calibration_of(model), field, initial)
+            estimate = Uncertainty(evidence, calibration, field, initial)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
     return Result(field, model, grid, capture, estimate)

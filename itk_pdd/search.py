@@ -220,10 +220,9 @@ def _one_way(
     else:
         tensor = kernels.regularise(torch.from_numpy(costs[..., : 2 * radius[2] + 1].copy()), 1.0, 3)
     offsets = _offsets(radius, step, tensor.shape[-1])
-    moments = kernels.displacement_moments(tensor, stage.temperature, offsets, second=recorder is not None)
+    control = kernels.displacement_moments(tensor, stage.temperature, offsets).mean
     if recorder is not None:
-        recorder.marginals(stage, tensor, offsets, moments, found)
-    control = moments.mean
+        recorder.marginals(stage, tensor, offsets, control, found)
     control = control.numpy() if found is None else found + control.numpy()
     control /= np.float32(share)
     blocks = image.per_axis(share)

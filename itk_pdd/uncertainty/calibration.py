@@ -32,7 +32,8 @@ class Calibration:
 
     The error of the displacement has a multivariate Student distribution about zero. The logarithm of its scale per
     axis, in working voxels, is ``intercept + sum of weight * log(feature + offset)``; no weight is below zero, so that
-    worse evidence never makes a result more certain. Quantisation is the floor: the scale is never below it.
+    worse evidence never makes a result more certain. Where the search found several places that fit about equally, their
+    spread is added. Quantisation is the floor: the scale is never below it.
 
     Parameters
     ----------
@@ -42,12 +43,16 @@ class Calibration:
         Exponents of the features (see :mod:`itk_pdd.uncertainty.features`); 0 ignores one.
     offsets : mapping of str to float
         Added to the features, so that a zero is no certainty.
+    ambiguity : float
+        How much of the spread over distinct hypotheses is added to it, in quadrature.
     tail : float
         Degrees of freedom of the Student distribution, above 2; fewer make far outliers more likely.
     structure : float
         Share, from 0 to 1, of the covariance's shape that comes from the image structure, the rest being isotropic.
     marginals : float
         Share of it that comes from the marginals of the search.
+    temperature : float
+        Factor of the stages' temperature at which the marginals of the search are probabilities.
     floor : float
         Least scale per axis in working voxels.
     coherence : float
@@ -65,6 +70,8 @@ class Calibration:
     tail: float
     structure: float = 0.0
     marginals: float = 0.0
+    ambiguity: float = 0.0
+    temperature: float = 0.4
     floor: float = 0.0
     coherence: float = 8.0
     quality: Mapping[str, Any] = field(default_factory=dict)
@@ -105,7 +112,10 @@ class Calibration:
         for name, weight in self.weights.items():
             if name in evidence.features and weight:
                 result += np.float32(weight) * np.log(evidence.features[name] + np.float32(self.offsets[name]))
-        return np.maximum(np.exp(result), np.float32(self.floor))
+        result = np.square(np.maximum(np.exp(result), np.float32(self.floor)))
+        if self.ambiguity:
+            result += np.square(np.float32(self.ambiguity) * evidence.features["ambiguity"])
+        return np.sqrt(result)
 
     def shape(self, evidence: Evidence) -> np.ndarray:
         """Shape of the covariance: matrices (*control grid, dim, dim) of trace 1, along the axes of the grid."""

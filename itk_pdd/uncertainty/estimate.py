@@ -56,10 +56,12 @@ class Uncertainty:
         """Grid of the fixed image."""
         return self.field.grid
 
-    @property
+    @functools.cached_property
     def hypotheses(self) -> tuple[Hypotheses, ...]:
         """Control points where a stage of the search found several displacements, with these."""
-        return self.evidence.hypotheses
+        from itk_pdd.uncertainty.hypotheses import hypotheses
+
+        return hypotheses(self.evidence.stages, self.evidence.working)
 
     @functools.cached_property
     def _control(self) -> np.ndarray:

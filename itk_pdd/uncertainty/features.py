@@ -11,22 +11,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from itk_pdd.kernels.interpolation import sample_linear
 from itk_pdd.kernels.lattice import restrict
 from itk_pdd.uncertainty.agreement import agreement
-from itk_pdd.uncertainty.hypotheses import Hypotheses, hypotheses
 from itk_pdd.uncertainty.recorder import relaid
 
 if TYPE_CHECKING:
     from itk_pdd.grid import Grid
     from itk_pdd.search import WorkingImage
-    from itk_pdd.uncertainty.recorder import Recorder
+    from itk_pdd.uncertainty.recorder import Recorder, StageRecord
 
 __all__ = ["Evidence", "collect"]
 
 _BINS = 64
 _FLAT = 1e-3  # variance within a cell, relative to that of the image, below which there is nothing to see
+_NEAR = ("disagreement0", "disagreement1", "disagreement2", "bending", "strain", "decorrelation", "width0")
+_NEAR_WIDTH = 2.0  # control points
 _DAMPING = 1e-3  # of normal equations, per sample: structure below it is noise
 
 
@@ -41,8 +43,10 @@ class Evidence:
     spread : dict of numpy.ndarray
         Which directions are less certain, as matrices (*grid.shape, dim, dim) of trace 1, components along the axes
         x, y(, z) of the grid: "marginals" of the search, "structure" of the images.
-    hypotheses : tuple of Hypotheses
-        Where the search found several.
+    stages : tuple of StageRecord
+        What the stages of the search told.
+    working : Grid
+        The working grid.
     inside : numpy.ndarray
         bool, shape of ``grid``: control points that show something of the fixed image, inside its mask.
     grid : Grid
@@ -53,7 +57,8 @@ class Evidence:
 
     features: dict[str, np.ndarray]
     spread: dict[str, np.ndarray]
-    hypotheses: tuple[Hypotheses, ...]
+    stages: tuple[StageRecord, ...]
+    working: Grid
     inside: np.ndarray
     grid: Grid
     voxel: float
@@ -80,6 +85,7 @@ def collect(
     target, shape = recorder.stages[-1].block, first.shape
     result: dict[str, np.ndarray] = {}
     last = len(recorder.stages) - 1
+    ambiguity = 0.0
     for n, stage in enumerate(recorder.stages):
         # Counted from the last stage on, so that a model of fewer stages has the same features.
         values = {f"width{last - n}": stage.width, f"entropy{last - n}": stage.entropy}
@@ -87,8 +93,10 @@ def collect(
             values[f"disagreement{last - n}"] = stage.disagreement
         if n:
             values[f"change{last - n}"] = np.linalg.norm(stage.increment, axis=-1)
-        for name, value in values.items():
+        for name, value in {**values, "ambiguity": stage.ambiguity}.items():
             result[name] = value if stage.block == target else relaid(value, stage.block, target, shape)
+        ambiguity = ambiguity + result["ambiguity"]
+    result["ambiguity"] = np.sqrt(ambiguity)
     blocks = first.per_axis(block)
     final = restrict(field, tuple(t // b for t, b in zip(target, blocks, strict=True)))
     # What the instance optimisation moved is as uncertain as what the last stage left open.
@@ -97,6 +105,11 @@ def collect(
     result["strain"], result["bending"] = _derivatives(final, target)
     seen, structure, inside = _from_images(first, second, field, blocks, target)
     result |= seen
+    # Errors reach farther than what gives them away: the same in the neighbourhood.
+    for name in _NEAR:
+        if name in result:
+            width = [_NEAR_WIDTH if n > 1 else 0 for n in result[name].shape]
+            result[f"{name} near"] = ndimage.gaussian_filter(result[name], width, mode="nearest")
     marginals = sum(
         stage.covariance if stage.block == target else relaid(stage.covariance, stage.block, target, shape)
         for stage in recorder.stages[1:] or recorder.stages
@@ -108,7 +121,8 @@ def collect(
     return Evidence(
         {n: np.ascontiguousarray(v[0] if flat else v, np.float32) for n, v in result.items()},
         {n: _unit(v[0, ..., :2, :2] if flat else v) for n, v in spread.items()},
-        tuple(hypotheses(recorder, grid)),
+        tuple(recorder.stages),
+        grid,
         inside[0] if flat else inside,
         points,
         float(min(grid.spacing)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from itk_pdd.grid import Grid
-    from itk_pdd.uncertainty.recorder import Recorder
+    from itk_pdd.uncertainty.recorder import StageRecord
 
 __all__ = ["Hypotheses", "hypotheses"]
 
@@ -36,23 +37,22 @@ class Hypotheses:
     stage: int
 
 
-def hypotheses(recorder: Recorder, grid: Grid) -> list[Hypotheses]:
+def hypotheses(stages: Sequence[StageRecord], grid: Grid) -> tuple[Hypotheses, ...]:
     """All hypotheses in physical coordinates.
 
     Parameters
     ----------
-    recorder : Recorder
-        What the search told.
+    stages : sequence of StageRecord
+        What the stages of the search told.
     grid : Grid
         The working grid.
     """
     matrix, found = grid.matrix, []
-    for number, stage in enumerate(recorder.stages, start=1):
-        block = stage.block[-1]
+    for number, stage in enumerate(stages, start=1):
         index = stage.where[:, ::-1][:, : grid.dimension]
-        points = grid.to_physical((index + 0.5) * block - 0.5)
-        for point, modes, weights in zip(points, stage.modes, stage.weights, strict=True):
-            known = ~np.isnan(modes[:, 0])
-            vectors = modes[known][:, : grid.dimension] @ matrix.T
-            found.append(Hypotheses(point, vectors, weights[known], number))
-    return found
+        points = grid.to_physical((index + 0.5) * stage.block[-1] - 0.5)
+        vectors = stage.modes[..., : grid.dimension] @ matrix.T
+        counts = (~np.isnan(vectors[..., 0])).sum(axis=1)
+        for point, modes, weights, count in zip(points, vectors, stage.weights, counts, strict=True):
+            found.append(Hypotheses(point, modes[:count], weights[:count], number))
+    return tuple(found)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itk_pdd import kernels
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.lattice import compose, restrict
 from itk_pdd.kernels.parallel import compiled, run
@@ -26,6 +27,8 @@ class StageRecord:
 
     Attributes
     ----------
+    dimension : int
+        2 or 3.
     block : tuple of int
         Working voxels per control point along z, y, x.
     step : float
@@ -46,6 +49,7 @@ class StageRecord:
         consistent: root mean square over each cell. None for a stage without backward field.
     """
 
+    dimension: int
     block: tuple[int, int, int]
     step: float
     mean: np.ndarray
@@ -60,9 +64,13 @@ class StageRecord:
     @property
     def width(self) -> np.ndarray:
         """Standard deviation of the marginal distribution (root of the trace), quantisation included."""
-        flat = sum(b == 1 for b in self.block) if min(self.block) == 1 < max(self.block) else 0
-        quantisation = (3 - flat) * self.step**2 / 12
-        return np.sqrt(np.trace(self.covariance, axis1=-2, axis2=-1) + quantisation)
+        return np.sqrt(np.trace(self.covariance, axis1=-2, axis2=-1) + self.dimension * self.step**2 / 12)
+
+    @property
+    def ambiguity(self) -> np.ndarray:
+        """Variance beyond a step along each axis, which neighbouring displacements make: other places are possible."""
+        usual = self.dimension * self.step**2
+        return np.maximum(np.trace(self.covariance, axis1=-2, axis2=-1) - np.float32(usual), 0)
 
 
 class Recorder:
@@ -74,10 +82,14 @@ class Recorder:
         Voxels of the working grid along z, y, x.
     dimension : int
         2 or 3.
+    temperature : float
+        Factor of the stages' own temperature at which their marginals are probabilities: these are minima over whole
+        fields, which makes them too sure of themselves where many control points depend on one another. Below 1 makes
+        them wider.
     """
 
-    def __init__(self, shape: tuple[int, int, int], dimension: int) -> None:
-        self.shape, self.dimension = shape, dimension
+    def __init__(self, shape: tuple[int, int, int], dimension: int, temperature: float = 1.0) -> None:
+        self.shape, self.dimension, self.temperature = shape, dimension, temperature
         self.stages: list[StageRecord] = []
         self.refined = 0.0
         """Root mean square of what the instance optimisation changed, on the last stage's control points."""
@@ -85,7 +97,7 @@ class Recorder:
     def _per_axis(self, value: int) -> tuple[int, int, int]:
         return (value if self.dimension == 3 else 1, value, value)
 
-    def marginals(self, stage: Stage, costs: Any, offsets: Any, moments: Any, found: np.ndarray | None) -> None:
+    def marginals(self, stage: Stage, costs: Any, offsets: Any, mean: Any, found: np.ndarray | None) -> None:
         """Take in the distribution of a stage.
 
         Parameters
@@ -96,29 +108,29 @@ class Recorder:
             Regularised costs, shape (kz, ky, kx, dz, dy, width).
         offsets : sequence of torch.Tensor
             Displacements along z, y, x in voxels of the stage, padded with zeros along x.
-        moments : Moments
-            Mean, covariance and entropy under the softmax.
+        mean : torch.Tensor
+            What was added to the displacement, in voxels of the stage.
         found : numpy.ndarray, optional
             Displacement of the control points before the stage, in its voxels.
         """
         scale = np.float32(stage.shrink)
-        increment = moments.mean.cpu().numpy() * scale
+        temperature = self.temperature * stage.temperature
+        moments = kernels.displacement_moments(costs, temperature, offsets, second=True)
+        increment = mean.cpu().numpy() * scale
         base = np.zeros_like(increment) if found is None else found * scale
         covariance = moments.covariance.cpu().numpy() * scale**2
         block = self._per_axis(stage.cell * stage.shrink)
         step = float(stage.step * stage.shrink)
         count = 2 * stage.radius + 1
-        # Two hypotheses, three steps apart, of which the weaker has a probability of 0.1, have this variance.
-        several = np.argwhere(np.trace(covariance, axis1=-2, axis2=-1) > 0.8 * step**2)
-        where, modes, weights = _hypotheses(costs.cpu().numpy(), stage.temperature, several, count)
+        where, modes, weights = _hypotheses(costs.cpu().numpy(), temperature, count)
         axes = [np.asarray(o.cpu().numpy() * scale, np.float32) for o in offsets]
         vectors = np.stack([axes[2 - i][np.maximum(modes[..., 2 - i], 0)] for i in range(3)], axis=-1)
         vectors += base[tuple(where.T)][:, None]
         vectors[modes[..., 0] < 0] = np.nan
         self.stages.append(
             StageRecord(
-                block, step, base + increment, increment, covariance, moments.entropy.cpu().numpy(), where, vectors,
-                weights,
+                self.dimension, block, step, base + increment, increment, covariance, moments.entropy.cpu().numpy(),
+                where, vectors, weights,
             )
         )  # fmt: skip
 
@@ -157,21 +169,17 @@ def relaid(
 
 
 @compiled()
-def _find(first, last, costs, chosen, temperature, count, limit, found, weight):
+def _find(first, last, costs, temperature, count, limit, found, weight):
     depth, height = costs.shape[1:3]
     room = found.shape[1]
     for task in range(first, last):
-        grid = costs[chosen[task]]
+        grid = costs[task]
         least = grid[0, 0, 0]
         for z in range(depth):
             for y in range(height):
                 for x in range(count):
                     least = min(least, grid[z, y, x])
-        total = 0.0
-        for z in range(depth):
-            for y in range(height):
-                for x in range(count):
-                    total += np.exp(temperature * (least - grid[z, y, x]))
+        modes = 0
         for z in range(depth):
             for y in range(height):
                 for x in range(count):
@@ -185,13 +193,12 @@ def _find(first, last, costs, chosen, temperature, count, limit, found, weight):
                                 other = grid[i, j, k]
                                 around += np.exp(temperature * (least - other))
                                 # Of equal neighbours the first one is the summit.
-                                before = (i, j, k) < (z, y, x)
+                                before = i < z or (i == z and (j < y or (j == y and k < x)))
                                 if other < value or (before and other == value):
                                     summit = False
                     if not summit:
                         continue
-                    around /= total
-                    # Insertion by weight.
+                    modes += 1
                     place = room
                     while place > 0 and (found[task, place - 1, 0] < 0 or weight[task, place - 1] < around):
                         place -= 1
@@ -203,17 +210,23 @@ def _find(first, last, costs, chosen, temperature, count, limit, found, weight):
                             found[task, m, c] = found[task, m - 1, c]
                     weight[task, place] = around
                     found[task, place, 0], found[task, place, 1], found[task, place, 2] = z, y, x
+        if modes > 1:
+            total = 0.0
+            for z in range(depth):
+                for y in range(height):
+                    for x in range(count):
+                        total += np.exp(temperature * (least - grid[z, y, x]))
+            for m in range(room):
+                weight[task, m] /= total
 
 
-def _hypotheses(
-    costs: np.ndarray, temperature: float, points: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _hypotheses(costs: np.ndarray, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Control points (n, 3) with at least two modes, indices of the modes (n, modes, 3) as z, y, x, probabilities."""
-    chosen = np.ravel_multi_index(tuple(points.T), costs.shape[:3]) if len(points) else np.empty(0, np.int64)
-    found = np.full((len(points), _MODES, 3), -1, np.int64)
-    weight = np.zeros((len(points), _MODES), np.float32)
     flat = costs.reshape(-1, *costs.shape[3:])
+    found = np.full((len(flat), _MODES, 3), -1, np.int16)
+    weight = np.zeros((len(flat), _MODES), np.float32)
     limit = np.float32(-np.log(_LEAST_RATIO) / temperature)
-    run(_find, len(points), flat, chosen, np.float32(temperature), count, limit, found, weight, grain=16)
-    several = found[:, 1, 0] >= 0
-    return points[several], found[several], weight[several]
+    run(_find, len(flat), flat, np.float32(temperature), count, limit, found, weight, grain=16)
+    several = np.flatnonzero(found[:, 1, 0] >= 0)
+    points = np.stack(np.unravel_index(several, costs.shape[:3]), axis=-1)
+    return points, found[several], weight[several]

@@ -33,7 +33,7 @@ def made(
     shapes = {"structure": np.broadcast_to(unit, (*control.shape, grid.dimension, grid.dimension))}
     features = {n: np.broadcast_to(np.float32(v), control.shape) for n, v in (features or {}).items()}
     inside = np.ones(control.shape, bool)
-    evidence = Evidence(features, shapes, (), inside, control, working.spacing[0])
+    evidence = Evidence(features, shapes, (), working, inside, control, working.spacing[0])
     return Uncertainty(evidence, calibration, DisplacementField.zeros(grid), initial)
 
 

@@ -28,7 +28,7 @@ def recorded(costs: np.ndarray, found: np.ndarray | None = None) -> StageRecord:
     padded[..., :5] = costs
     recorder = Recorder(tuple(2 * n for n in costs.shape[:3]), 3)
     row = torch.nn.functional.pad(offsets[2], (0, 3))
-    recorder.marginals(STAGE, torch.from_numpy(padded), [*offsets[:2], row], moments, found)
+    recorder.marginals(STAGE, torch.from_numpy(padded), [*offsets[:2], row], moments.mean, found)
     return recorder.stages[0], distribution
 
 

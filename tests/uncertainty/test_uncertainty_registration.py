@@ -28,10 +28,10 @@ def uncertain(fixed: Volume, moving: Volume, **options):
     return engine.register_volumes(fixed, moving, uncertainty=True, **options).uncertainty
 
 
-def spots(*places: tuple[float, float], grid: Grid = PLANE, seed: int = 0) -> Volume:
+def spots(*places: tuple[float, float], grid: Grid = PLANE, seed: int = 0, noise: float = 0.0) -> Volume:
     """Identical rings about places (x, y) in a little noise."""
     y, x = np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij")
-    array = np.random.default_rng(seed).normal(0, 0.5, grid.shape)
+    array = np.random.default_rng(seed).normal(0, noise, grid.shape)
     for px, py in places:
         r = np.hypot(x - px, y - py)
         array += 100 * np.exp(-((r - 5) ** 2) / 8) + 60 * np.exp(-((x - px - 2) ** 2 + (y - py) ** 2) / 6)
