@@ -50,7 +50,6 @@ def _collect(first, last, fixed, moving, field, block, stride, cell, factor, cha
     """Cells of the slices ``first`` to ``last`` of the control grid."""
     depth, height, width = moving.shape[:3]
     tall, wide, broad = fixed.shape[:3]
-    count_y, count_x = out.shape[1:3]
     masked, limited = mask.shape[0] > 0, allowed.shape[0] > 0
     zero = np.float32(0)
     for kz in range(first, last):
@@ -170,9 +169,7 @@ def agreement(
     if smooth:
         for axis in range(3):
             if out.shape[axis] > 1:
-                padded = np.concatenate(
-                    [out.take([0], axis), out, out.take([-1], axis)], axis
-                )  # the border goes on
+                padded = np.concatenate([out.take([0], axis), out, out.take([-1], axis)], axis)  # the border goes on
                 n = out.shape[axis]
                 before, after = (padded.take(range(i, i + n), axis) for i in (0, 2))
                 out = (before + 2 * out + after) / 4

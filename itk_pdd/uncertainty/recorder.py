@@ -163,7 +163,8 @@ def relaid(
         Working voxels along z, y, x.
     """
     positions = tuple(
-        ((np.arange(-(-n // t)) + 0.5) * t - 0.5 - (b - 1) / 2) / b for b, t, n in zip(block, target, shape, strict=True)
+        ((np.arange(-(-n // t)) + 0.5) * t - 0.5 - (b - 1) / 2) / b
+        for b, t, n in zip(block, target, shape, strict=True)
     )
     return sample_lines(values, positions)
 
