@@ -249,7 +249,7 @@ def misplaced(grid: Grid, seed: int) -> AffineMapping:
 
 
 TRAINING: dict[str, Callable[..., Iterable[Case]]] = {
-    "synthetic": lambda **o: synthetic(range(100, 140), **o),
+    "synthetic": lambda **o: synthetic(range(100, 112), **o),
     "warped abdomen": lambda **o: warped(datasets.abdomen_pairs("train", 8, seed=3), seed=1, crop=110, **o),
     "warped hippocampus": lambda **o: warped(datasets.hippocampus_pairs("train", 6, seed=3), seed=1, **o),
     "organs abdomen": lambda **o: organs(datasets.abdomen_pairs("train", 10, seed=3), **o),
@@ -266,12 +266,11 @@ TRAINING: dict[str, Callable[..., Iterable[Case]]] = {
 TEST: dict[str, Callable[..., Iterable[Case]]] = {
     "synthetic": lambda **o: synthetic(range(20), **o),
     "warped abdomen": lambda **o: warped(datasets.abdomen_pairs("validation", 3, seed=3), seed=2, crop=110, **o),
-    "warped hippocampus": lambda **o: warped(datasets.hippocampus_pairs("validation", 6, seed=3), seed=2, **o),
     "lung landmarks": lambda **o: [landmarks(**o)],
     "organs abdomen": lambda **o: organs(datasets.abdomen_pairs("validation"), **o),
     "organs hippocampus": lambda **o: organs(datasets.hippocampus_pairs("validation", 20), **o),
     "misplaced abdomen": lambda **o: organs(
-        datasets.abdomen_pairs("validation", 6, seed=4), start=misplaced, kind="misplaced", **o
+        datasets.abdomen_pairs("validation", 2, seed=4), start=misplaced, kind="misplaced", **o
     ),
     "misplaced hippocampus": lambda **o: organs(
         datasets.hippocampus_pairs("validation", 10, seed=4), start=misplaced, kind="misplaced", **o
