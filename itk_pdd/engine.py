@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from itk_pdd import models
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
 from itk_pdd.mapping import Mapping
+from itk_pdd.operations import checked_device, on_device
 from itk_pdd.refinement import refine
 from itk_pdd.resampling import resample
 from itk_pdd.search import WorkingImage, enlarged, search
@@ -84,8 +84,9 @@ def register_volumes(
         that would land outside the moving mask do not count.
     model : str or Model
         Name of a model, or the model itself.
-    device : {"auto", "cpu", "cuda"}
-        Where to compute; models with hand-made features compute on the CPU, and say so where "cuda" was asked for.
+    device : {"auto", "cpu", "cuda", "cuda:1", ...}
+        Where to search, and where the network of a model computes, if it has one: "auto" is a GPU where torch finds
+        one that works, else the CPU. Resampling at both ends and the refinement are done on the CPU.
     seed : int
         Kept for models that draw random numbers; those with hand-made features draw none.
     threads : int, optional
@@ -109,7 +110,7 @@ def register_volumes(
     """
 
     model = models.load(model)
-    _check_device(device)
+    checked_device(device)
     if spacing is not None:
         if not spacing > 0:
             raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
@@ -135,9 +136,10 @@ def register_volumes(
         second = _prepared(moving, grid, initial, moving_mask, weights)
         if model.network is not None:
             report(0.02, "organs")
-            first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model)
+            first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model, device)
         share = 0.75 if model.refinement.iterations else 0.95
-        found, block = search(first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text))
+        stages = {"stages": model.stages, "progress": lambda f, text: report(0.05 + share * f, text)}
+        found, block = on_device(device, lambda operations: search(first, second, operations=operations, **stages))
         if model.refinement.iterations:
             report(0.8, "refinement")
             dilation = model.refinement.dilation
@@ -249,16 +251,20 @@ def _with_classes(
     grid: Grid,
     initial: Mapping | None,
     model: Model,
+    device: str,
 ) -> tuple[WorkingImage, WorkingImage]:
     """Both images with what the model's network says about them."""
     from itk_pdd.network.semantic import SemanticNetwork
 
-    network = SemanticNetwork.from_folder(model.network)
+    def answers(operations):
+        network = SemanticNetwork.from_folder(model.network, device=str(operations.device))
+        return network.card, [network.probabilities(volume) for volume in (fixed, moving)]
+
+    card, answer = on_device(device, answers)
     # Small organs count more than their share of the volume: they have the same right to be met.
-    bits = share_bits([c.volume**-0.3 for c in network.card.classes[1:]])
+    bits = share_bits([c.volume**-0.3 for c in card.classes[1:]])
     result = []
-    for image, volume, mapping in ((first, fixed, None), (second, moving, initial)):
-        probabilities, where = network.probabilities(volume)
+    for image, mapping, (probabilities, where) in zip((first, second), (None, initial), answer, strict=True):
         # Without the background, which is what the others leave.
         probabilities = np.ascontiguousarray(np.moveaxis(probabilities[1:], 0, -1))
         classes = ClassMaps(probabilities, where, bits, grid, model.class_weight, mapping)
@@ -283,24 +289,6 @@ def _to_fixed_grid(
         moved = points + inner.at(points, outside="nearest")
         out[slab] = (moved if initial is None else initial(moved)) - points
     return DisplacementField(out, fixed)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    kind = str(device).split(":")[0]
-    if kind not in ("auto", "cpu", "cuda"):
-        raise RegistrationError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise RegistrationError(
-            f"device is {device!r}, but this machine has no CUDA device that torch can use: use 'cpu'"
-        )
-    if kind == "cuda":
-        warnings.warn(
-            f"device is {device!r}, but models with hand-made features compute on the CPU",
-            RegistrationWarning,
-            stacklevel=3,
-        )
 
 
 @contextlib.contextmanager

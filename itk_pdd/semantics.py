@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from itk_pdd.field import slabs
 from itk_pdd.grid import Grid
-from itk_pdd.kernels.interpolation import sample_linear, sample_lines
+from itk_pdd.kernels.interpolation import sample_linear
 from itk_pdd.kernels.thermometer import thermometer_codes
+from itk_pdd.operations import HostOperations
 
 __all__ = ["ClassMaps"]
 
@@ -49,22 +51,27 @@ class ClassMaps:
         """What a differing bit costs."""
         return self.weight / sum(self.bits)
 
-    def codes(self, shrink: int) -> np.ndarray:
-        """Thermometer codes at the centres of blocks of ``shrink`` working voxels, uint64 (z, y, x)."""
+    def codes(self, shrink: int, operations: Any = HostOperations) -> Any:
+        """Thermometer codes at the centres of blocks of ``shrink`` working voxels, 64 bits (z, y, x).
+
+        ``operations`` are those of the device that computes, see :func:`itk_pdd.operations.operations`.
+        """
         target = self.working.blocks(shrink)
-        codes = np.empty(target.shape, np.uint64)
         lines = self.grid.lines(target) if self.mapping is None else None
         if lines is not None:
             axes, (z, y, x) = lines
-            source = np.ascontiguousarray(self.probabilities.transpose(*axes, 3))
+            codes = operations.no_codes(target.shape)
+            source = operations.array(self.probabilities.transpose(*axes, 3))
             for first in range(0, len(z), _SLAB):
                 part = slice(first, first + _SLAB)
-                codes[part] = thermometer_codes(sample_lines(source, (z[part], y, x)), self.bits)
+                values = operations.sample_lines(source, (z[part], y, x))
+                codes[part] = operations.thermometer_codes(values, self.bits)
             return codes
+        codes = np.empty(target.shape, np.uint64)
         for slab, points in slabs(target):
             for first in range(0, len(points), _SLAB):
                 part = points[first : first + _SLAB]
                 moved = part if self.mapping is None else self.mapping(part)
                 values = sample_linear(self.probabilities, self.grid.to_index(moved))
                 codes[slab][first : first + _SLAB] = thermometer_codes(values, self.bits)
-        return codes
+        return operations.array(codes)
