@@ -15,7 +15,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 
-pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+pytest.importorskip("triton", minversion="3.2", reason="there is no triton 3.2 or later (it exists for Linux only)")
 
 from itk_pdd import engine
 from itk_pdd.grid import Grid
