@@ -111,9 +111,9 @@ class DeviceOperations:
         """Codes without a bit set."""
         return torch.zeros(tuple(shape), dtype=torch.int64, device=self.device)
 
-    def add_codes(self, image: np.ndarray, codes: Tensor, **options: Any) -> None:
+    def add_codes(self, image: Tensor, codes: Tensor, **options: Any) -> None:
         """See :func:`itk_pdd.kernels.mind.add_codes`."""
-        mind_cuda.add_codes(self.array(image), codes, **options)
+        mind_cuda.add_codes(image, codes, **options)
 
     def sample_lines(self, array: Tensor, positions: Sequence[np.ndarray]) -> Tensor:
         """See :func:`itk_pdd.kernels.interpolation.sample_lines`."""

@@ -44,7 +44,7 @@ def test_codes_are_those_of_the_cpu(rng, shape, bits, dilation):
     stack = shape if len(shape) == 3 else (1, *shape)
     expected, found = np.zeros(stack, np.uint64), device.no_codes(stack)
     add_codes(image, expected, bits=bits, shift=1, dilation=dilation)
-    device.add_codes(image, found, bits=bits, shift=1, dilation=dilation)
+    device.add_codes(device.array(image), found, bits=bits, shift=1, dilation=dilation)
     different = np.bitwise_count(device.numpy(found).view(np.uint64) ^ expected).sum()
     # Where a distance is a threshold to the last digit, the order of additions decides.
     assert different <= 1e-3 * np.bitwise_count(expected).sum()
