@@ -269,3 +269,12 @@ def test_kernels_compile_for_a_gpu():
     if result.returncode == 77:
         pytest.skip(result.stdout.strip())
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_benchmark_says_that_there_is_no_gpu(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    import bench_cuda
+
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        bench_cuda.main([])
