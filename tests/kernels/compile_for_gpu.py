@@ -1,4 +1,4 @@
-"""Compile the Triton kernels of the dense search for GPUs, which takes none; exit code 77 where Triton cannot.
+"""Compile the Triton kernels for GPUs, which takes none; exit code 77 where Triton cannot.
 
     python tests/kernels/compile_for_gpu.py [compute capability, such as 80 or 90]
 
@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import sys
 
+# Types of the arguments by name; integers of 32 bits where nothing is said.
 TYPES = {
-    "fixed": "*i64", "moving": "*i64", "mask": "*i1", "allowed": "*i1", "by_depth": "*i32", "parent": "*i32",
-    "starts": "*i32", "children": "*i32", "ready": "*i32", "done": "*i32", "ticket": "*i32", "alpha": "fp32",
-    "weight_outer": "fp32", "weight_inner": "fp32", "temperature": "fp32",
-}  # fmt: skip
-FLOATS = ("base", "scales", "out", "offset", "energy", "message", "scratch", "outer", "inner", "costs", "vectors",
-          "sums", "log_partition")  # fmt: skip
+    **dict.fromkeys(("mask", "allowed"), "*i1"),
+    **dict.fromkeys(("by_depth", "parent", "starts", "children", "ready", "done", "ticket", "low", "high"), "*i32"),
+    **dict.fromkeys(("fixed", "moving"), "*i64"),
+    **dict.fromkeys(("base", "scales", "out", "offset", "energy", "message", "scratch", "outer", "inner"), "*fp32"),
+    **dict.fromkeys(("costs", "vectors", "sums", "log_partition", "samples", "weight"), "*fp32"),
+    **dict.fromkeys(("source", "added", "weights"), "*fp32"),
+    **dict.fromkeys(("alpha", "weight_outer", "weight_inner", "temperature", "scale", "factor"), "fp32"),
+}
+# Where a name means something else.
+OTHERS = {"_costs": {"moving": "*fp32"}, "_stencil": {"inner": "i32"}}
 
 
 def compiled(function, constants, capability, warps):
@@ -25,7 +30,7 @@ def compiled(function, constants, capability, warps):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = TYPES | dict.fromkeys(FLOATS, "*fp32")
+    types = TYPES | OTHERS.get(function.__name__, {})
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in function.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t.startswith("*")}
     source = ASTSource(function, signature, constants, aligned)
@@ -35,7 +40,13 @@ def compiled(function, constants, capability, warps):
 def main(capability: int) -> int:
     from itk_pdd.kernels import hamming_cuda, pdd_cuda, search_cuda, tree_cuda
 
-    cases = [(search_cuda._compose, {"BLOCK": 256}, 4), (pdd_cuda._moments, {"BLOCK": 1024}, 4)]
+    cases = [
+        (search_cuda._compose, {"BLOCK": 256}, 4),
+        (pdd_cuda._moments, {"BLOCK": 1024}, 4),
+        (pdd_cuda._costs, {"BLOCK": 1024}, 4),
+    ]
+    for minimum, add, wide in ((True, True, False), (True, False, True), (False, False, False)):
+        cases.append((pdd_cuda._stencil, {"MINIMUM": minimum, "ADD": add, "WIDE": wide, "BLOCK": 1024}, 4))
     for flags in ((False, False, False), (True, True, True)):
         constants = dict(zip(("HAS_BASE", "HAS_MASK", "HAS_ALLOWED"), flags, strict=True), BLOCK=512)
         cases.append((hamming_cuda._hamming, constants, 4))
