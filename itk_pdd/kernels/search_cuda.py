@@ -17,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from itk_pdd import kernels
 from itk_pdd.kernels import hamming_cuda, mind_cuda, tree_cuda
 from itk_pdd.kernels.lattice import _taps
 from itk_pdd.kernels.tree import SpanningTree
@@ -176,11 +175,3 @@ class DeviceOperations:
                 compose(forward, backward, weights=(-0.5, 0.5)),
             )
         return forward, backward
-
-    def probe(self) -> None:
-        """Compile and run the smallest kernel; raises whatever is wrong with the device or with Triton."""
-        field = torch.ones(1, 1, 1, 3, device=self.device)
-        result = compose(field, field)
-        if result.tolist() != [[[[2.0] * 3]]]:
-            raise RuntimeError(f"the device computes {result.flatten().tolist()}, expected twos")
-        kernels.displacement_moments(torch.zeros(1, 1, device=self.device), 1.0, [torch.zeros(1)])

@@ -24,6 +24,7 @@ from itk_pdd.kernels.lattice import compose
 from itk_pdd.kernels.mind import add_codes
 from itk_pdd.kernels.tree import spanning_tree
 from itk_pdd.operations import HostOperations as host
+from itk_pdd.operations import check
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model, Refinement, Stage
 from itk_pdd.volume import Volume
@@ -211,6 +212,30 @@ def blobs(shape, shift, rng):
     noise = ndimage.gaussian_filter(rng.standard_normal([n + 8 for n in shape]), 1.2)
     noise = ndimage.shift(noise, shift, order=1, mode="nearest")
     return noise[tuple(slice(4, 4 + n) for n in shape)].astype(np.float32)
+
+
+@pytest.mark.parametrize("broken", [None, "masked_costs", "min_marginals", "make_consistent", "add_codes"])
+def test_a_device_is_checked_before_its_first_use(broken):
+    class Device(search_cuda.DeviceOperations):
+        pass
+
+    if broken == "add_codes":
+        Device.add_codes = lambda self, *arguments, **options: None
+    elif broken:
+        right = getattr(Device, broken)
+
+        def wrong(self, *arguments, **options):
+            result = right(self, *arguments, **options)
+            part = result[0] if isinstance(result, tuple) else result
+            part[0] += torch.rand(part[0].shape).to(part)
+            return result
+
+        setattr(Device, broken, wrong)
+    if broken is None:
+        check(Device(device.device), (4, 4, 4))
+        return
+    with pytest.raises(RuntimeError, match="differ by"):
+        check(Device(device.device), (4, 4, 4))
 
 
 STAGE = Stage(shrink=1, cell=4, radius=2, step=1, dilations=(1,), smoothness=0.02, stride=2, consistency=3)
