@@ -47,9 +47,9 @@ def main(capability: int) -> int:
     ]
     for minimum, add, wide in ((True, True, False), (True, False, True), (False, False, False)):
         cases.append((pdd_cuda._stencil, {"MINIMUM": minimum, "ADD": add, "WIDE": wide, "BLOCK": 1024}, 4))
-    for flags in ((False, False, False), (True, True, True)):
-        constants = dict(zip(("HAS_BASE", "HAS_MASK", "HAS_ALLOWED"), flags, strict=True), BLOCK=512)
-        cases.append((hamming_cuda._hamming, constants, 4))
+    for flags, lanes, warps in (((False, False, False), 512, 4), ((True, True, True), 128, 1)):
+        constants = dict(zip(("HAS_BASE", "HAS_MASK", "HAS_ALLOWED"), flags, strict=True), BLOCK=lanes)
+        cases.append((hamming_cuda._hamming, constants, warps))
     for counts, lanes, warps in (((15, 15, 15), 4096, 8), ((7, 7, 7), 512, 4), ((17, 17, 17), 4096, 8)):
         constants = dict(zip("ZYX", counts, strict=True), BLOCK=lanes)
         cases += [(tree_cuda._upward, constants, warps), (tree_cuda._downward, constants, warps)]
