@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,22 +49,47 @@ class ClassMaps:
         """What a differing bit costs."""
         return self.weight / sum(self.bits)
 
+    @property
+    def shrink(self) -> int:
+        """Working voxels per voxel of the probabilities along each axis: finer than this they cannot tell."""
+        return max(1, round(min(self.grid.spacing) / min(self.working.spacing)))
+
     def codes(self, shrink: int) -> np.ndarray:
         """Thermometer codes at the centres of blocks of ``shrink`` working voxels, uint64 (z, y, x)."""
         target = self.working.blocks(shrink)
         codes = np.empty(target.shape, np.uint64)
+        for part, values in self._sampled(target):
+            codes[part] = thermometer_codes(values, self.bits)
+        return codes
+
+    def features(self, shrink: int) -> np.ndarray:
+        """Probabilities at the centres of blocks of ``shrink`` working voxels as bytes, uint8 (z, y, x, 16 n).
+
+        They are scaled so that the squared difference of a class counts as much as its bits do in a code, 255 for the
+        class that counts most; channels beyond the classes are zero.
+        """
+        target = self.working.blocks(shrink)
+        classes = len(self.bits)
+        factors = (255 * np.sqrt(np.asarray(self.bits) / max(self.bits))).astype(np.float32)
+        result = np.zeros((*target.shape, -(-classes // 16) * 16), np.uint8)
+        for part, values in self._sampled(target):
+            result[part][..., :classes] = np.rint(values * factors)
+        return result
+
+    def _sampled(self, target: Grid) -> Iterator[tuple[slice, np.ndarray]]:
+        """Probabilities on a grid, some slices at a time."""
         lines = self.grid.lines(target) if self.mapping is None else None
         if lines is not None:
             axes, (z, y, x) = lines
             source = np.ascontiguousarray(self.probabilities.transpose(*axes, 3))
             for first in range(0, len(z), _SLAB):
                 part = slice(first, first + _SLAB)
-                codes[part] = thermometer_codes(sample_lines(source, (z[part], y, x)), self.bits)
-            return codes
+                yield part, sample_lines(source, (z[part], y, x))
+            return
         for slab, points in slabs(target):
             for first in range(0, len(points), _SLAB):
-                part = points[first : first + _SLAB]
-                moved = part if self.mapping is None else self.mapping(part)
-                values = sample_linear(self.probabilities, self.grid.to_index(moved))
-                codes[slab][first : first + _SLAB] = thermometer_codes(values, self.bits)
-        return codes
+                moved = points[first : first + _SLAB]
+                moved = moved if self.mapping is None else self.mapping(moved)
+                begin = range(target.shape[0])[slab][first]
+                part = slice(begin, begin + len(moved))
+                yield part, sample_linear(self.probabilities, self.grid.to_index(moved))
