@@ -16,11 +16,12 @@ from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
+from itk_pdd.kernels.unfold import unfold
 from itk_pdd.mapping import Mapping
 from itk_pdd.operations import checked_device, on_device
-from itk_pdd.refinement import refine
+from itk_pdd.refinement import refined
 from itk_pdd.resampling import resample
-from itk_pdd.search import WorkingImage, enlarged, search
+from itk_pdd.search import WorkingImage, search
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model
 from itk_pdd.volume import Volume
@@ -86,7 +87,7 @@ def register_volumes(
         Name of a model, or the model itself.
     device : {"auto", "cpu", "cuda", "cuda:1", ...}
         Where to search, and where the network of a model computes, if it has one: "auto" is a GPU where torch finds
-        one that works, else the CPU. Resampling at both ends and the refinement are done on the CPU.
+        one that works, else the CPU. Resampling, refinement and unfolding are the CPU's.
     seed : int
         Kept for models that draw random numbers; those with hand-made features draw none.
     threads : int, optional
@@ -142,17 +143,12 @@ def register_volumes(
         found, block = on_device(device, lambda operations: search(first, second, operations=operations, **stages))
         if model.refinement.iterations:
             report(0.8, "refinement")
-            dilation = model.refinement.dilation
-            found, block = enlarged(found, first.per_axis(block), first.shape) / np.float32(block), 1
-            found = refine(
-                first.features(dilation),
-                second.features(dilation),
-                found,
-                model.refinement,
-                channels=first.similarities,
-                mask=first.mask,
-                progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
+            found, block = refined(
+                first, second, found, block, model.refinement, progress=lambda f: report(0.8 + 0.15 * f, "refinement")
             )
+        if model.smallest_jacobian is not None:
+            found, moved = unfold(found, scale=(float(block),) * 3, minimum=model.smallest_jacobian)
+            log.info("folds: %d of %d nodes relaxed", moved, found[..., 0].size)
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
     report(1.0, "done")
