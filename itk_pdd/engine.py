@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from itk_pdd.search import WorkingImage, search
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model
 from itk_pdd.volume import Volume
+
+if TYPE_CHECKING:
+    from itk_pdd.network.card import ModelCard
 
 __all__ = ["Result", "capture_range", "register_volumes", "working_grid"]
 
@@ -139,8 +143,17 @@ def register_volumes(
             report(0.02, "organs")
             first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model, device)
         share = 0.75 if model.refinement.iterations else 0.95
-        stages = {"stages": model.stages, "progress": lambda f, text: report(0.05 + share * f, text)}
-        found, block = on_device(device, lambda operations: search(first, second, operations=operations, **stages))
+
+        def searched(operations: Any) -> tuple[np.ndarray, int]:
+            return search(
+                first,
+                second,
+                model.stages,
+                operations=operations,
+                progress=lambda f, text: report(0.05 + share * f, text),
+            )
+
+        found, block = on_device(device, searched)
         if model.refinement.iterations:
             report(0.8, "refinement")
             found, block = refined(
@@ -252,8 +265,10 @@ def _with_classes(
     """Both images with what the model's network says about them."""
     from itk_pdd.network.semantic import SemanticNetwork
 
-    def answers(operations):
-        network = SemanticNetwork.from_folder(model.network, device=str(operations.device))
+    folder = str(model.network)
+
+    def answers(operations: Any) -> tuple[ModelCard, list[tuple[np.ndarray, Grid]]]:
+        network = SemanticNetwork.from_folder(folder, device=str(operations.device))
         return network.card, [network.probabilities(volume) for volume in (fixed, moving)]
 
     card, answer = on_device(device, answers)
