@@ -18,7 +18,6 @@ import csv
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -140,12 +139,12 @@ def measure_warm(options: argparse.Namespace) -> dict:
         walls.append(time.perf_counter() - wall)
         processors.append(time.process_time() - processor)
         details.append(steps.rest(walls[-1]))
-    middle = details[int(np.argsort(walls)[len(walls) // 2])]
+    middle = int(np.argsort(walls)[(len(walls) - 1) // 2])
     return {
-        "seconds": statistics.median(walls),
-        "processor_seconds": statistics.median(processors),
+        "seconds": walls[middle],
+        "processor_seconds": processors[middle],
         "peak_gb": peak(),
-        "steps": middle,
+        "steps": details[middle],
     }
 
 
@@ -258,7 +257,7 @@ def compare_basics(options: argparse.Namespace) -> list[dict]:
         make_files(folder, options.size)
         measure_command(folder, options)
         runs = [measure_command(folder, options) for _ in range(options.repetitions)]
-        rows.append(sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2])
+        rows.append(sorted(runs, key=lambda run: run["seconds"])[(len(runs) - 1) // 2])
         print(told("pdd-register, fresh process, kernels cached", rows[-1]))
         rows.append(in_process("files", options, folder=folder))
         print_steps(rows[-1])
