@@ -18,7 +18,7 @@ class _Groups(click.Command):
     headings: ClassVar = {
         "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report"),
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
-        "Registration": ("model", "spacing", "device", "threads", "seed"),
+        "Registration": ("model", "spacing", "device", "threads", "memory", "seed"),
     }
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -101,6 +101,13 @@ class _Groups(click.Command):
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
 @click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Hold no more than this in memory: slower, and coarser (with a warning) where that is not enough.  "
+    "[default: what is free]",
+)
+@click.option(
     "--spacing",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MM",
@@ -153,7 +160,7 @@ def main(**arguments: Any) -> None:
         else:
             from itk_pdd.demo import run_demo
 
-            keys = ("initialise", "model", "spacing", "device", "threads", "seed")
+            keys = ("initialise", "model", "spacing", "device", "threads", "memory", "seed")
             summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})
     if folder is not None:
         click.echo(summary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
 from itk_pdd.kernels.unfold import unfold
 from itk_pdd.mapping import Mapping
+from itk_pdd.memory import fit, needs
 from itk_pdd.operations import checked_device, on_device
 from itk_pdd.refinement import refined
 from itk_pdd.resampling import resample
@@ -72,6 +74,7 @@ def register_volumes(
     threads: int | None = None,
     spacing: float | None = None,
     refinement_iterations: int | None = None,
+    memory: float | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Result:
     """Register two volumes.
@@ -101,6 +104,9 @@ def register_volumes(
     refinement_iterations : int, optional
         Steps of the instance optimisation instead of the model's; more fit the images more closely and fold more
         easily, 0 leaves it out.
+    memory : float, optional
+        What the process may hold in memory, in GB; by default nearly all that is free. Where it is short, the costs are
+        computed in blocks (the same result, slower), or the images compared at a coarser spacing (with a warning).
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand.
 
@@ -111,7 +117,7 @@ def register_volumes(
     Raises
     ------
     RegistrationError
-        If there is no such model or device, or an option makes no sense.
+        If there is no such model or device, an option makes no sense, or the memory is not enough.
     """
 
     model = models.load(model)
@@ -119,7 +125,8 @@ def register_volumes(
     if spacing is not None:
         if not spacing > 0:
             raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
-        model = replace(model, spacing=float(spacing))
+        # What is asked for is not made coarser for being slow.
+        model = replace(model, spacing=float(spacing), max_voxels=sys.maxsize)
     report = progress or (lambda fraction, text: None)
     started = time.perf_counter()
     fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
@@ -130,11 +137,14 @@ def register_volumes(
         model = replace(model, refinement=replace(model.refinement, iterations=int(refinement_iterations)))
     with _threads(threads):
         report(0.0, "resampling")
-        inner = working_grid(fixed[0].grid, model)
-        reach = sum(stage.reach for stage in model.stages)  # the farthest that all stages together could go
-        # The moving image is needed as far around the fixed one as displacements reach, if there is anything.
-        lower, upper = _margins(inner, moving[0].grid, initial, reach)
-        grid = inner.padded(lower, upper)
+        facts = {"channels": len(fixed), "masked": moving_mask is not None, "on_host": checked_device(device) == "cpu"}
+        grid, for_costs = fit(
+            lambda model: _search_grid(fixed[0].grid, moving[0].grid, initial, model),
+            lambda grid: needs(grid, fixed[0].grid, moving[0].grid, model, **facts),
+            model,
+            limit=memory,
+            keep_spacing=spacing is not None,
+        )
         capture = capture_range(model) * max(grid.spacing)
         log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
         first = _prepared(fixed, grid, None, fixed_mask, weights)
@@ -150,6 +160,7 @@ def register_volumes(
                 second,
                 model.stages,
                 operations=operations,
+                memory=for_costs,
                 progress=lambda f, text: report(0.05 + share * f, text),
             )
 
@@ -196,6 +207,14 @@ def working_grid(grid: Grid, model: Model) -> Grid:
         log.info("working spacing %.3g mm instead of %.3g mm: the image is large", smallest, spacing)
         spacing = smallest
     return canonical.with_spacing(spacing)
+
+
+def _search_grid(fixed: Grid, moving: Grid, initial: Mapping | None, model: Model) -> Grid:
+    """The working grid with what of the moving image is within reach around it."""
+    inner = working_grid(fixed, model)
+    reach = sum(stage.reach for stage in model.stages)  # the farthest that all stages together could go
+    # The moving image is needed as far around the fixed one as displacements reach, if there is anything.
+    return inner.padded(*_margins(inner, moving, initial, reach))
 
 
 def _margins(grid: Grid, moving: Grid, initial: Mapping | None, reach: int) -> tuple[np.ndarray, np.ndarray]:

@@ -66,6 +66,7 @@ class PDDRegistrationMethod:
             "seed": 0,
             "threads": None,
             "spacing": None,
+            "memory": None,
         }
         self._default_pixel_value = 0.0
         self._abort = False
@@ -191,6 +192,14 @@ class PDDRegistrationMethod:
     def GetSpacing(self) -> float | None:
         """The voxel size at which the images are compared."""
         return self._settings["spacing"]
+
+    def SetMemory(self, memory: float | None) -> None:
+        """Set what the process may hold in memory, in GB (see ``register``); None for nearly all that is free."""
+        self._set("memory", memory)
+
+    def GetMemory(self) -> float | None:
+        """What the process may hold in memory, in GB."""
+        return self._settings["memory"]
 
     def SetDefaultPixelValue(self, value: float) -> None:
         """Set the value of the warped image where the moving image has none; the registration does not run again."""

@@ -68,6 +68,7 @@ def register(
     seed: int = 0,
     threads: int | None = None,
     spacing: float | None = None,
+    memory: float | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Any:
     """Register two images by probabilistic dense displacements.
@@ -102,6 +103,10 @@ def register(
     spacing : float, optional
         Voxel size in millimetres at which the images are compared, instead of the model's; smaller is more exact and
         slower.
+    memory : float, optional
+        What the process may hold in memory, in GB (10^9 bytes); by default nearly all that is free. Where it is short,
+        parts of the work are done in blocks (the same result, slower); where that is not enough, the images are
+        compared at a coarser spacing, with a warning, or, with ``spacing``, an error says how much is needed.
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand. If it raises, the registration stops.
 
@@ -141,6 +146,7 @@ def register(
         seed=seed,
         threads=threads,
         spacing=spacing,
+        memory=memory,
         progress=progress,
     )
     return (field_to_simpleitk if image_kind(fixed, moving) == "simpleitk" else field_to_itk)(result.field)

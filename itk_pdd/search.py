@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from itk_pdd import kernels
+from itk_pdd.kernels.blocks import min_sum_means
 from itk_pdd.kernels.lattice import restrict
 from itk_pdd.kernels.mind import code_bits, mind_features
 from itk_pdd.kernels.tree import spanning_tree
+from itk_pdd.masking import MaskedCosts
 from itk_pdd.network.costs import DisplacementSet
 from itk_pdd.operations import HostOperations
 from itk_pdd.semantics import ClassMaps
@@ -108,6 +111,7 @@ def search(
     stages: Sequence[Stage],
     *,
     operations: Any = HostOperations,
+    memory: float | None = None,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> tuple[np.ndarray, int]:
     """Displacements from the fixed to the moving image, by dense searches from coarse to fine.
@@ -123,6 +127,9 @@ def search(
         From coarse to fine.
     operations : object
         Those of the device that computes, see :func:`itk_pdd.operations.operations`.
+    memory : float, optional
+        Bytes that the costs of a stage may take on the CPU (see :func:`itk_pdd.kernels.blocks.min_sum_means`); the
+        result does not depend on it.
     progress : callable
         Called with the fraction that is done and what is going on.
 
@@ -157,7 +164,7 @@ def search(
         found = []
         for part, (image, mine, others, allowed, field_) in enumerate(parts):
             progress((number + part / len(parts)) / len(stages), name + (", backward" if part else ""))
-            found.append(_one_way(operations, image, mine, others, allowed, stage, field_, before, share))
+            found.append(_one_way(operations, image, mine, others, allowed, stage, field_, before, share, memory))
         forward = found[0]
         if stage.consistency:
             forward, backward = operations.make_consistent(*found, iterations=stage.consistency)
@@ -174,6 +181,7 @@ def _one_way(
     base: Any,
     lattice: int,
     share: int,
+    memory: float | None,
 ) -> Any:
     """Field of one direction after one stage, in units of and on a lattice of ``share`` voxels of the stage.
 
@@ -191,40 +199,40 @@ def _one_way(
         else:
             base = base * float(block[-1])
         found = operations.restrict(base, tuple(c // b for c, b in zip(cell, block, strict=True)))
-    costs = operations.masked_costs(
-        own[0],
-        other[0],
-        allowed,
-        cell=cell,
-        radius=radius,
-        step=step,
-        stride=stride,
-        base=base,
-        block=block,
-        mask=image.mask,
-        scales=own[1],
-    )
+    options = {"cell": cell, "radius": radius, "step": step, "stride": stride, "base": base, "block": block}
+    options |= {"mask": image.mask, "scales": own[1]}
     if stage.regularisation == "tree":
-        tree = spanning_tree(image.guide(cell))
         steps = None if found is None else found / float(stage.step)
-        costs = operations.min_marginals(costs, tree, alpha=stage.smoothness, taps=min(4, stage.radius), base=steps)
-        tensor = operations.tensor(costs)
+        smoothness = {"alpha": stage.smoothness, "taps": min(4, stage.radius), "base": steps}
+        tree = spanning_tree(image.guide(cell))
+        if operations.device == "cpu":
+            costs = MaskedCosts(own[0], other[0], allowed, **options)
+            means = min_sum_means(costs, partial(_mean, stage, radius, step), tree, memory=memory, **smoothness)
+            control = means.reshape(*(-(-n // c) for n, c in zip(image.shape, cell, strict=True)), 3)
+        else:
+            costs = operations.masked_costs(own[0], other[0], allowed, **options)
+            costs = operations.min_marginals(costs, tree, **smoothness)
+            control = operations.from_tensor(_mean(stage, radius, step, operations.tensor(costs)))
     else:
-        tensor = kernels.regularise(operations.tensor(costs)[..., : 2 * radius[2] + 1].contiguous(), 1.0, 3)
-    control = kernels.displacement_moments(tensor, stage.temperature, _offsets(radius, step, tensor.shape[-1])).mean
-    control = operations.from_tensor(control)
+        costs = operations.tensor(operations.masked_costs(own[0], other[0], allowed, **options))
+        costs = kernels.regularise(costs[..., : 2 * radius[2] + 1].contiguous(), 1.0, 3)
+        control = operations.from_tensor(_mean(stage, radius, step, costs))
     control = (control if found is None else found + control) / float(share)
     blocks = image.per_axis(share)
     shape = tuple(-(-n // b) for n, b in zip(image.shape, blocks, strict=True))
     return operations.upsample(control, tuple(c // b for c, b in zip(cell, blocks, strict=True)), shape)
 
 
-def _offsets(radius: tuple[int, int, int], step: tuple[int, int, int], width: int):
-    """Displacements in voxels along z, y, x; those in the padding of a row, which have no probability, are zero."""
+def _mean(stage: Stage, radius: tuple[int, int, int], step: tuple[int, int, int], costs: Any) -> Any:
+    """Expected displacement in voxels under the softmax of costs (..., dz, dy, width), of their kind: (..., 3)."""
     import torch
 
+    tensor = torch.from_numpy(costs) if isinstance(costs, np.ndarray) else costs
     *others, x = DisplacementSet(radius, step).offsets()
-    return [*others, torch.nn.functional.pad(x, (0, width - len(x)))]
+    # Those in the padding of a row have no probability.
+    offsets = [*others, torch.nn.functional.pad(x, (0, tensor.shape[-1] - len(x)))]
+    mean = kernels.displacement_moments(tensor, stage.temperature, offsets).mean
+    return mean if tensor is costs else mean.numpy()
 
 
 def enlarged(field: Any, factor: tuple[int, int, int], shape: tuple[int, ...], operations: Any = HostOperations) -> Any:
