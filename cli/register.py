@@ -98,7 +98,7 @@ class _Groups(click.Command):
     "--moving-labels", type=PATH, metavar="IMAGE", help="Label image in the space of MOVING, warped to --warped-labels."
 )
 @click.option("--model", default="auto", show_default=True, metavar="NAME", help="Name or folder of a model.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu or cuda.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
 @click.option(
     "--memory",

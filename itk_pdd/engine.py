@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,15 +18,19 @@ from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
+from itk_pdd.kernels.unfold import unfold
 from itk_pdd.mapping import Mapping
 from itk_pdd.memory import fit, needs
 from itk_pdd.operations import checked_device, on_device
-from itk_pdd.refinement import refine
+from itk_pdd.refinement import refined
 from itk_pdd.resampling import resample
-from itk_pdd.search import WorkingImage, enlarged, search
+from itk_pdd.search import WorkingImage, search
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model
 from itk_pdd.volume import Volume
+
+if TYPE_CHECKING:
+    from itk_pdd.network.card import ModelCard
 
 __all__ = ["Result", "capture_range", "register_volumes", "working_grid"]
 
@@ -89,7 +94,7 @@ def register_volumes(
         Name of a model, or the model itself.
     device : {"auto", "cpu", "cuda", "cuda:1", ...}
         Where to search, and where the network of a model computes, if it has one: "auto" is a GPU where torch finds
-        one that works, else the CPU. Resampling at both ends and the refinement are done on the CPU.
+        one that works, else the CPU. Resampling, refinement and unfolding are the CPU's.
     seed : int
         Kept for models that draw random numbers; those with hand-made features draw none.
     threads : int, optional
@@ -148,25 +153,26 @@ def register_volumes(
             report(0.02, "organs")
             first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model, device)
         share = 0.75 if model.refinement.iterations else 0.95
-        stages = {
-            "stages": model.stages,
-            "memory": for_costs,
-            "progress": lambda f, text: report(0.05 + share * f, text),
-        }
-        found, block = on_device(device, lambda operations: search(first, second, operations=operations, **stages))
+
+        def searched(operations: Any) -> tuple[np.ndarray, int]:
+            return search(
+                first,
+                second,
+                model.stages,
+                operations=operations,
+                memory=for_costs,
+                progress=lambda f, text: report(0.05 + share * f, text),
+            )
+
+        found, block = on_device(device, searched)
         if model.refinement.iterations:
             report(0.8, "refinement")
-            dilation = model.refinement.dilation
-            found, block = enlarged(found, first.per_axis(block), first.shape) / np.float32(block), 1
-            found = refine(
-                first.features(dilation),
-                second.features(dilation),
-                found,
-                model.refinement,
-                channels=first.similarities,
-                mask=first.mask,
-                progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
+            found, block = refined(
+                first, second, found, block, model.refinement, progress=lambda f: report(0.8 + 0.15 * f, "refinement")
             )
+        if model.smallest_jacobian is not None:
+            found, moved = unfold(found, scale=(float(block),) * 3, minimum=model.smallest_jacobian)
+            log.info("folds: %d of %d nodes relaxed", moved, found[..., 0].size)
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
     report(1.0, "done")
@@ -278,8 +284,10 @@ def _with_classes(
     """Both images with what the model's network says about them."""
     from itk_pdd.network.semantic import SemanticNetwork
 
-    def answers(operations):
-        network = SemanticNetwork.from_folder(model.network, device=str(operations.device))
+    folder = str(model.network)
+
+    def answers(operations: Any) -> tuple[ModelCard, list[tuple[np.ndarray, Grid]]]:
+        network = SemanticNetwork.from_folder(folder, device=str(operations.device))
         return network.card, [network.probabilities(volume) for volume in (fixed, moving)]
 
     card, answer = on_device(device, answers)

@@ -162,7 +162,7 @@ class PDDRegistrationMethod:
         return self._settings["model"]
 
     def SetDevice(self, device: str) -> None:
-        """Set the device: "auto", "cpu" or "cuda"."""
+        """Set the device: "auto", "cpu", "cuda" or "cuda:1" and so on."""
         self._set("device", device)
 
     def GetDevice(self) -> str:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
 from itk_pdd.kernels.mind import add_codes
 from itk_pdd.kernels.thermometer import thermometer_codes
-from itk_pdd.kernels.tree import min_marginals
+from itk_pdd.kernels.tree import min_marginals, spanning_tree
 from itk_pdd.masking import masked_costs
 
 if TYPE_CHECKING:
@@ -96,9 +97,64 @@ def _device_operations(device: str) -> Any:
     from itk_pdd.kernels.search_cuda import DeviceOperations
 
     result = DeviceOperations(torch.device(device))
-    with torch.cuda.device(result.device):
-        result.probe()
+    with torch.cuda.device(result.device), torch.no_grad():
+        check(result)
     return result
+
+
+def check(device: Any, shape: tuple[int, int, int] = (16, 16, 16)) -> None:
+    """Compare the operations of a device with those of the CPU on a small problem, before anything depends on them.
+
+    Drivers, compilers and cards are many, and a wrong field looks like any other. Most of the second or two is spent
+    on compiling, once per machine.
+
+    Parameters
+    ----------
+    device : object
+        The operations.
+    shape : tuple of int
+        Voxels along z, y, x; hundreds of control points make the programs of a GPU wait for each other.
+
+    Raises
+    ------
+    RuntimeError
+        If they do not agree.
+    """
+    import torch
+
+    rng = np.random.default_rng(0)
+    image, guide = rng.random(shape, dtype=np.float32), rng.random([n // 2 for n in shape])
+    fields = rng.normal(0, 2, (2, *shape, 3)).astype(np.float32)
+    steps = rng.normal(0, 1, (*guide.shape, 3)).astype(np.float32)
+    options = {"cell": (2, 2, 2), "radius": (1, 1, 1), "step": (1, 1, 2), "stride": (1, 1, 1), "scales": (0.02,)}
+    tree = spanning_tree(guide)
+    found = []
+    for operations in (HostOperations, device):
+        codes = operations.no_codes((1, *shape))
+        operations.add_codes(operations.array(image), codes[0], bits=2)
+        bits = np.unpackbits(operations.numpy(codes).view(np.uint8)).astype(np.float32)
+        base = operations.array(fields[0])
+        costs = operations.masked_costs(codes, codes, None, base=base, block=(1, 1, 1), mask=None, **options)
+        first = operations.numpy(costs)[..., :3].copy()
+        marginals = operations.min_marginals(costs, tree, alpha=0.05, taps=1, base=operations.array(steps))
+        offsets = [torch.arange(-1.0, 2)] * 2 + [torch.arange(-1.0, marginals.shape[5] - 1)]
+        mean = kernels.displacement_moments(operations.tensor(marginals), 50.0, offsets).mean
+        consistent = operations.make_consistent(*map(operations.array, fields), iterations=2)[0]
+        marginals = operations.numpy(marginals)[..., :3]
+        found.append(
+            {
+                "codes": bits,
+                "costs": first,
+                "marginals": marginals - marginals.min(axis=(3, 4, 5), keepdims=True),
+                "displacements": operations.numpy(operations.from_tensor(mean)),
+                "fields": operations.numpy(consistent),
+            }
+        )
+    for name, expected in found[0].items():
+        difference = float(np.abs(found[1][name] - expected).mean())
+        # A bit may depend on the last digit of a distance, and a cost on that bit.
+        if not difference <= 1e-3:
+            raise RuntimeError(f"{name} differ by {difference:.3g} on average from those of the CPU in a small test")
 
 
 def operations(device: str) -> Any:

@@ -95,7 +95,7 @@ def register(
     model : str or path-like, optional
         Name of a model, or its folder; "auto" chooses by the images.
     device : str, optional
-        "auto", "cpu" or "cuda".
+        "cpu", "cuda", "cuda:1" and so on, or "auto": a GPU where torch finds one that works, else the CPU.
     seed : int, optional
         The same images, options, seed and device give the same result.
     threads : int, optional

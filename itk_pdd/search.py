@@ -77,10 +77,10 @@ class WorkingImage:
         bits = code_bits(self.similarities * len(dilations))
         words = len(self.channels) + (self.classes is not None)
         codes = operations.no_codes((words, *self.shape))
-        for array, code in zip(self.channels, codes, strict=False):
+        for channel, code in zip(self.channels, codes, strict=False):
+            array = operations.array(channel if self.dimension == 3 else channel[0])
             for i, dilation in enumerate(dilations):
-                options = {"bits": bits, "shift": i * self.similarities * bits, "dilation": dilation}
-                operations.add_codes(array if self.dimension == 3 else array[0], code, **options)
+                operations.add_codes(array, code, bits=bits, shift=i * self.similarities * bits, dilation=dilation)
         total = sum(self.weights) * self.similarities * len(dilations) * bits
         scales = [weight / total for weight in self.weights]
         if self.classes is not None:

@@ -3,8 +3,8 @@
 A program computes a block of displacements of one control point: it walks through the voxels of the cell, whose code
 is the same for all lanes, while neighbouring lanes read neighbouring codes of the moving image, from the caches.
 Counted, not measured: the default model on 192x160x256 voxels compares 3.2e9 pairs of codes per direction, 26 GB that
-come from the first-level caches (some 25 TB/s on an H200, half of it wasted where the step is two voxels), at about 30
-operations of 32 bits each: 4 ms per direction, ten times what writing the costs (0.8 GB) takes.
+come from the first-level caches (some 25 TB/s on an H200, half of it wasted where the step is two voxels: 1 to 2 ms),
+at about 35 integer operations each (64 per cycle and multiprocessor: 8 ms); writing the costs, 0.8 GB, takes 0.2 ms.
 With ``TRITON_INTERPRET=1`` the kernel runs on CPU tensors, for tests.
 """
 
@@ -84,14 +84,16 @@ def _hamming(
         samples = w * 0
         for z in range(first_z, last_z, stride_z):
             for y in range(first_y, last_y, stride_y):
+                voxels = (z * size_y + y) * size_x
+                if HAS_BASE:
+                    blocks = (z // block_z * base_y + y // block_y) * base_x
                 for x in range(first_x, last_x, stride_x):
-                    voxel = (z * size_y + y) * size_x + x
                     counts = 1
                     if HAS_MASK:
-                        counts = tl.load(mask + voxel).to(tl.int32)
+                        counts = tl.load(mask + voxels + x).to(tl.int32)
                     bz, by, bx = z, y, x
                     if HAS_BASE:
-                        found = base + 3 * ((z // block_z * base_y + y // block_y) * base_x + x // block_x)
+                        found = base + 3 * (blocks + x // block_x)
                         bx += _voxels(tl.load(found))
                         by += _voxels(tl.load(found + 1))
                         bz += _voxels(tl.load(found + 2))
@@ -99,7 +101,7 @@ def _hamming(
                     my = _clamped(_clamped(by, height) + oy, height)
                     mx = _clamped(_clamped(bx, length) + ox, length)
                     there = (mz * height + my) * length + mx
-                    own = tl.load(fixed + w * own_voxels + voxel)
+                    own = tl.load(fixed + w * own_voxels + voxels + x)
                     bits = _population(own ^ tl.load(moving + w * other_voxels + there)) * counts
                     if HAS_ALLOWED:
                         inside = tl.load(allowed + there).to(tl.int32)
@@ -114,7 +116,8 @@ def _hamming(
             share = excluded.to(tl.float32) / (number * words)
     if HAS_ALLOWED:
         left = 1.0 - share
-        cost = tl.where(left >= _FEW, cost / left, float("nan"))
+        enough = left >= _FEW
+        cost = tl.where(enough, cost / tl.where(enough, left, 1.0), float("nan"))
     tl.store(out + point.to(tl.int64) * total + d, cost, mask=d < total)
 
 
@@ -157,8 +160,8 @@ def hamming_costs(
     counts = [2 * r + 1 for r in radius]
     points, total = grid[0] * grid[1] * grid[2], counts[0] * counts[1] * counts[2]
     out = torch.empty((*grid, *counts), dtype=torch.float32, device=fixed.device)
-    # Few displacements leave less of a small block idle.
-    lanes, warps = (512, 4) if total > 1024 else (128, 2)
+    # Four displacements per thread share the work on a voxel; few of them leave less of a small block idle.
+    lanes, warps = (512, 4) if total > 1024 else (128, 1)
     # Arguments that are not in use stand for something of their type.
     unused = fixed.new_empty(1, dtype=torch.float32), fixed.new_empty(1, dtype=torch.bool)
     _hamming[(points, triton.cdiv(total, lanes))](

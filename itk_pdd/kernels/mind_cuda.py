@@ -39,8 +39,8 @@ def add_codes(image: Tensor, codes: Tensor, *, bits: int, shift: int = 0, radius
         total += distance
         torch.minimum(smallest, distance, out=smallest)
     variance = total.div_(len(distances)).sub_(smallest)
-    mean = float(variance[(slice(None, None, VARIANCE_STRIDE),) * dimension].mean(dtype=torch.float64))
-    variance.clamp_(*(float(np.float32(factor * mean)) for factor in VARIANCE_RANGE))
+    mean = variance[(slice(None, None, VARIANCE_STRIDE),) * dimension].mean(dtype=torch.float64)
+    variance.clamp_(*((factor * mean).float() for factor in VARIANCE_RANGE))
     # e bits >= j + 1/2 for e = exp(-x) is x <= log(bits / (j + 1/2)).
     thresholds = [variance * float(np.float32(np.log(bits / (j + 0.5)))) for j in range(bits)]
     together = 31 // bits  # channels whose bits fit a word of 32, sign excluded: half the memory to go through
