@@ -24,7 +24,8 @@ log = logging.getLogger("itk_pdd")
 _SPARE = 0.9  # share of the free memory that is taken: others need some, too
 _LEAST = 1 / 6  # share of the control points that is held at least: the trunk of the tree and a branch of it
 _SMALLEST = 24  # voxels along the shortest axis below which a coarser grid would show nothing
-_NETWORK = 1000  # bytes of a trained network, which sees images at 4 mm, per voxel
+_SEEN = 4.0  # millimetres at which a trained network sees images
+_NETWORK, _CLASSES = 1000, 128  # bytes per voxel there: while it answers, and of its answers for both images
 _FILES = ("active_file", "inactive_file")
 _FEW = 600  # control points that are held in any case: of a small tree the trunk is most
 
@@ -93,13 +94,15 @@ def needs(
     finest = min(stage.shrink for stage in model.stages)
     # Both images as they are and averaged; codes of both, and once more as they are read; MIND-SSC; a few fields.
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
-    refined = 0 if not model.refinement.iterations else 32 + 12 * 4
+    # Bytes of the features of both images, and fields in a row.
+    refined = 0 if not model.refinement.iterations else 32 * words + 4 * 12
     images = voxels * (channels * 9 + max(codes + 12, refined) + 2 * masked)
+    seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)
+    images += _CLASSES * seen
     costs = [_costs(grid, stage) if on_host else (0, 0) for stage in model.stages]
     # The image and the field as floats, and what each is made from or passed on as.
     before = 12 * max(fixed.voxels, moving.voxels) + 8 * channels * voxels
-    if model.network is not None:
-        before += _NETWORK * float(np.prod(fixed.extent) / 4.0**fixed.dimension)
+    before += _NETWORK * seen
     after = 4 * grid.dimension * fixed.voxels + 12 * voxels / 8
     return Needs(int(images), max(c[0] for c in costs), max(c[1] for c in costs), int(max(before, after)))
 

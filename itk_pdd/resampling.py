@@ -87,9 +87,11 @@ def _smoothing(source: Grid, target: Grid) -> list[float]:
 
 def _smoothed(array: np.ndarray, widths: list[float]) -> np.ndarray:
     """The array in single precision, smoothed along each axis."""
-    from scipy import ndimage
-
     array = np.asarray(array, dtype=np.float32)
+    if not any(widths):
+        return array
+    from scipy import ndimage  # costs a quarter of a second
+
     for axis, width in enumerate(widths):
         if width:
             array = ndimage.gaussian_filter1d(array, width, axis=axis, mode="nearest", truncate=_TRUNCATE)
