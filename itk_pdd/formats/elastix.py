@@ -115,6 +115,8 @@ def _numbers(entries: Entries, key: str, path: Path, name: str, count: int | Non
         raise RegistrationError(f"{name}: {path} has no entry ({key} ...)") from error
     except ValueError as error:
         raise RegistrationError(f"{name}: ({key} ...) in {path} holds something other than numbers") from error
+    if not all(abs(value) < 1e12 for value in values):
+        raise RegistrationError(f"{name}: ({key} ...) in {path} holds numbers that are not finite or beyond reason")
     if count is not None and len(values) != count:
         raise RegistrationError(f"{name}: ({key} ...) in {path} has {len(values)} numbers, expected {count}")
     return values
