@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from itk_pdd import models
+from itk_pdd import capture, models
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
@@ -129,15 +129,21 @@ def register_volumes(
         # The moving image is needed as far around the fixed one as displacements reach, if there is anything.
         lower, upper = _margins(inner, moving[0].grid, initial, reach)
         grid = inner.padded(lower, upper)
-        capture = capture_range(model) * max(grid.spacing)
-        log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
+        range_mm = capture_range(model) * max(grid.spacing)
+        log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, range_mm)
         first = _prepared(fixed, grid, None, fixed_mask, weights)
         second = _prepared(moving, grid, initial, moving_mask, weights)
         if model.network is not None:
             report(0.02, "organs")
             first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model)
         share = 0.75 if model.refinement.iterations else 0.95
-        found, block = search(first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text))
+        found, block = search(
+            first,
+            second,
+            model.stages,
+            progress=lambda f, text: report(0.05 + share * f, text),
+            at_edge=lambda edge, reach: capture.tell_edge(edge, reach * max(grid.spacing)),
+        )
         if model.refinement.iterations:
             report(0.8, "refinement")
             dilation = model.refinement.dilation
@@ -155,7 +161,7 @@ def register_volumes(
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
-    return Result(field, model, grid, capture)
+    return Result(field, model, grid, range_mm)
 
 
 def capture_range(model: Model) -> float:

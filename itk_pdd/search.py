@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from itk_pdd import kernels
+from itk_pdd.capture import edge_share
 from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
 from itk_pdd.kernels.mind import add_codes, code_bits, mind_features
 from itk_pdd.kernels.tree import min_marginals, spanning_tree
@@ -107,6 +108,7 @@ def search(
     stages: Sequence[Stage],
     *,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
+    at_edge: Callable[[float, int], None] = lambda share, reach: None,
 ) -> tuple[np.ndarray, int]:
     """Displacements from the fixed to the moving image, by dense searches from coarse to fine.
 
@@ -121,6 +123,9 @@ def search(
         From coarse to fine.
     progress : callable
         Called with the fraction that is done and what is going on.
+    at_edge : callable
+        Called after the first stage with the share of the structured points whose displacement lies at the edge of its
+        range (see :func:`itk_pdd.capture.edge_share`), and with this range in working voxels.
 
     Returns
     -------
@@ -154,6 +159,9 @@ def search(
         for part, (image, mine, others, allowed, field_) in enumerate(parts):
             progress((number + part / len(parts)) / len(stages), name + (", backward" if part else ""))
             found.append(_one_way(image, mine, others, allowed, stage, field_, before, share))
+        if number == 0:
+            guide = restrict(images[0].channels[0], image.per_axis(share))
+            at_edge(edge_share(found[0] * np.float32(lattice), guide, stage.reach, stage.step * shrink), stage.reach)
         forward = found[0]
         if stage.consistency:
             forward, backward = make_consistent(*found, iterations=stage.consistency)
