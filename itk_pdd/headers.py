@@ -7,11 +7,13 @@ with them, or allocates by them. What is merely odd is left to the readers and t
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 import re
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
@@ -29,6 +31,25 @@ _META_LENGTHS = ("offset", "position", "origin", "elementspacing", "elementsize"
 _NRRD_LENGTHS = ("space directions", "space origin", "spacings", "axis mins", "axis maxs", "measurement frame")
 _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "LONG": 4, "ULONG": 4,
                "DOUBLE": 8, "LONG_LONG": 8, "ULONG_LONG": 8}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the fields of a NIfTI header are, and of what type."""
+
+    length: int
+    sizes: str
+    at_sizes: int
+    number: str
+    at_spacing: int
+    offset: tuple[str, int]
+    forms: tuple[str, int]
+    at_quaternion: int
+    at_rows: int
+
+
+_NIFTI_1 = _Layout(348, "8h", 40, "f", 76, ("f", 108), ("2h", 252), 256, 280)
+_NIFTI_2 = _Layout(540, "8q", 16, "d", 104, ("q", 168), ("2i", 344), 352, 400)
 
 
 def check_header(path: Path, *, name: str) -> None:
@@ -114,24 +135,30 @@ def _check_nrrd(fields: dict[str, str], where: str) -> None:
 def _check_nifti(path: Path, where: str) -> None:
     try:
         with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
-            header = file.read(348)
+            header = file.read(540)
     except (OSError, EOFError, zlib.error):
         return  # the reader will say what is wrong
-    for order in "<>":
-        if len(header) == 348 and struct.unpack_from(order + "i", header)[0] == 348:
+    for order, layout in itertools.product("<>", (_NIFTI_1, _NIFTI_2)):
+        if len(header) >= layout.length and struct.unpack_from(order + "i", header)[0] == layout.length:
             break
     else:
         return
-    count, *sizes = struct.unpack_from(order + "8h", header, 40)
-    spacing = struct.unpack_from(order + "8f", header, 76)
-    forms = struct.unpack_from(order + "2h", header, 252)
-    quaternion, affine = struct.unpack_from(order + "6f", header, 256), struct.unpack_from(order + "12f", header, 280)
-    if not 1 <= count <= 7 or any(n < 0 for n in sizes[:count]):
+
+    def numbers(code: str, offset: int) -> tuple:
+        return struct.unpack_from(order + code, header, offset)
+
+    count, *sizes = numbers(layout.sizes, layout.at_sizes)
+    if not 1 <= count <= 7 or any(not 0 <= n < _LARGEST_SIZE for n in sizes[:count]):
         raise RegistrationError(f"{where} has a damaged header: {count} dimensions of the sizes {tuple(sizes)}")
-    parts = [("pixdim", spacing[1 : count + 1])]
-    parts += [("the quaternion", quaternion)] * (forms[0] > 0) + [("srow", affine)] * (forms[1] > 0)
-    for what, numbers in parts:
-        for number in numbers:
+    parts = [("pixdim", numbers(f"8{layout.number}", layout.at_spacing)[1 : count + 1])]
+    parts.append(("the place of the voxels", numbers(*layout.offset)))
+    forms = numbers(*layout.forms)
+    if forms[0] > 0:
+        parts.append(("the quaternion", numbers(f"6{layout.number}", layout.at_quaternion)))
+    if forms[1] > 0:
+        parts.append(("srow", numbers(f"12{layout.number}", layout.at_rows)))
+    for what, found in parts:
+        for number in found:
             _check_number(number, what, _LARGEST_MM, where)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ FLAT = Grid.create((20, 16), (1.0, 1.5))
 Files = dict[str, bytes]
 
 IMAGES = ("x.nii", "x.nii.gz", "x.hdr", "x.mha", "packed.mha", "x.mhd", "x.nrrd", "packed.nrrd", "x.nhdr", "x.vtk",
-          "x.tif", "x.png", "short.nii.gz", "rgb.mha")  # fmt: skip
+          "x.tif", "x.png", "short.nii.gz", "rgb.mha", "two.nii")  # fmt: skip
 TRANSFORMS = ("affine.tfm", "affine.h5", "affine.mat", "elastix.txt", "bspline.txt", "field.nii.gz", "field.mha",
               "field.h5", "bspline.tfm", "composite.h5")  # fmt: skip
 POINTS = ("p.csv", "p.fcsv", "p.mrk.json", "p.vtk", "binary.vtk")
@@ -53,6 +54,14 @@ def _collected(folder: Path, write: Callable[[Path], None]) -> Files:
 
 def _image(path: Path) -> None:
     import SimpleITK
+
+    if path.name == "two.nii":
+        header = bytearray(544)
+        struct.pack_into("<i8s2h8q", header, 0, 540, b"n+2\0\r\n\x1a\n", 16, 32, 3, *GRID.size, 1, 1, 1, 1)
+        struct.pack_into("<8d", header, 104, 1, *GRID.spacing, 0, 0, 0, 0)
+        struct.pack_into("<q", header, 168, 544)
+        path.write_bytes(bytes(header) + blobs(GRID, seed=3).array.tobytes())
+        return
 
     flat = path.suffix in (".png", ".tif")
     dtype = np.uint8 if flat or path.stem == "rgb" else np.int16 if path.stem == "short.nii" else np.float32
