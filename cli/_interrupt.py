@@ -18,7 +18,7 @@ GRACE_S = 0.5
 
 @contextmanager
 def interruptible(code: int, message: str) -> Iterator[None]:
-    """End the process with ``code`` when Ctrl-C was pressed and its ``KeyboardInterrupt`` gets nowhere for half a second.
+    """End the process with ``code`` when a ``KeyboardInterrupt`` by Ctrl-C gets nowhere for half a second.
 
     Python raises ``KeyboardInterrupt`` in the main thread, between two of its own instructions: a reader or a writer of
     ITK, or a sparse solver, may take seconds in between, and some libraries swallow it. A thread is told of the signal

@@ -61,8 +61,8 @@ def tell_edge(share: float, reach_mm: float) -> None:
     """
     if share > EDGE_SHARE:
         warnings.warn(
-            f"{share:.0%} of the image with structure lies at the edge of the range that was searched ({reach_mm:.3g} mm "
-            "along each axis) and may belong beyond it: check the result, or start closer (initialise='center' or "
+            f"{share:.0%} of the image with structure lies at the edge of the range that was searched ({reach_mm:.3g} "
+            "mm along each axis) and may belong beyond it: check the result, or start closer (initialise='center' or "
             "'affine', or an initial transform)",
             RegistrationWarning,
             stacklevel=4,

@@ -259,6 +259,7 @@ def _with_classes(
     """Both images with what the model's network says about them."""
     from itk_pdd.network.semantic import SemanticNetwork
 
+    assert model.network is not None
     network = SemanticNetwork.from_folder(model.network)
     # Small organs count more than their share of the volume: they have the same right to be met.
     bits = share_bits([c.volume**-0.3 for c in network.card.classes[1:]])

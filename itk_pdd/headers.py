@@ -76,8 +76,8 @@ def check_header(path: Path, *, name: str) -> None:
     elif ending.endswith((".nii", ".nii.gz", ".hdr", ".img", ".img.gz")):
         _check_nifti(path, where)
     elif ending.endswith(".vtk"):
-        fields = dict(line.partition(" ")[::2] for line in _head(path).split("\n")[:12])
-        fields = {key.strip().lower(): value for key, value in fields.items()}
+        lines = [line.partition(" ")[::2] for line in _head(path).split("\n")[:12]]
+        fields = {key.strip().lower(): value for key, value in lines}
         _check_numbers(fields, ("spacing", "aspect_ratio", "origin"), _LARGEST_MM, where)
         _check_sizes(fields, "dimensions", where)
 
@@ -89,7 +89,7 @@ def _head(path: Path) -> str:
 
 def _fields(path: Path, separator: str) -> dict[str, str]:
     """The lines "key separator value" of a header in text; it ends where the voxels begin."""
-    fields = {}
+    fields: dict[str, str] = {}
     for line in _head(path).split("\n"):
         key, found, value = line.partition(separator)
         if not line.strip():
@@ -115,7 +115,9 @@ def _check_meta(fields: dict[str, str], path: Path, where: str) -> None:
         channels = _whole(fields["elementnumberofchannels"], "ElementNumberOfChannels", where, 1, 1 << 16)
     kind = _META_BYTES.get(fields.get("elementtype", "").removeprefix("MET_").removesuffix("_ARRAY"))
     local = fields.get("elementdatafile", "").upper() == "LOCAL"
-    plain = fields.get("compresseddata", "False").lower() == "false" and fields.get("binarydata", "True").lower() == "true"
+    plain = (
+        fields.get("compresseddata", "False").lower() == "false" and fields.get("binarydata", "True").lower() == "true"
+    )
     if sizes and kind and local and plain and (missing := math.prod(sizes) * channels * kind - path.stat().st_size) > 0:
         raise RegistrationError(f"{where} was cut short, it lacks {missing} bytes: copy it again")
 

@@ -129,7 +129,7 @@ def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
 
 
 def abandon() -> None:
-    """Remove what is half written, for a process that ends right afterwards: nothing is moved into place any more."""
+    """Remove what is half written, for a process that ends right afterwards: nothing more is put into place."""
     _moving.acquire()
     for _ in range(3):  # while a library may still be writing
         for folder in list(_temporary):
@@ -173,7 +173,7 @@ def _move_all(moves: Sequence[tuple[Path, Path]], stack: contextlib.ExitStack) -
 
 
 def _keep(target: Path, backup: Path) -> None:
-    """Give a file a second name, so that the first one is never without a file; move it where the disk knows no links."""
+    """Give a file a second name, so that the first is never without it; move it where the disk knows no links."""
     try:
         os.link(target, backup)
     except OSError:

@@ -172,8 +172,8 @@ class Volume:
         """A copy as a SimpleITK image; bool becomes uint8, other types are kept unless ``dtype`` is given."""
         import SimpleITK
 
-        dtype = dtype or (np.uint8 if self.array.dtype == bool else self.array.dtype)
-        image = SimpleITK.GetImageFromArray(self.array.astype(dtype, copy=False))
+        kind = np.dtype(dtype or (np.uint8 if self.array.dtype == bool else self.array.dtype))
+        image = SimpleITK.GetImageFromArray(self.array.astype(kind, copy=False))
         image.SetSpacing(self.grid.spacing)
         image.SetOrigin(self.grid.origin)
         image.SetDirection(np.asarray(self.grid.direction).ravel().tolist())

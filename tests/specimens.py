@@ -28,7 +28,9 @@ def build(folder: Path) -> dict[str, Files]:
     """All specimens by kind; ``folder`` is used for what only libraries can write."""
     made: dict[str, Files] = {}
     for name in IMAGES:
-        made[f"image {name}"] = _collected(folder / name.replace(".", "-"), lambda place, name=name: _image(place / name))
+        made[f"image {name}"] = _collected(
+            folder / name.replace(".", "-"), lambda place, name=name: _image(place / name)
+        )
     made["dicom"] = _collected(folder / "dicom", _dicom)
     for name in TRANSFORMS:
         made[f"transform {name}"] = _collected(
@@ -38,9 +40,12 @@ def build(folder: Path) -> dict[str, Files]:
         made[f"points {name}"] = {name: _points(name)}
     made["model"] = _collected(folder / "model", _model)
     made["checkpoint"] = _collected(folder / "checkpoint", _checkpoint)
-    made["list data.csv"] = {"data.csv": b"image,labels,split,name\nfixed.nii,mask.nii,train,a\nmoving.nii,mask.nii,validation,b\n"}
+    made["list data.csv"] = {
+        "data.csv": b"image,labels,split,name\nfixed.nii,mask.nii,train,a\nmoving.nii,mask.nii,validation,b\n"
+    }
     made["list data.json"] = {
-        "data.json": b'{"name": "t", "training": [{"image": "./fixed.nii", "label": "mask.nii"}, {"image": "moving.nii", '
+        "data.json": b'{"name": "t", "training": [{"image": "./fixed.nii", "label": "mask.nii"}, '
+        b'{"image": "moving.nii", '
         b'"label": "mask.nii"}], "registration_val": [{"fixed": "moving.nii", "moving": "fixed.nii"}]}'
     }
     return made
@@ -118,7 +123,8 @@ def _transform(path: Path) -> None:
         write_field(wave(GRID), path)
     elif path.name == "elastix.txt":
         path.write_text(
-            '(Transform "AffineTransform")\n(NumberOfParameters 12)\n(TransformParameters 1.02 0 0 0 1 0 0 0 0.98 1 2 3)\n'
+            '(Transform "AffineTransform")\n(NumberOfParameters 12)\n'
+            "(TransformParameters 1.02 0 0 0 1 0 0 0 0.98 1 2 3)\n"
             '(InitialTransformParameterFileName "NoInitialTransform")\n(HowToCombineTransforms "Compose")\n'
             '(FixedImageDimension 3)\n(MovingImageDimension 3)\n(UseDirectionCosines "true")\n'
             "(CenterOfRotationPoint 1 2 3)\n"
@@ -142,15 +148,22 @@ def _transform(path: Path) -> None:
 def _points(name: str) -> bytes:
     points = GRID.to_physical(np.random.default_rng(2).uniform(2, 7, (5, 3)))
     if name == "p.csv":
-        return "x,y,z,label\n".encode() + "".join(f"{x:.3f},{y:.3f},{z:.3f},a\n" for x, y, z in points).encode()
+        return b"x,y,z,label\n" + "".join(f"{x:.3f},{y:.3f},{z:.3f},a\n" for x, y, z in points).encode()
     if name == "p.fcsv":
-        head = "# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n# columns = id,x,y,z,ow,ox,oy,oz,vis\n"
-        return (head + "".join(f"{i},{x:.3f},{y:.3f},{z:.3f},0,0,0,1,1\n" for i, (x, y, z) in enumerate(points))).encode()
+        head = (
+            "# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n# columns = id,x,y,z,ow,ox,oy,oz,vis\n"
+        )
+        return (
+            head + "".join(f"{i},{x:.3f},{y:.3f},{z:.3f},0,0,0,1,1\n" for i, (x, y, z) in enumerate(points))
+        ).encode()
     if name == "p.mrk.json":
         listed = ",".join(f'{{"id": "{i}", "position": {point.tolist()}}}' for i, point in enumerate(points))
-        return f'{{"markups": [{{"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": [{listed}]}}]}}'.encode()
+        return (
+            f'{{"markups": [{{"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": [{listed}]}}]}}'.encode()
+        )
     binary = name == "binary.vtk"
-    body = points.astype(">f4").tobytes() if binary else "\n".join("%.3f %.3f %.3f" % tuple(p) for p in points).encode()
+    lines = "\n".join(" ".join(f"{v:.3f}" for v in p) for p in points).encode()
+    body = points.astype(">f4").tobytes() if binary else lines
     head = f"# vtk DataFile Version 3.0\npoints\n{'BINARY' if binary else 'ASCII'}\nDATASET POLYDATA\nPOINTS 5 float\n"
     return head.encode() + body + b"\n"
 

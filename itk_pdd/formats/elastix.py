@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def _transform(entries: Entries, path: Path, name: str) -> SimpleITK.Transform:
         from itk_pdd.files import read_transform
 
         return read_transform(_beside(entries["TransformFileName"][0], path, name), name=name)
-    makers = {
+    makers: dict[str, Any] = {
         "TranslationTransform": SimpleITK.TranslationTransform,
         "EulerTransform": SimpleITK.Euler2DTransform if dimension == 2 else SimpleITK.Euler3DTransform,
         "SimilarityTransform": SimpleITK.Similarity2DTransform if dimension == 2 else SimpleITK.Similarity3DTransform,
@@ -214,7 +214,7 @@ def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
         Grid of the field: transformix resamples onto it.
     """
 
-    def numbers(values: object) -> str:
+    def numbers(values: Any) -> str:
         return " ".join(f"{value:.17g}" for value in np.ravel(values))
 
     dimension = grid.dimension

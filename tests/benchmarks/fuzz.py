@@ -33,10 +33,9 @@ _ERROR = re.compile(r"Error: [^\n]+\.\n?")
 def work(seed: int, folder: Path) -> None:
     """The child: makes and reads the inputs whose numbers it is told, a line each, and answers with a line each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    from specimens import build
-
     import itk_pdd.cli.register
     import itk_pdd.cli.transform  # noqa: F401
+    from specimens import build
 
     specimens = build(folder / "specimens")
     _companions(folder)
@@ -76,25 +75,26 @@ def attempt(specimens: dict, seed: int, number: int, folder: Path) -> dict[str, 
 
 def _companions(folder: Path) -> None:
     """Valid files that stand beside the damaged ones."""
-    import numpy as np
     import SimpleITK
     from conftest import blobs, wave
     from specimens import FLAT, GRID
 
     from itk_pdd.transform import write_field
 
-    for name, volume in (("fixed", blobs(GRID, seed=4)), ("moving", blobs(GRID, seed=5)), ("flat", blobs(FLAT, seed=4))):
+    for name, volume in (
+        ("fixed", blobs(GRID, seed=4)),
+        ("moving", blobs(GRID, seed=5)),
+        ("flat", blobs(FLAT, seed=4)),
+    ):
         SimpleITK.WriteImage(volume.to_simpleitk(), str(folder / f"{name}.nii"))
     mask = SimpleITK.Cast(SimpleITK.ReadImage(str(folder / "fixed.nii")) > 20, SimpleITK.sitkUInt8)
     SimpleITK.WriteImage(mask, str(folder / "mask.nii"))
     write_field(wave(GRID), folder / "field.nii")
-    np.random.seed(0)
 
 
 def _use(kind: str, place: Path, out: Path, folder: Path, rng):
     """Give the input to the command, or function, that reads such files; returns its result."""
     from click.testing import CliRunner
-
     from itk_pdd.cli.register import main as register
     from itk_pdd.cli.transform import main as transform
 

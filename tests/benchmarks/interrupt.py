@@ -22,7 +22,12 @@ import numpy as np
 import SimpleITK
 
 _COMMAND = [sys.executable, "-P", "-m", "itk_pdd.cli.register"]
-_OUTPUTS = {"-o": "field.nii.gz", "--warped": "warped.nii.gz", "--transform": "transform.h5", "--inverse": "inverse.mha"}
+_OUTPUTS = {
+    "-o": "field.nii.gz",
+    "--warped": "warped.nii.gz",
+    "--transform": "transform.h5",
+    "--inverse": "inverse.mha",
+}
 
 
 def write_pair(folder: Path, size: tuple[int, ...]) -> list[str]:
@@ -152,8 +157,8 @@ def main() -> None:
                 wrong += [f"after {delay:.2f} s: {each}" for each in bad]
             if count:
                 print(
-                    f"{what}: {count} times; ended within {max(seconds):.2f} s (median {np.median(seconds):.2f} s); exit "
-                    f"codes {dict(codes)}; hidden folders left in {remains}"
+                    f"{what}: {count} times; ended within {max(seconds):.2f} s (median {np.median(seconds):.2f} s); "
+                    f"exit codes {dict(codes)}; hidden folders left in {remains}"
                 )
                 for each in wrong:
                     print("  WRONG", each)
