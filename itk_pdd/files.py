@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.headers import check_header
+from itk_pdd.headers import check_header, check_transform_text
 from itk_pdd.nifti import examine_nifti
 from itk_pdd.outputs import OutputError, extension, free_space
 
@@ -141,6 +141,8 @@ def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transfo
         raise RegistrationError(
             f"{name}: {path} is no transform file, expected one of {', '.join(TRANSFORM_EXTENSIONS)}"
         )
+    if extension(path).lower() in (".tfm", ".txt"):
+        check_transform_text(path, name=name)
     try:
         with _library_messages():
             transform = SimpleITK.ReadTransform(str(path))

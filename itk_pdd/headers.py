@@ -18,7 +18,7 @@ from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["check_header"]
+__all__ = ["check_header", "check_transform_text"]
 
 _HEAD = 1 << 16  # bytes of a text header that are looked at
 _LARGEST_MM = 1e9
@@ -80,6 +80,46 @@ def check_header(path: Path, *, name: str) -> None:
         fields = {key.strip().lower(): value for key, value in lines}
         _check_numbers(fields, ("spacing", "aspect_ratio", "origin"), _LARGEST_MM, where)
         _check_sizes(fields, "dimensions", where)
+
+
+def check_transform_text(path: Path, *, name: str) -> None:
+    """Refuse a transform file of ITK in text that announces a grid of another size than it holds numbers for.
+
+    Raises
+    ------
+    RegistrationError
+        If the number of points of a B-spline or a field is none, or not that of its parameters.
+    """
+    content = path.read_bytes()
+    if not content.startswith(b"#Insight Transform File"):
+        return
+    kind, dimension, count = "", 0, 0
+    where = f"{name}: {path}"
+    for line in content.decode("latin-1").split("\n"):
+        key, _, value = line.partition(":")
+        words = value.split()
+        if key == "Transform":
+            kind = value.strip()
+            dimension = int(found[1]) if (found := re.search(r"_(\d)_\d$", kind)) else 0
+        elif key == "Parameters":
+            count = len(words)
+        elif key == "FixedParameters" and kind.startswith(("BSpline", "DisplacementField")):
+            sizes = [_number_of_points(word, where) for word in words[:dimension]]
+            if math.prod(sizes) * dimension != count:
+                raise RegistrationError(
+                    f"{where} is damaged: {count} parameters for {' x '.join(map(str, sizes))} points, expected "
+                    f"{dimension} for each"
+                )
+
+
+def _number_of_points(word: str, where: str) -> int:
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if not 1 <= number < _LARGEST_SIZE:
+        raise RegistrationError(f"{where} is damaged: a grid of {word!a} points")
+    return int(number)
 
 
 def _head(path: Path) -> str:
