@@ -243,7 +243,8 @@ def _prepared(
     )
     if grid.dimension == 2:
         arrays, used = [array[None] for array in arrays], None if used is None else used[None]
-    used = None if used is None else used.astype(bool)
+    # A mask of everything is none.
+    used = None if used is None or used.all() else used.astype(bool)
     return WorkingImage(tuple(np.ascontiguousarray(a) for a in arrays), grid.dimension, weights, used)
 
 

@@ -19,6 +19,7 @@ from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.headers import check_header, check_transform_text
 from itk_pdd.nifti import examine_nifti
 from itk_pdd.outputs import OutputError, extension, free_space
+from itk_pdd.trial import check_hdf5
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -143,6 +144,8 @@ def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transfo
         )
     if extension(path).lower() in (".tfm", ".txt"):
         check_transform_text(path, name=name)
+    elif extension(path).lower() in (".h5", ".hdf5"):
+        check_hdf5(path, name=name)
     try:
         with _library_messages():
             transform = SimpleITK.ReadTransform(str(path))
