@@ -80,19 +80,19 @@ def _image(path: Path) -> None:
 def _dicom(folder: Path) -> None:
     import SimpleITK
 
-    image = Volume(blobs(GRID, seed=3).array.astype(np.int16), GRID).to_simpleitk()
-    direction = np.asarray(GRID.direction)
+    grid = Grid.create(GRID.size, GRID.spacing, GRID.origin)
+    image = Volume(blobs(GRID, seed=3).array.astype(np.int16), grid).to_simpleitk()
+    writer = SimpleITK.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
     for k in range(6):
         part = image[:, :, k]
         tags = {
-            "0008|0060": "CT", "0020|000d": "1.2.3.1", "0020|000e": "1.2.3.2", "0008|0031": "120000",
-            "0020|0013": str(k), "0020|0032": "\\".join(f"{v:.6f}" for v in GRID.to_physical(np.array([0, 0, k]))),
-            "0020|0037": "\\".join(f"{v:.8f}" for v in direction[:, :2].T.ravel()), "0018|0050": "2.5",
+            "0008|0060": "CT", "0020|000d": "1.2.3.1", "0020|000e": "1.2.3.2", "0008|0018": f"1.2.3.3.{k}",
+            "0020|0013": str(k), "0020|0032": "\\".join(f"{v:.6f}" for v in grid.to_physical(np.array([0, 0, k]))),
+            "0020|0037": "1\\0\\0\\0\\1\\0",
         }  # fmt: skip
         for tag, value in tags.items():
             part.SetMetaData(tag, value)
-        writer = SimpleITK.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(folder / f"{k}.dcm"))
         writer.Execute(part)
 
