@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = ["GRACE_S", "interruptible"]
 
@@ -31,7 +30,13 @@ def interruptible(code: int, message: str) -> Iterator[None]:
     theirs.setblocking(False)
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(ours, done, code, message), name="interrupt", daemon=True)
+    # Standard error itself may be turned elsewhere while a library works.
+    try:
+        stderr: int | None = os.dup(2)
+    except OSError:
+        stderr = None
+    arguments = (ours, done, code, message, stderr)
+    watcher = threading.Thread(target=_watch, args=arguments, name="interrupt", daemon=True)
     watcher.start()
     try:
         yield
@@ -41,15 +46,19 @@ def interruptible(code: int, message: str) -> Iterator[None]:
         theirs.close()
         watcher.join()
         ours.close()
+        if stderr is not None:
+            os.close(stderr)
 
 
-def _watch(ours: socket.socket, done: threading.Event, code: int, message: str) -> None:
+def _watch(ours: socket.socket, done: threading.Event, code: int, message: str, stderr: int | None) -> None:
     from itk_pdd import outputs
 
     while signals := ours.recv(64):
         if signal.SIGINT not in signals or done.wait(GRACE_S):
             continue
         outputs.abandon()
-        # Not through Python's streams, whose locks the main thread may hold.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{message}\n".encode())
+        if stderr is not None:
+            # Not through Python's streams, whose locks the main thread may hold.
+            with suppress(OSError):
+                os.write(stderr, f"{message}\n".encode())
         os._exit(code)

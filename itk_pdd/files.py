@@ -95,11 +95,14 @@ def read_image(path: str | os.PathLike[str], *, name: str = "image") -> SimpleIT
 def _read_series(folder: Path, name: str) -> SimpleITK.Image:
     import SimpleITK
 
-    with _library_messages():
-        series = {
-            identifier: SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), identifier)
-            for identifier in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        }
+    try:
+        with _library_messages():
+            series = {
+                identifier: SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), identifier)
+                for identifier in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+            }
+    except _READING as error:
+        raise RegistrationError(f"{name}: the DICOM slices in {folder} cannot be read ({itk_reason(error)})") from error
     if not series:
         raise RegistrationError(f"{name}: the folder {folder} holds no DICOM slices")
     chosen = max(sorted(series), key=lambda identifier: len(series[identifier]))

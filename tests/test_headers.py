@@ -130,6 +130,16 @@ def test_transforms_in_text(made, tmp_path) -> None:
             read_transform(tmp_path / name)
 
 
+def test_a_dicom_slice_with_an_impossible_number_of_samples(made, tmp_path) -> None:
+    """GDCM raises while it only looks for series."""
+    put(made["dicom"], tmp_path)
+    content = (tmp_path / "1.dcm").read_bytes()
+    place = content.index(struct.pack("<HH", 0x0028, 0x0002)) + 8
+    (tmp_path / "1.dcm").write_bytes(content[:place] + struct.pack("<H", 9) + content[place + 2 :])
+    with pytest.raises(RegistrationError, match=r"^moving: the DICOM slices in .* cannot be read"):
+        read_image(tmp_path, name="moving")
+
+
 @pytest.mark.slow
 def test_hdf5_that_goes_round_in_circles(made, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("itk_pdd.trial._SECONDS", 0.0)
