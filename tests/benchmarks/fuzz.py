@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 LIMIT_S, MEMORY = 60.0, 6 << 30
+_WARNING = re.compile(r"Warning: |\w+: the folder .* holds \d+ DICOM series; reading the largest")
 _ERROR = re.compile(r"Error: [^\n]+\.\n?")
 
 
@@ -162,7 +163,7 @@ def _judged(code: int, stderr: str, exception: BaseException | None, out: Path) 
 
     if exception is not None and not isinstance(exception, SystemExit):
         return "traceback", f"{type(exception).__name__}: {exception}"
-    told = "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith("Warning: "))
+    told = "".join(line for line in stderr.splitlines(keepends=True) if not _WARNING.match(line))
     left = sorted(file.name for file in out.iterdir())
     if code == 0:
         for name in left:
