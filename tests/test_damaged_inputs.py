@@ -50,6 +50,26 @@ def test_numbers_of_elastix_that_are_none(tmp_path) -> None:
         to_simpleitk(tmp_path / "elastix.txt", 3, "initial_transform")
 
 
+def test_entries_of_elastix_that_say_nothing_or_nonsense(tmp_path) -> None:
+    specimens._transform(tmp_path / "bspline.txt")
+    text = (tmp_path / "bspline.txt").read_text()
+    expected = to_simpleitk(tmp_path / "bspline.txt", 3, "initial_transform").TransformPoint((1.0, 2.0, 3.0))
+    # The order has a default, the origin has none.
+    (tmp_path / "bspline.txt").write_text(text.replace("SplineOrder 3", "SplineOrder "))
+    assert to_simpleitk(tmp_path / "bspline.txt", 3, "initial_transform").TransformPoint((1.0, 2.0, 3.0)) == expected
+    (tmp_path / "bspline.txt").write_text(text.replace("GridOrigin -20 -10 -10", "GridOrigin "))
+    with pytest.raises(RegistrationError, match=r"has no entry \(GridOrigin"):
+        to_simpleitk(tmp_path / "bspline.txt", 3, "initial_transform")
+    for old, new, words in (
+        ("GridSize 5", "GridSize -5", "expected whole numbers from 1 on"),
+        ("GridSize 5", "GridSize 9", "has 375 numbers, expected 675"),
+        ("SplineOrder 3", "SplineOrder abc", "something other than numbers"),
+    ):
+        (tmp_path / "bspline.txt").write_text(text.replace(old, new))
+        with pytest.raises(RegistrationError, match=words):
+            to_simpleitk(tmp_path / "bspline.txt", 3, "initial_transform")
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

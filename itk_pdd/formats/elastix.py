@@ -82,7 +82,9 @@ def _parse(path: Path, name: str) -> Entries:
         raise RegistrationError(f"{name}: {path} cannot be read ({(error.strerror or str(error)).lower()})") from error
     except UnicodeDecodeError as error:
         raise RegistrationError(f"{name}: {path} is no text, expected elastix' transform parameters") from error
-    entries = {key: [a or b for a, b in _VALUE.findall(values)] for key, values in _ENTRY.findall(text)}
+    found = {key: [a or b for a, b in _VALUE.findall(values)] for key, values in _ENTRY.findall(text)}
+    # An entry without a value says nothing.
+    entries = {key: values for key, values in found.items() if values}
     if "Transform" not in entries:
         raise RegistrationError(f"{name}: {path} has no entry (Transform ...), expected elastix' transform parameters")
     return entries
@@ -166,7 +168,8 @@ def _transform(entries: Entries, path: Path, name: str) -> SimpleITK.Transform:
 def _bspline(entries: Entries, dimension: int, path: Path, name: str) -> SimpleITK.Transform:
     import SimpleITK
 
-    order = int(float(entries.get("BSplineTransformSplineOrder", ["3"])[0]))
+    key = "BSplineTransformSplineOrder"
+    order = int(_numbers(entries, key, path, name, 1)[0]) if key in entries else 3
     if entries.get("UseCyclicTransform", ["false"])[0] == "true" or order not in (1, 2, 3):
         raise RegistrationError(
             f"{name}: {path} holds a cyclic B-spline or one of order {order}, expected order 1 to 3 and no cycle"
@@ -174,6 +177,13 @@ def _bspline(entries: Entries, dimension: int, path: Path, name: str) -> SimpleI
     size, spacing, origin = (
         np.asarray(_numbers(entries, key, path, name, dimension)) for key in ("GridSize", "GridSpacing", "GridOrigin")
     )
+    # ITK takes any size on trust, negative ones too.
+    if not all(1 <= n < 1e6 and n == int(n) for n in size):
+        raise RegistrationError(
+            f"{name}: (GridSize ...) in {path} is {size.tolist()}, expected whole numbers from 1 on"
+        )
+    count = int(np.prod(size)) * dimension
+    parameters = _numbers(entries, "TransformParameters", path, name, count)
     index = np.asarray(_numbers(entries, "GridIndex", path, name, dimension) if "GridIndex" in entries else size * 0)
     identity = np.eye(dimension).ravel().tolist()
     # elastix writes directions column by column.
@@ -182,8 +192,7 @@ def _bspline(entries: Entries, dimension: int, path: Path, name: str) -> SimpleI
     origin = origin + direction @ (spacing * index)
     transform = SimpleITK.BSplineTransform(dimension, order)
     transform.SetFixedParameters([*size, *origin, *spacing, *direction.ravel()])
-    count = int(np.prod(size)) * dimension
-    transform.SetParameters(_numbers(entries, "TransformParameters", path, name, count))
+    transform.SetParameters(parameters)
     return transform
 
 
