@@ -45,9 +45,13 @@ def start(paths: list[str], out: Path, threads: int) -> subprocess.Popen:
     """The command with several outputs in an empty folder."""
     out.mkdir()
     options = [word for option, name in _OUTPUTS.items() for word in (option, str(out / name))]
-    return subprocess.Popen(
-        [*_COMMAND, *paths, *options, "--threads", str(threads)], stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    command = [*_COMMAND, *paths, *options, "--threads", str(threads)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_heed)
+
+
+def _heed() -> None:
+    """A job in the background of a shell inherits that Ctrl-C is not for it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stopped(paths: list[str], out: Path, delay: float, number: signal.Signals, threads: int) -> tuple[float, int, str]:

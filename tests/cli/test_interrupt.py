@@ -39,7 +39,14 @@ _BUSY = """
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_while_a_library_is_busy(tmp_path) -> None:
     command = [sys.executable, "-P", "-c", textwrap.dedent(_BUSY), "f.nii", "m.nii", "-o", str(tmp_path / "u.nii")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests are a job in the background of a shell, Ctrl-C would not be for them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout.readline() == "busy\n"
     process.send_signal(signal.SIGINT)
     sent = time.perf_counter()
