@@ -141,7 +141,7 @@ def main(**arguments: Any) -> None:
       0 done    1 an input cannot be used, or the registration failed    2 wrong usage
       3 an output cannot be written    130 interrupted
     """
-    from itk_pdd.cli import _console
+    from itk_pdd.cli import _console, _interrupt
 
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     folder, verbosity = arguments.pop("demo"), arguments.pop("verbose")
@@ -151,7 +151,12 @@ def main(**arguments: Any) -> None:
         raise click.UsageError("--demo makes its own images and names its own files: leave the others out.")
     if arguments["initialise"] == "none":
         arguments["initialise"] = None
-    with _console.exit_codes(), _console.logging_to_stderr(verbosity), _console.progress_bar() as progress:
+    with (
+        _interrupt.interruptible(_console.INTERRUPTED, _console.STOPPED),
+        _console.exit_codes(),
+        _console.logging_to_stderr(verbosity),
+        _console.progress_bar() as progress,
+    ):
         if folder is None:
             from itk_pdd.filewise import register_files
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd import models
+from itk_pdd import capture, models
 from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
@@ -145,8 +145,8 @@ def register_volumes(
             limit=memory,
             keep_spacing=spacing is not None,
         )
-        capture = capture_range(model) * max(grid.spacing)
-        log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
+        range_mm = capture_range(model) * max(grid.spacing)
+        log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, range_mm)
         first = _prepared(fixed, grid, None, fixed_mask, weights)
         second = _prepared(moving, grid, initial, moving_mask, weights)
         if model.network is not None:
@@ -162,6 +162,7 @@ def register_volumes(
                 operations=operations,
                 memory=for_costs,
                 progress=lambda f, text: report(0.05 + share * f, text),
+                at_edge=lambda edge, reach: capture.tell_edge(edge, reach * max(grid.spacing)),
             )
 
         found, block = on_device(device, searched)
@@ -177,7 +178,7 @@ def register_volumes(
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
-    return Result(field, model, grid, capture)
+    return Result(field, model, grid, range_mm)
 
 
 def capture_range(model: Model) -> float:
@@ -267,7 +268,8 @@ def _prepared(
     )
     if grid.dimension == 2:
         arrays, used = [array[None] for array in arrays], None if used is None else used[None]
-    used = None if used is None else used.astype(bool)
+    # A mask of everything is none.
+    used = None if used is None or used.all() else used.astype(bool)
     return WorkingImage(tuple(np.ascontiguousarray(a) for a in arrays), grid.dimension, weights, used)
 
 

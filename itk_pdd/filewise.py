@@ -105,7 +105,7 @@ def register_files(
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
     outputs.check_outputs([*targets.values(), *beside], inputs=[path for path in inputs if path is not None])
     moving_image = files.read_image(moving, name="moving")
-    labels = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
+    labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
     problem = prepare(
         fixed,
         moving_image,

@@ -186,7 +186,7 @@ def prepare(
             f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many: leave out those alone"
         )
     log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, counts[0])
-    masks = {}
+    masks: dict[str, Any] = {}
     if fixed_mask is not None:
         masks["fixed_mask"] = Volume.mask_from_image(fixed_mask, fixed.grid, name="fixed_mask")
     if moving_mask is not None:
@@ -199,7 +199,9 @@ def prepare(
     elif initialise == "affine":
         initial = prealignment.align_affine(fixed, moving, threads=threads, **masks)
     _check_overlap(fixed, moving, initial, "initial_transform" if initial_transform is not None else None)
-    several = dict(zip(("fixed_channels", "moving_channels"), channels, strict=True)) if counts[0] > 1 else {}
+    several: dict[str, Any] = (
+        dict(zip(("fixed_channels", "moving_channels"), channels, strict=True)) if counts[0] > 1 else {}
+    )
     return Problem(fixed, moving, initial, **masks, **several)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from itk_pdd import kernels
+from itk_pdd.capture import edge_share
 from itk_pdd.kernels.blocks import min_sum_means
 from itk_pdd.kernels.lattice import restrict
 from itk_pdd.kernels.mind import code_bits, mind_features
@@ -113,6 +114,7 @@ def search(
     operations: Any = HostOperations,
     memory: float | None = None,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
+    at_edge: Callable[[float, int], None] = lambda share, reach: None,
 ) -> tuple[np.ndarray, int]:
     """Displacements from the fixed to the moving image, by dense searches from coarse to fine.
 
@@ -132,6 +134,9 @@ def search(
         result does not depend on it.
     progress : callable
         Called with the fraction that is done and what is going on.
+    at_edge : callable
+        Called after the first stage with the share of the structured points whose displacement lies at the edge of its
+        range (see :func:`itk_pdd.capture.edge_share`), and with this range in working voxels.
 
     Returns
     -------
@@ -165,6 +170,10 @@ def search(
         for part, (image, mine, others, allowed, field_) in enumerate(parts):
             progress((number + part / len(parts)) / len(stages), name + (", backward" if part else ""))
             found.append(_one_way(operations, image, mine, others, allowed, stage, field_, before, share, memory))
+        if number == 0:
+            guide = restrict(images[0].channels[0], image.per_axis(share))
+            steps = operations.numpy(found[0] * float(lattice))
+            at_edge(edge_share(steps, guide, stage.reach, stage.step * shrink), stage.reach)
         forward = found[0]
         if stage.consistency:
             forward, backward = operations.make_consistent(*found, iterations=stage.consistency)

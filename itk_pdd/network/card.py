@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -77,10 +78,18 @@ class ModelCard:
     kind: str = "semantic"
 
     def __post_init__(self) -> None:
+        numbers = [self.spacing, self.intensity.low, self.intensity.high, *(c.volume for c in self.classes)]
+        texts = [self.name, self.description, *(c.name for c in self.classes)]
+        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+            raise RegistrationError(f"card of {self.name}: spacing, intensities and volumes must be finite numbers")
+        if not all(isinstance(t, str) for t in texts) or not all(type(c.value) is int for c in self.classes):
+            raise RegistrationError(f"card of {self.name}: names must be texts and values of classes whole numbers")
+        if not all(c.volume > 0 for c in self.classes[1:]):
+            raise RegistrationError(f"card of {self.name}: a class has the volume 0, expected its mean in mm^3")
         if self.kind != "semantic":
             raise RegistrationError(f"card of {self.name}: kind is {self.kind!r}, expected 'semantic'")
-        if not self.spacing > 0:
-            raise RegistrationError(f"card of {self.name}: spacing is {self.spacing} mm, expected a positive number")
+        if not 1e-3 <= self.spacing <= 1e3:
+            raise RegistrationError(f"card of {self.name}: spacing is {self.spacing} mm, expected 0.001 to 1000")
         if len(self.classes) != self.network.classes:
             raise RegistrationError(
                 f"card of {self.name} names {len(self.classes)} classes, but its network has {self.network.classes}"

@@ -66,9 +66,12 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("state")
     try:
-        return tensors, json.loads(text or "")
-    except ValueError as error:
-        raise RegistrationError(f"checkpoint: {path} holds no state of a training: remove it to start anew") from error
+        state = json.loads(text or "")
+    except (ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise RegistrationError(f"checkpoint: {path} holds no state of a training: remove it to start anew")
+    return tensors, state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -81,13 +84,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the moments of :func:`optimizer_tensors` back."""
+    """Put the moments of :func:`optimizer_tensors` back; raises ValueError where some are missing."""
     content = optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
             state.setdefault(int(number), {})[key] = value
+    if len({frozenset(entries) for entries in state.values()}) > 1:
+        raise ValueError("some moments are missing")
     content["state"] = state
     optimizer.load_state_dict(content)
 

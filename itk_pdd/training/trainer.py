@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.semantic import predict
-from itk_pdd.network.storage import load_weights
+from itk_pdd.network.storage import check_weights, load_weights
 from itk_pdd.network.unet import UNet, UNetSettings, calibrate
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
 from itk_pdd.training.checkpoint import (
@@ -303,9 +303,20 @@ class Trainer:
         for prefix, network in (("network.", self.network), ("average.", self.average)):
             load_weights(network, _without(prefix, tensors), name="checkpoint")
         self.best_weights = _without("best.", tensors)
-        restore_optimizer(self.optimizer, tensors)
-        self.iteration, self.best, self.since_best = state["iteration"], state["best"], state["since_best"]
-        self.rows = state["rows"]
+        if self.best_weights:
+            check_weights(self.average, self.best_weights, name="checkpoint")
+        try:
+            restore_optimizer(self.optimizer, tensors)
+            self.iteration, self.since_best = int(state["iteration"]), int(state["since_best"])
+            self.best, self.rows = (
+                float(state["best"]),
+                [{k: float(v) for k, v in row.items()} for row in state["rows"]],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            raise RegistrationError(
+                f"checkpoint: {self.folder / CHECKPOINT} holds no complete state of a training "
+                f"({type(error).__name__}): remove it to start anew"
+            ) from error
         log.info("resumed at iteration %d", self.iteration)
 
 
