@@ -27,6 +27,10 @@ from itk_pdd.resampling import resample
 from itk_pdd.search import WorkingImage, search
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model
+from itk_pdd.uncertainty.calibration import calibration_of
+from itk_pdd.uncertainty.estimate import Uncertainty
+from itk_pdd.uncertainty.features import collect
+from itk_pdd.uncertainty.recorder import Recorder
 from itk_pdd.volume import Volume
 
 if TYPE_CHECKING:
@@ -52,12 +56,15 @@ class Result:
     capture_range_mm : float
         Displacement in millimetres, beside the initial transform, up to which a deformation is found (see
         :func:`capture_range`).
+    uncertainty : Uncertainty, optional
+        How far the field can be believed, where that was asked for.
     """
 
     field: DisplacementField
     model: Model
     working_grid: Grid
     capture_range_mm: float
+    uncertainty: Uncertainty | None = None
 
 
 def register_volumes(
@@ -75,6 +82,7 @@ def register_volumes(
     spacing: float | None = None,
     refinement_iterations: int | None = None,
     memory: float | None = None,
+    uncertainty: bool = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Result:
     """Register two volumes.
@@ -107,6 +115,8 @@ def register_volumes(
     memory : float, optional
         What the process may hold in memory, in GB; by default nearly all that is free. Where it is short, the costs are
         computed in blocks (the same result, slower), or the images compared at a coarser spacing (with a warning).
+    uncertainty : bool
+        Whether to estimate how far the field can be believed; without it nothing is computed for that.
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand.
 
@@ -153,6 +163,10 @@ def register_volumes(
             report(0.02, "organs")
             first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model, device)
         share = 0.75 if model.refinement.iterations else 0.95
+        recorder = calibration = None
+        if uncertainty:
+            calibration = calibration_of(model)
+            recorder = Recorder(first.shape, first.dimension, calibration.temperature)
 
         def searched(operations: Any) -> tuple[np.ndarray, int]:
             return search(
@@ -162,23 +176,31 @@ def register_volumes(
                 operations=operations,
                 memory=for_costs,
                 progress=lambda f, text: report(0.05 + share * f, text),
+                recorder=recorder,
                 at_edge=lambda edge, reach: capture.tell_edge(edge, reach * max(grid.spacing)),
             )
 
         found, block = on_device(device, searched)
         if model.refinement.iterations:
             report(0.8, "refinement")
+            start, before = found, block
             found, block = refined(
                 first, second, found, block, model.refinement, progress=lambda f: report(0.8 + 0.15 * f, "refinement")
             )
+            if recorder is not None:
+                recorder.refinement(start, before, found, block)
         if model.smallest_jacobian is not None:
             found, moved = unfold(found, scale=(float(block),) * 3, minimum=model.smallest_jacobian)
             log.info("folds: %d of %d nodes relaxed", moved, found[..., 0].size)
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
+        estimate = None
+        if recorder is not None:
+            evidence = collect(recorder, first, second, found, block, grid)
+            estimate = Uncertainty(evidence, calibration, field, initial)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
-    return Result(field, model, grid, range_mm)
+    return Result(field, model, grid, range_mm, estimate)
 
 
 def capture_range(model: Model) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from itk_pdd.network.costs import DisplacementSet
 from itk_pdd.operations import HostOperations
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Stage
+
+if TYPE_CHECKING:
+    from itk_pdd.uncertainty.recorder import Recorder
 
 __all__ = ["WorkingImage", "enlarged", "search"]
 
@@ -115,6 +118,7 @@ def search(
     memory: float | None = None,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
     at_edge: Callable[[float, int], None] = lambda share, reach: None,
+    recorder: Recorder | None = None,
 ) -> tuple[np.ndarray, int]:
     """Displacements from the fixed to the moving image, by dense searches from coarse to fine.
 
@@ -137,6 +141,8 @@ def search(
     at_edge : callable
         Called after the first stage with the share of the structured points whose displacement lies at the edge of its
         range (see :func:`itk_pdd.capture.edge_share`), and with this range in working voxels.
+    recorder : Recorder, optional
+        Told the distribution of every stage and both fields before they are made consistent, for the uncertainty.
 
     Returns
     -------
@@ -169,11 +175,16 @@ def search(
         found = []
         for part, (image, mine, others, allowed, field_) in enumerate(parts):
             progress((number + part / len(parts)) / len(stages), name + (", backward" if part else ""))
-            found.append(_one_way(operations, image, mine, others, allowed, stage, field_, before, share, memory))
+            listener = recorder if part == 0 else None
+            found.append(
+                _one_way(operations, image, mine, others, allowed, stage, field_, before, share, memory, listener)
+            )
         if number == 0:
             guide = restrict(images[0].channels[0], image.per_axis(share))
             steps = operations.numpy(found[0] * float(lattice))
             at_edge(edge_share(steps, guide, stage.reach, stage.step * shrink), stage.reach)
+        if recorder is not None:
+            recorder.fields(stage, [operations.numpy(each) for each in found], lattice)
         forward = found[0]
         if stage.consistency:
             forward, backward = operations.make_consistent(*found, iterations=stage.consistency)
@@ -191,6 +202,7 @@ def _one_way(
     lattice: int,
     share: int,
     memory: float | None,
+    recorder: Recorder | None = None,
 ) -> Any:
     """Field of one direction after one stage, in units of and on a lattice of ``share`` voxels of the stage.
 
@@ -210,30 +222,47 @@ def _one_way(
         found = operations.restrict(base, tuple(c // b for c, b in zip(cell, block, strict=True)))
     options = {"cell": cell, "radius": radius, "step": step, "stride": stride, "base": base, "block": block}
     options |= {"mask": image.mask, "scales": own[1]}
-    if stage.regularisation == "tree":
-        steps = None if found is None else found / float(stage.step)
-        smoothness = {"alpha": stage.smoothness, "taps": min(4, stage.radius), "base": steps}
+    points = tuple(-(-n // c) for n, c in zip(image.shape, cell, strict=True))
+    mean = partial(_mean, stage, radius, step)
+    if recorder is not None:
+        recorder.begin(stage, points, None if found is None else operations.numpy(found))
+        mean = partial(_mean, stage, radius, step, recorder=recorder)
+    if stage.regularisation == "tree" and operations.device == "cpu":
         tree = spanning_tree(image.guide(cell))
-        if operations.device == "cpu":
-            costs = MaskedCosts(own[0], other[0], allowed, **options)
-            means = min_sum_means(costs, partial(_mean, stage, radius, step), tree, memory=memory, **smoothness)
-            control = means.reshape(*(-(-n // c) for n, c in zip(image.shape, cell, strict=True)), 3)
-        else:
-            costs = operations.masked_costs(own[0], other[0], allowed, **options)
-            costs = operations.min_marginals(costs, tree, **smoothness)
-            control = operations.from_tensor(_mean(stage, radius, step, operations.tensor(costs)))
+        costs = MaskedCosts(own[0], other[0], allowed, **options)
+        control = min_sum_means(costs, mean, tree, memory=memory, **_smoothness(stage, found)).reshape(*points, 3)
     else:
-        costs = operations.tensor(operations.masked_costs(own[0], other[0], allowed, **options))
-        costs = kernels.regularise(costs[..., : 2 * radius[2] + 1].contiguous(), 1.0, 3)
-        control = operations.from_tensor(_mean(stage, radius, step, costs))
+        costs = operations.masked_costs(own[0], other[0], allowed, **options)
+        if stage.regularisation == "tree":
+            costs = operations.min_marginals(costs, spanning_tree(image.guide(cell)), **_smoothness(stage, found))
+            tensor = operations.tensor(costs)
+        else:
+            tensor = kernels.regularise(operations.tensor(costs)[..., : 2 * radius[2] + 1].contiguous(), 1.0, 3)
+        everywhere = np.arange(int(np.prod(points)))
+        control = operations.from_tensor(mean(everywhere, tensor.flatten(0, 2)).reshape(*points, 3))
+    if recorder is not None:
+        recorder.end(operations.numpy(control))
     control = (control if found is None else found + control) / float(share)
     blocks = image.per_axis(share)
     shape = tuple(-(-n // b) for n, b in zip(image.shape, blocks, strict=True))
     return operations.upsample(control, tuple(c // b for c, b in zip(cell, blocks, strict=True)), shape)
 
 
-def _mean(stage: Stage, radius: tuple[int, int, int], step: tuple[int, int, int], costs: Any) -> Any:
-    """Expected displacement in voxels under the softmax of costs (..., dz, dy, width), of their kind: (..., 3)."""
+def _smoothness(stage: Stage, found: Any) -> dict[str, Any]:
+    """What the min-sum is told beside costs and tree."""
+    steps = None if found is None else found / float(stage.step)
+    return {"alpha": stage.smoothness, "taps": min(4, stage.radius), "base": steps}
+
+
+def _mean(
+    stage: Stage,
+    radius: tuple[int, int, int],
+    step: tuple[int, int, int],
+    nodes: np.ndarray,
+    costs: Any,
+    recorder: Recorder | None = None,
+) -> Any:
+    """Expected displacement in voxels of control points under the softmax of their costs (n, dz, dy, width): (n, 3)."""
     import torch
 
     tensor = torch.from_numpy(costs) if isinstance(costs, np.ndarray) else costs
@@ -241,6 +270,8 @@ def _mean(stage: Stage, radius: tuple[int, int, int], step: tuple[int, int, int]
     # Those in the padding of a row have no probability.
     offsets = [*others, torch.nn.functional.pad(x, (0, tensor.shape[-1] - len(x)))]
     mean = kernels.displacement_moments(tensor, stage.temperature, offsets).mean
+    if recorder is not None:
+        recorder.marginals(nodes, tensor, offsets)
     return mean if tensor is costs else mean.numpy()
 
 

@@ -24,7 +24,7 @@ __all__ = ["min_sum_means"]
 
 def min_sum_means(
     costs: MaskedCosts,
-    means: Callable[[np.ndarray], np.ndarray],
+    means: Callable[[np.ndarray, np.ndarray], np.ndarray],
     tree: SpanningTree,
     *,
     alpha: float,
@@ -39,7 +39,8 @@ def min_sum_means(
     costs : MaskedCosts
         Makes the costs of control points.
     means : callable
-        Takes min-marginals (n, dz, dy, width) to expected displacements (n, 3).
+        Takes control points (n,) and their min-marginals (n, dz, dy, width) to expected displacements (n, 3); each
+        control point is among them once.
     tree : SpanningTree
         Tree over the control points.
     alpha, taps
@@ -71,8 +72,8 @@ def min_sum_means(
             costs(nodes, sweeps.energies(nodes))
             sweeps.up(*settings)
         sweeps.down(*settings)
-        result[nodes] = means(sweeps.energies(nodes))
-    result[sweeps.trunk] = means(sweeps.energies(sweeps.trunk))
+        result[nodes] = means(nodes, sweeps.energies(nodes))
+    result[sweeps.trunk] = means(sweeps.trunk, sweeps.energies(sweeps.trunk))
     return result
 
 
