@@ -198,6 +198,8 @@ def register_volumes(
         if recorder is not None:
             evidence = collect(recorder, first, second, found, block, grid)
             estimate = Uncertainty(evidence, calibration, field, initial)
+    if estimate is not None:
+        log.log(logging.WARNING if estimate.quality.failed else logging.INFO, "%s", estimate.quality)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
     return Result(field, model, grid, range_mm, estimate)
