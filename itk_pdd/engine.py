@@ -17,6 +17,7 @@ from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
+from itk_pdd.learned import register_learned
 from itk_pdd.mapping import Mapping
 from itk_pdd.refinement import refine
 from itk_pdd.resampling import resample
@@ -109,14 +110,22 @@ def register_volumes(
     """
 
     model = models.load(model)
-    _check_device(device)
+    _check_device(device, learned=model.pdd is not None)
+    report = progress or (lambda fraction, text: None)
+    started = time.perf_counter()
+    fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
+    if model.pdd is not None:
+        with _threads(threads):
+            field, grid, capture = register_learned(
+                fixed, moving, model, initial=initial, masked=fixed_mask is not None or moving_mask is not None,
+                device=device, spacing=spacing, refinement_iterations=refinement_iterations, progress=report,
+            )  # fmt: skip
+        report(1.0, "done")
+        return Result(field, model, grid, capture)
     if spacing is not None:
         if not spacing > 0:
             raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
         model = replace(model, spacing=float(spacing))
-    report = progress or (lambda fraction, text: None)
-    started = time.perf_counter()
-    fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
     weights = _checked_weights(fixed, moving, channel_weights)
     if refinement_iterations is not None:
         if refinement_iterations < 0:
@@ -285,7 +294,7 @@ def _to_fixed_grid(
     return DisplacementField(out, fixed)
 
 
-def _check_device(device: str) -> None:
+def _check_device(device: str, *, learned: bool = False) -> None:
     import torch
 
     kind = str(device).split(":")[0]
@@ -295,7 +304,7 @@ def _check_device(device: str) -> None:
         raise RegistrationError(
             f"device is {device!r}, but this machine has no CUDA device that torch can use: use 'cpu'"
         )
-    if kind == "cuda":
+    if kind == "cuda" and not learned:
         warnings.warn(
             f"device is {device!r}, but models with hand-made features compute on the CPU",
             RegistrationWarning,

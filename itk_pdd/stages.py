@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from itk_pdd.network.pddmodel import PddModel
 
 __all__ = ["Model", "Refinement", "Stage"]
 
@@ -102,6 +106,8 @@ class Model:
         Folder of a trained network whose class probabilities are compared beside the MIND-SSC features.
     class_weight : float
         How much these count: what a difference in all classes costs, beside 1 for one in all MIND-SSC features.
+    pdd : str or PddModel, optional
+        A trained PDD network, or its folder, which then does everything; stages and refinement are not used.
     """
 
     name: str
@@ -111,3 +117,4 @@ class Model:
     max_voxels: int = 8_000_000
     network: str | None = None
     class_weight: float = 4.0
+    pdd: str | PddModel | None = None
