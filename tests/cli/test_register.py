@@ -114,7 +114,7 @@ def test_verbose_says_what_is_done(engine, pair) -> None:
     text = run(pair.fixed, pair.moving, "-o", pair.out / "u.mha", "-v").output
     for part in (
         "fixed: 17 x 14 x 12 voxels of 1.5 x 2 x 3.1 mm",
-                f"wrote {pair.out / 'u.mha'}",
+        f"wrote {pair.out / 'u.mha'}",
     ):
         assert part in text
 
