@@ -117,19 +117,23 @@ def pdd_options(command: Callable) -> Callable:
     return command
 
 
-def check_options(context: click.Context) -> None:
-    """Refuse options of the other method instead of ignoring them."""
+def check_options(context: click.Context) -> str:
+    """The method; options of the other one are refused instead of ignored."""
     values = context.params
-    pdd = values["method"] == "pdd"
+    # Only the PDD network can learn from synthetic pairs: then the method need not be said.
+    said = context.get_parameter_source("method") == ParameterSource.COMMANDLINE
+    method = "pdd" if values["synthetic"] and not said else values["method"]
+    pdd = method == "pdd"
     for name in _ONLY_SEGMENTATION if pdd else _NAMES:
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             option = f"--{name.rstrip('s') if name == 'warps' else name.replace('_', '-')}"
             advice = "leave it out" if pdd else "add --method pdd"
-            raise click.UsageError(f"{option} has no meaning with --method {values['method']}: {advice}.")
+            raise click.UsageError(f"{option} has no meaning with --method {method}: {advice}.")
     if values["synthetic"] and values["data"] is not None:
         raise click.UsageError("DATA and --synthetic are both given, expected one of them.")
     if not values["synthetic"] and values["data"] is None:
         raise click.UsageError("Missing argument 'DATA'.")
+    return method
 
 
 def take_pdd_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def main(
     """
     from itk_pdd.cli._console import exit_codes, logging_to_stderr, progress_bar
 
-    check_options(context)
+    options["method"] = check_options(context)
     with logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
         _train(data, output, folds, threads, options, progress)
 

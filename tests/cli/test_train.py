@@ -133,7 +133,7 @@ def test_a_model_of_synthetic_pairs_needs_no_scan(tmp_path):
         "--synthetic",
         "-o",
         tmp_path / "general",
-        *PDD,
+        *PDD[2:],
         "--size",
         24,
         24,
