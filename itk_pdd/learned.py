@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from itk_pdd.network.pddmodel import PddModel
 
 __all__ = ["register_learned"]
+
+log = logging.getLogger("itk_pdd")
 
 
 def register_learned(
@@ -70,8 +73,10 @@ def register_learned(
     mapping, grid = learned.displacements(
         fixed[0], moving[0], initial=initial, iterations=refinement_iterations, device=device, progress=progress
     )
+    capture = 0.5 * learned.capture_range_mm(grid)
+    log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
     progress(0.95, "field")
-    return DisplacementField.from_function(mapping, fixed[0].grid), grid, 0.5 * learned.capture_range_mm(grid)
+    return DisplacementField.from_function(mapping, fixed[0].grid), grid, capture
 
 
 def _loaded(model: Model) -> PddModel:
