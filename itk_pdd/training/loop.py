@@ -32,8 +32,6 @@ __all__ = ["Loop", "mean_over_scans"]
 
 log = logging.getLogger("itk_pdd")
 
-_SCALARS = 10.0  # how much faster a single number is learned: it has to travel far, a weight only a little
-
 
 class Loop(ABC):
     """Trains a network from where a checkpoint in its folder ends.
@@ -123,7 +121,7 @@ class Loop(ABC):
         # Every iteration has a generator of its own, so that a resumed training draws what an uninterrupted one would.
         rank = [self.processes.rank] if self.processes.rank else []
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * learning_rate(self.iteration, settings)
+            group["lr"] = learning_rate(self.iteration, settings)
         self.network.train()
         loss = self._loss(np.random.default_rng([settings.seed, self.iteration, *rank]))
         value = float(loss.detach())
@@ -196,13 +194,10 @@ class Loop(ABC):
 
 
 def _parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Decay for the convolutions, none for biases and norms; longer steps for single numbers such as a temperature."""
-    groups = (
-        ([p for p in network.parameters() if p.ndim > 1], decay, 1.0),
-        ([p for p in network.parameters() if p.ndim == 1], 0.0, 1.0),
-        ([p for p in network.parameters() if p.ndim == 0], 0.0, _SCALARS),
-    )
-    return [{"params": params, "weight_decay": decay, "factor": factor} for params, decay, factor in groups if params]
+    """Decay for the convolutions, none for biases and norms."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def mean_over_scans(dice: np.ndarray) -> np.ndarray:

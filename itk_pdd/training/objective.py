@@ -88,7 +88,7 @@ class Objective(nn.Module):
         """Whether some weights get no gradient in some steps."""
         return self.head is not None or len(self.network.searches) > 1
 
-    def forward(self, pair: TrainingPair, *, naming: bool, rng: np.random.Generator) -> Tensor:
+    def forward(self, pair: TrainingPair, *, naming: bool, rng: np.random.Generator, smoothness: float = 1.0) -> Tensor:
         """The loss on a pair.
 
         Parameters
@@ -99,6 +99,8 @@ class Objective(nn.Module):
             Whether this is a step that teaches the features to name classes, not to register.
         rng : numpy.random.Generator
             Chooses the block of control points and, where there are several searches, which one learns.
+        smoothness : float
+            Factor of the diffusion.
         """
         network = self.network
         first = self._features(pair.fixed)
@@ -114,7 +116,7 @@ class Objective(nn.Module):
         distribution = network.search(first, second, layout, warp=warp, block=self._block(layout, rng))
         mean = distribution.mean()
         spacing = [step * size for step, size in zip(layout.control.spacing, layout.step, strict=True)]
-        loss = self.settings.diffusion * diffusion(layout.to_image(mean), spacing)
+        loss = smoothness * self.settings.diffusion * diffusion(layout.to_image(mean), spacing)
         if self.settings.loss == "truth":
             loss = loss + _likelihood_loss(distribution, layout, truth)
         else:

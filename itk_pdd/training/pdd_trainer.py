@@ -25,6 +25,9 @@ from itk_pdd.training.segmentation import dice_per_class
 __all__ = ["PddTrainer", "registered_dice"]
 
 
+_RAMP = 0.3  # share of the iterations
+
+
 class PddTrainer(Loop):
     """Trains a PDD network on pairs, from where a checkpoint in its folder ends.
 
@@ -67,10 +70,16 @@ class PddTrainer(Loop):
         self.parallel = self.processes.wrap(module, unused=module.unused)
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
-        naming = self.iteration < self.network.settings.pretrain
+        pretrain = self.network.settings.pretrain
+        naming = self.iteration < pretrain
+        # The diffusion grows to its weight: while the features say little yet, the easiest way to a smooth field would
+        # be to look at them less and less.
+        share = (self.iteration - pretrain + 1) / max(1.0, _RAMP * (self.settings.iterations - pretrain))
         total = torch.zeros((), device=self.device)
         for _ in range(self.settings.batch):
-            total = total + self.parallel(self.pairs.draw(rng).to(self.device), naming=naming, rng=rng)
+            total = total + self.parallel(
+                self.pairs.draw(rng).to(self.device), naming=naming, rng=rng, smoothness=min(1.0, share)
+            )
         return total / self.settings.batch
 
     def _measure(self) -> np.ndarray | None:
