@@ -79,7 +79,9 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
     "--batch", type=click.IntRange(min=1), help="Crops or pairs per iteration; by default 2 crops, 1 pair with pdd."
 )
 @click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), help="Learning rate; by default 0.002, 0.005 with pdd."
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Learning rate; by default 0.002, 0.005 with pdd (for MIND-SSC features take 0.05).",
 )
 @click.option(
     "--elastic", type=click.FloatRange(min=0),

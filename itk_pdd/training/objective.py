@@ -88,12 +88,14 @@ class Objective(nn.Module):
         """Whether some weights get no gradient in some steps."""
         return self.head is not None or len(self.network.searches) > 1
 
-    def forward(self, pair: TrainingPair, *, naming: bool, rng: np.random.Generator, smoothness: float = 1.0) -> Tensor:
-        """The loss on a pair.
+    def forward(
+        self, pairs: Sequence[TrainingPair], *, naming: bool, rng: np.random.Generator, smoothness: float = 1.0
+    ) -> Tensor:
+        """The mean loss of some pairs.
 
         Parameters
         ----------
-        pair : TrainingPair
+        pairs : sequence of TrainingPair
             To learn from.
         naming : bool
             Whether this is a step that teaches the features to name classes, not to register.
@@ -102,6 +104,10 @@ class Objective(nn.Module):
         smoothness : float
             Factor of the diffusion.
         """
+        losses = [self._loss(pair, naming=naming, rng=rng, smoothness=smoothness) for pair in pairs]
+        return torch.stack(losses).mean()
+
+    def _loss(self, pair: TrainingPair, *, naming: bool, rng: np.random.Generator, smoothness: float) -> Tensor:
         network = self.network
         first = self._features(pair.fixed)
         if naming and self.head is not None:

@@ -75,12 +75,8 @@ class PddTrainer(Loop):
         # The diffusion grows to its weight: while the features say little yet, the easiest way to a smooth field would
         # be to look at them less and less.
         share = (self.iteration - pretrain + 1) / max(1.0, _RAMP * (self.settings.iterations - pretrain))
-        total = torch.zeros((), device=self.device)
-        for _ in range(self.settings.batch):
-            total = total + self.parallel(
-                self.pairs.draw(rng).to(self.device), naming=naming, rng=rng, smoothness=min(1.0, share)
-            )
-        return total / self.settings.batch
+        drawn = [self.pairs.draw(rng).to(self.device) for _ in range(self.settings.batch)]
+        return self.parallel(drawn, naming=naming, rng=rng, smoothness=min(1.0, share))
 
     def _measure(self) -> np.ndarray | None:
         pairs = self.pairs.validation()

@@ -71,7 +71,7 @@ class Row:
 
 ROWS = {
     "before": Row("before registration", ""),
-    "mind-ssc": Row("MIND-SSC features", "mind-ssc", ("--features", "mind-ssc"), share=0.1),
+    "mind-ssc": Row("MIND-SSC features", "mind-ssc", ("--features", "mind-ssc", "--rate", "0.05"), share=0.1),
     "no-mean-field": Row("without mean field", "no-mean-field", ("--no-mean-field",)),
     "warped": Row("without non-local loss", "warped", ("--loss", "warped")),
     "self-similarity": Row("without labels", "self-similarity", ("--loss", "self-similarity")),

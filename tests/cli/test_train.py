@@ -17,7 +17,7 @@ from itk_pdd.cli.evaluate import main as evaluate
 from itk_pdd.cli.train import main as train
 from training.conftest import listed, scans  # noqa: F401
 
-from itk_pdd.network.card import PddCard
+from itk_pdd.network.card import ModelCard, PddCard
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.settings import Warp
 
@@ -230,18 +230,19 @@ def test_help_is_quick_to_load():
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network(listed, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("method", ["segmentation", "pdd"])
+def test_two_processes_train_one_network(listed, tmp_path, method):  # noqa: F811
     """What torchrun starts agrees on one set of weights and writes one model."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617",
-            "-m", "itk_pdd.cli.train", str(listed), "-o", str(tmp_path / "m"), *SMALL, "--iterations", "4",
+            "-m", "itk_pdd.cli.train", str(listed), "-o", str(tmp_path / "m"), *(SMALL if method == "segmentation" else (*PDD, "--pretrain", "2", "--batch", "2")), "--iterations", "4",
             "--validate-every", "2", "--device", "cpu",
         ],
         capture_output=True, text=True, env=environment, cwd=Path(listed).parent, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    card = SemanticNetwork.from_folder(tmp_path / "m").card
+    card = (ModelCard if method == "segmentation" else PddCard).from_folder(tmp_path / "m")
     assert card.training["batch"] == 4 and card.training["iterations"] == 4
     assert done.stdout.count("mean") == 1
