@@ -12,7 +12,7 @@ from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["Output", "OutputError", "check_outputs", "extension", "free_space", "write_all"]
+__all__ = ["Output", "OutputError", "check_outputs", "extension", "free_space", "write_all", "write_bytes"]
 
 
 class OutputError(RegistrationError):
@@ -154,3 +154,13 @@ def free_space(folder: Path) -> int:
 def _system_reason(error: OSError) -> str:
     """What the system says about an error, without the numbers and names."""
     return (error.strerror or str(error)).lower()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file and see it through to the disk."""
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if path.stat().st_size != len(content):
+        raise OutputError("it was cut short; is the disk full?")

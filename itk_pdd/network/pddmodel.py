@@ -16,6 +16,7 @@ from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.mapping import Mapping
 from itk_pdd.network.card import WEIGHTS, PddCard
+from itk_pdd.network.export import write_model
 from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.network.preparation import prepare_image
 from itk_pdd.network.storage import load_weights, read_tensors
@@ -66,8 +67,6 @@ class PddModel:
         OutputError
             If they cannot be written; a model that was there is kept.
         """
-        from itk_pdd.training.export import write_model
-
         write_model(folder, self.network, self.card)
 
     def working_grid(self, grid: Grid) -> Grid:

@@ -14,6 +14,7 @@ from itk_pdd._version import __version__
 from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import PddCard
+from itk_pdd.network.export import rounded, write_model
 from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings
@@ -24,7 +25,6 @@ from itk_pdd.training.cases import LabelledScan, of_split
 from itk_pdd.training.dataset import Survey, load_samples, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import registration_scores
-from itk_pdd.training.export import rounded, write_model
 from itk_pdd.training.objective import ObjectiveSettings
 from itk_pdd.training.pairs import PairSource, ScanPairs, SyntheticPairs
 from itk_pdd.training.pdd_trainer import PddTrainer

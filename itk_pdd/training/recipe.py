@@ -16,6 +16,7 @@ import numpy as np
 from itk_pdd._version import __version__
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import LabelClass, ModelCard
+from itk_pdd.network.export import rounded, write_model
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.storage import load_weights
@@ -27,7 +28,6 @@ from itk_pdd.training.curve import write_table
 from itk_pdd.training.dataset import Survey, load_samples, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import segmentation_dice, summary
-from itk_pdd.training.export import rounded, write_model
 from itk_pdd.training.loop import Loop
 from itk_pdd.training.trainer import Trainer, TrainingSettings
 

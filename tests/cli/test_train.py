@@ -233,11 +233,12 @@ def test_help_is_quick_to_load():
 @pytest.mark.parametrize("method", ["segmentation", "pdd"])
 def test_two_processes_train_one_network(listed, tmp_path, method):  # noqa: F811
     """What torchrun starts agrees on one set of weights and writes one model."""
+    options = SMALL if method == "segmentation" else (*PDD, "--pretrain", "2", "--batch", "2")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617",
-            "-m", "itk_pdd.cli.train", str(listed), "-o", str(tmp_path / "m"), *(SMALL if method == "segmentation" else (*PDD, "--pretrain", "2", "--batch", "2")), "--iterations", "4",
+            "-m", "itk_pdd.cli.train", str(listed), "-o", str(tmp_path / "m"), *options, "--iterations", "4",
             "--validate-every", "2", "--device", "cpu",
         ],
         capture_output=True, text=True, env=environment, cwd=Path(listed).parent, timeout=300,

@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from itk_pdd.network.card import CARD, WEIGHTS, ModelCard, PddCard
-from itk_pdd.outputs import Output, write_all
-from itk_pdd.training.checkpoint import write_bytes
+from itk_pdd.outputs import Output, write_all, write_bytes
 
 __all__ = ["rounded", "write_model"]
 
