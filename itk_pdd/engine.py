@@ -19,6 +19,7 @@ from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
 from itk_pdd.kernels.unfold import unfold
+from itk_pdd.learned import register_learned
 from itk_pdd.mapping import Mapping
 from itk_pdd.memory import fit, needs
 from itk_pdd.operations import checked_device, on_device
@@ -132,14 +133,22 @@ def register_volumes(
 
     model = models.load(model)
     checked_device(device)
+    report = progress or (lambda fraction, text: None)
+    started = time.perf_counter()
+    fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
+    if model.pdd is not None:
+        with _threads(threads):
+            field, grid, range_mm = register_learned(
+                fixed, moving, model, initial=initial, masked=fixed_mask is not None or moving_mask is not None,
+                device=device, spacing=spacing, refinement_iterations=refinement_iterations, progress=report,
+            )  # fmt: skip
+        report(1.0, "done")
+        return Result(field, model, grid, range_mm)
     if spacing is not None:
         if not spacing > 0:
             raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
         # What is asked for is not made coarser for being slow.
         model = replace(model, spacing=float(spacing), max_voxels=sys.maxsize)
-    report = progress or (lambda fraction, text: None)
-    started = time.perf_counter()
-    fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
     weights = _checked_weights(fixed, moving, channel_weights)
     if refinement_iterations is not None:
         if refinement_iterations < 0:

@@ -93,8 +93,9 @@ def register(
         Images on the grids of ``fixed`` and ``moving``; only voxels other than 0 count.
     channel_weights : sequence of float, optional
         How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
-    model : str or path-like, optional
-        Name of a model, or its folder; "auto" chooses by the images.
+    model : str, path-like or PddModel, optional
+        Name of a model, its folder, or one in memory (see :func:`itk_pdd.models.from_reference`); "auto" chooses by
+        the images.
     device : str, optional
         "cpu", "cuda", "cuda:1" and so on, or "auto": a GPU where torch finds one that works, else the CPU.
     seed : int, optional
