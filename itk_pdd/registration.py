@@ -166,6 +166,11 @@ def register(
     transform = (field_to_simpleitk if simple else field_to_itk)(result.field)
     if not return_uncertainty:
         return transform
+    if result.uncertainty is None:
+        raise RegistrationError(
+            f"return_uncertainty is {return_uncertainty!r}, but model {result.model.name} does not estimate it: leave it "
+            "out, or choose another model"
+        )
     if return_uncertainty == "full":
         return transform, result.uncertainty
     deviation = result.uncertainty.standard_deviation()
