@@ -45,8 +45,8 @@ def interruptible(code: int, message: str) -> Iterator[None]:
         yield
     except click.exceptions.Exit as ending:
         done.set()
-        # All is cleaned up and told. Python's own end would wait for what other threads still compute, and does not keep
-        # the exit code where the exception had passed through code made from text.
+        # All is cleaned up and told. Python's own end would wait for what other threads still compute, and loses the
+        # exit code where the exception has passed through code made from text.
         if ending.exit_code == code and pressed.wait(0.2):
             with suppress(OSError, ValueError):
                 sys.stdout.flush()
