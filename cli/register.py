@@ -17,8 +17,9 @@ class _Groups(click.Command):
 
     headings: ClassVar = {
         "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report"),
+        "Uncertainty": ("uncertainty", "covariance", "entropy", "label_probabilities", "label_entropy"),
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
-        "Registration": ("model", "spacing", "device", "threads", "seed"),
+        "Registration": ("model", "spacing", "device", "threads", "memory", "seed"),
     }
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -78,6 +79,28 @@ class _Groups(click.Command):
     help="A page to look at the result: viewer in three planes, Jacobian, and a traffic light of what is suspicious.",
 )
 @click.option(
+    "--uncertainty",
+    type=PATH,
+    metavar="IMAGE",
+    help="How far the result can be believed: standard deviation of the displacement in mm, on the grid of FIXED.",
+)
+@click.option(
+    "--covariance",
+    type=PATH,
+    metavar="IMAGE",
+    help="Its whole covariance in mm^2, with the components xx, xy, xz, yy, yz, zz of ITK's symmetric tensors.",
+)
+@click.option("--entropy", type=PATH, metavar="IMAGE", help="Its entropy in nats; larger is less certain.")
+@click.option(
+    "--label-probabilities",
+    type=PATH,
+    metavar="IMAGE",
+    help="Probability of each of the --moving-labels on FIXED, one component per label, 0 first.",
+)
+@click.option(
+    "--label-entropy", type=PATH, metavar="IMAGE", help="Entropy of the carried labels in nats; 0 where certain."
+)
+@click.option(
     "--initial-transform",
     multiple=True,
     metavar="FILE",
@@ -98,8 +121,15 @@ class _Groups(click.Command):
     "--moving-labels", type=PATH, metavar="IMAGE", help="Label image in the space of MOVING, warped to --warped-labels."
 )
 @click.option("--model", default="auto", show_default=True, metavar="NAME", help="Name or folder of a model.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu or cuda.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Hold no more than this in memory: slower, and coarser (with a warning) where that is not enough.  "
+    "[default: what is free]",
+)
 @click.option(
     "--spacing",
     type=click.FloatRange(min=0, min_open=True),
@@ -158,13 +188,13 @@ def main(**arguments: Any) -> None:
         else:
             from itk_pdd.demo import run_demo
 
-            keys = ("initialise", "model", "spacing", "device", "threads", "seed")
+            keys = ("initialise", "model", "spacing", "device", "threads", "memory", "seed")
             summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})
     if folder is not None:
         click.echo(summary)
 
 
-_OUTPUTS = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report")
+_OUTPUTS = tuple(name for heading in ("Outputs", "Uncertainty") for name in _Groups.headings[heading])
 _INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
 
 
@@ -173,8 +203,11 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
         raise click.UsageError(f"Missing argument {'FIXED' if fixed is None else 'MOVING'!r}.")
     if not any(arguments[name] for name in _OUTPUTS):
         raise click.UsageError("Nothing to write: give -o or another of the outputs (see --help).")
-    if (arguments["moving_labels"] is None) != (arguments["warped_labels"] is None):
-        raise click.UsageError("--moving-labels and --warped-labels belong together: give both.")
+    carried = ("warped_labels", "label_probabilities", "label_entropy")
+    if (arguments["moving_labels"] is None) != all(arguments[name] is None for name in carried):
+        raise click.UsageError(
+            "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy) belong together: give both."
+        )
     if arguments["initial_transform"] and arguments["initialise"] != "none":
         raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")
 

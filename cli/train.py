@@ -94,6 +94,10 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
     show_default=True,
     help="cuda trains in mixed precision.",
 )
+@click.option(
+    "--bfloat16", is_flag=True,
+    help="Half precision on the CPU as well: twice as fast with AVX-512 BF16 or AMX, slow without.",
+)  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all by default.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and crops.")
 @click.option("-v", "--verbose", count=True, help="Tell what is done.")
@@ -150,7 +154,10 @@ def _recipe(output: Path, options: dict[str, Any]) -> Any:
     intensity, percentiles = options.pop("intensity"), options.pop("percentiles")
     kind = Intensity("range", *intensity) if intensity is not None else Intensity("percentiles", *percentiles)
     settings = TrainingSettings(
-        **{name: options.pop(name) for name in ("iterations", "batch", "rate", "validate_every", "patience", "seed")}
+        **{
+            name: options.pop(name)
+            for name in ("iterations", "batch", "rate", "validate_every", "patience", "seed", "bfloat16")
+        }
     )
     crop, elastic = options.pop("crop"), options.pop("elastic")
     augmentation = Augmentation(shape=None if crop is None else crop[::-1], elastic=elastic)

@@ -17,6 +17,7 @@ _PUBLIC = {
     "RegistrationAborted": "itk_pdd.errors",
     "RegistrationError": "itk_pdd.errors",
     "RegistrationWarning": "itk_pdd.errors",
+    "Uncertainty": "itk_pdd.uncertainty.estimate",
     "Volume": "itk_pdd.volume",
     "compose": "itk_pdd.composition",
     "invert": "itk_pdd.composition",

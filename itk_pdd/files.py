@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.gzipping import compress_file, holds
 from itk_pdd.headers import check_header, check_transform_text
 from itk_pdd.nifti import examine_nifti
 from itk_pdd.outputs import OutputError, extension, free_space
@@ -168,10 +169,14 @@ def write_image(image: SimpleITK.Image, path: str | os.PathLike[str]) -> None:
     image : SimpleITK.Image
         Scalars or vectors; a vector image in NIfTI gets the intent code 1007.
     path : path-like
-        Its extension, one of ``IMAGE_EXTENSIONS``, gives the format. Compressed where the format can be.
+        Its extension, one of ``IMAGE_EXTENSIONS``, gives the format. Compressed where the format can be (floats in
+        NIfTI need room for a file that is not, for a moment).
     """
     import SimpleITK
 
+    if extension(path) == ".nii.gz" and "float" in image.GetPixelIDTypeAsString():
+        _write_compressed(image, Path(path))
+        return
     writer = SimpleITK.ImageFileWriter()
     writer.SetFileName(str(path))
     writer.SetUseCompression(extension(path) in _COMPRESSED)
@@ -184,6 +189,23 @@ def write_image(image: SimpleITK.Image, path: str | os.PathLike[str]) -> None:
         again = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), image.GetPixelID()))
     if not np.array_equal(again, SimpleITK.GetArrayViewFromImage(image), equal_nan=again.dtype.kind == "f"):
         raise OutputError("it was cut short; is the disk full?")
+
+
+def _write_compressed(image: SimpleITK.Image, path: Path) -> None:
+    """Write floating-point numbers to .nii.gz faster than ITK does, and without a copy of them in memory."""
+    import SimpleITK
+
+    plain = path.with_name(f"{path.name}.plain.nii")
+    try:
+        with _library_messages(), _as_output_error():
+            SimpleITK.WriteImage(image, str(plain), False)
+        if examine_nifti(plain).missing:
+            raise OutputError("it was cut short; is the disk full?")
+        compress_file(plain, path, threads=SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads())
+        if not holds(path, plain):
+            raise OutputError("it was cut short; is the disk full?")
+    finally:
+        plain.unlink(missing_ok=True)
 
 
 def write_transform(transform: SimpleITK.Transform, path: str | os.PathLike[str]) -> None:

@@ -18,6 +18,7 @@ from itk_pdd.registration import prepare, solve
 from itk_pdd.threads import simpleitk_threads
 from itk_pdd.transform import field_writer
 from itk_pdd.transforming import COMPOSITE_EXTENSIONS, elastix_field
+from itk_pdd.uncertainty.images import uncertainty_writers
 from itk_pdd.volume import Volume
 from itk_pdd.warping import warp_simpleitk
 
@@ -40,6 +41,11 @@ def register_files(
     inverse: str | os.PathLike[str] | None = None,
     elastix: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
+    uncertainty: str | os.PathLike[str] | None = None,
+    covariance: str | os.PathLike[str] | None = None,
+    entropy: str | os.PathLike[str] | None = None,
+    label_probabilities: str | os.PathLike[str] | None = None,
+    label_entropy: str | os.PathLike[str] | None = None,
     moving_labels: str | os.PathLike[str] | None = None,
     warped_labels: str | os.PathLike[str] | None = None,
     initial_transform: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
@@ -71,8 +77,14 @@ def register_files(
         elastix' parameter file (``.txt``) for transformix; the field it names is written beside it.
     report : path-like, optional
         A page (``.html``) to look at the result, with a viewer and a traffic light.
+    uncertainty, covariance, entropy : path-like, optional
+        Images on the grid of ``fixed`` of how far the result can be believed: standard deviation of the displacement
+        in millimetres, its covariance in square millimetres (components xx, xy, xz, yy, yz, zz), its entropy in nats.
     moving_labels, warped_labels : path-like, optional
         A label image in the space of ``moving``, and where it goes, resampled by nearest neighbour.
+    label_probabilities, label_entropy : path-like, optional
+        Probability of every label (one component for each, ascending, 0 among them) and entropy in nats of the labels
+        that the uncertain deformation carries along.
     initial_transform, initialise, fixed_mask, moving_mask, seed, threads, progress, **options
         As for :func:`itk_pdd.register`.
 
@@ -83,8 +95,11 @@ def register_files(
     OutputError
         If some output cannot be written; found out before the registration as far as possible.
     """
-    if (moving_labels is None) != (warped_labels is None):
-        raise RegistrationError("moving_labels and warped_labels belong together: give both or none")
+    carried = (warped_labels, label_probabilities, label_entropy)
+    if (moving_labels is None) != all(path is None for path in carried):
+        raise RegistrationError(
+            "moving_labels and warped_labels (or label_probabilities, label_entropy) belong together: give both or none"
+        )
 
     targets = {
         name: outputs.Output(path, name, extensions)
@@ -97,6 +112,11 @@ def register_files(
             ("report", report, (".html", ".htm")),
             ("warped", warped, files.IMAGE_EXTENSIONS),
             ("warped_labels", warped_labels, files.IMAGE_EXTENSIONS),
+            ("uncertainty", uncertainty, files.IMAGE_EXTENSIONS),
+            ("covariance", covariance, files.IMAGE_EXTENSIONS),
+            ("entropy", entropy, files.IMAGE_EXTENSIONS),
+            ("label_probabilities", label_probabilities, files.IMAGE_EXTENSIONS),
+            ("label_entropy", label_entropy, files.IMAGE_EXTENSIONS),
         )
         if path is not None
     }
@@ -119,6 +139,8 @@ def register_files(
         found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
         if found != problem.fixed.grid.dimension:
             raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
+    if any(path is not None for path in (uncertainty, covariance, entropy, label_probabilities, label_entropy)):
+        options["uncertainty"] = True
     result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
 
     writers: dict[str, Callable[[], Callable[[Path], None]]] = {
@@ -130,6 +152,7 @@ def register_files(
         "report": lambda: _report_writer(fixed, moving, problem, labels, result),
         "warped": lambda: partial(files.write_image, warp_simpleitk(moving_image, result.field)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
+        **uncertainty_writers(result, labels),
     }
     with simpleitk_threads(threads):
         wanted = [(target, writers[name]()) for name, target in targets.items()]

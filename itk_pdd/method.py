@@ -9,7 +9,8 @@ from itk_pdd.errors import RegistrationAborted, RegistrationError
 from itk_pdd.inputs import pack, time_stamp, unpack
 from itk_pdd.registration import invert, prepare, solve
 from itk_pdd.transform import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk
-from itk_pdd.volume import image_kind
+from itk_pdd.uncertainty.images import components_to_simpleitk, tensor_to_itk
+from itk_pdd.volume import Volume, image_kind
 from itk_pdd.warping import warp_channels
 
 __all__ = ["PDDRegistrationMethod"]
@@ -66,7 +67,9 @@ class PDDRegistrationMethod:
             "seed": 0,
             "threads": None,
             "spacing": None,
+            "memory": None,
         }
+        self._uncertainty = False
         self._default_pixel_value = 0.0
         self._abort = False
         self._running = False
@@ -161,7 +164,7 @@ class PDDRegistrationMethod:
         return self._settings["model"]
 
     def SetDevice(self, device: str) -> None:
-        """Set the device: "auto", "cpu" or "cuda"."""
+        """Set the device: "auto", "cpu", "cuda" or "cuda:1" and so on."""
         self._set("device", device)
 
     def GetDevice(self) -> str:
@@ -191,6 +194,34 @@ class PDDRegistrationMethod:
     def GetSpacing(self) -> float | None:
         """The voxel size at which the images are compared."""
         return self._settings["spacing"]
+
+    def SetMemory(self, memory: float | None) -> None:
+        """Set what the process may hold in memory, in GB (see ``register``); None for nearly all that is free."""
+        self._set("memory", memory)
+
+    def GetMemory(self) -> float | None:
+        """What the process may hold in memory, in GB."""
+        return self._settings["memory"]
+
+    def SetComputeUncertainty(self, compute: bool) -> None:
+        """Set whether :meth:`Update` estimates the uncertainty too; the getters of it ask for it otherwise."""
+        if bool(compute) != self._uncertainty:
+            self._uncertainty = bool(compute)
+            # What is there already does not become wrong when less is wanted.
+            if compute:
+                self.Modified()
+
+    def GetComputeUncertainty(self) -> bool:
+        """Whether the uncertainty is estimated."""
+        return self._uncertainty
+
+    def ComputeUncertaintyOn(self) -> None:
+        """Estimate the uncertainty as well."""
+        self.SetComputeUncertainty(True)
+
+    def ComputeUncertaintyOff(self) -> None:
+        """Do not estimate the uncertainty."""
+        self.SetComputeUncertainty(False)
 
     def SetDefaultPixelValue(self, value: float) -> None:
         """Set the value of the warped image where the moving image has none; the registration does not run again."""
@@ -309,6 +340,8 @@ class PDDRegistrationMethod:
             self.InvokeEvent(itk.StartEvent())
             settings = dict(self._settings)
             inputs = {key: settings.pop(key) for key in _INPUTS}
+            if self._uncertainty:
+                settings["uncertainty"] = True
             problem = prepare(**inputs, initialise=settings.pop("initialise"), threads=settings["threads"])
             result = solve(problem, progress=self._report, **settings)
             self._progress = 1.0
@@ -374,6 +407,26 @@ class PDDRegistrationMethod:
         """The displacements from fixed to moving points in mm: an itk.Image[itk.Vector[itk.F, dim], dim]."""
         return self._make("field", lambda: self._convert(self._result.field, field_to_itk_image, field_to_image))
 
+    def GetUncertainty(self) -> Any:
+        """Standard deviation of the displacement in mm on the fixed grid: an itk.Image[itk.F, dim].
+
+        If the registration ran without it, it runs again: call :meth:`ComputeUncertaintyOn` before.
+        """
+        made = self.GetUncertaintyObject().standard_deviation
+        return self._make("uncertainty", lambda: self._convert(made(), Volume.to_itk, Volume.to_simpleitk))
+
+    def GetCovariance(self) -> Any:
+        """Covariance of the displacement in mm^2: an itk.Image of symmetric tensors (SimpleITK: their components)."""
+        found = self.GetUncertaintyObject()
+        maker = components_to_simpleitk if self._simpleitk() else tensor_to_itk
+        return self._make("covariance", lambda: maker(found.covariance(), found.grid))
+
+    def GetUncertaintyObject(self) -> Any:
+        """The :class:`itk_pdd.Uncertainty`: entropy, hypotheses, samples, label probabilities, quality."""
+        self.ComputeUncertaintyOn()
+        self.Update()
+        return self._result.uncertainty
+
     def _convert(self, field: Any, to_itk: Callable[[Any], Any], to_simpleitk: Callable[[Any], Any]) -> Any:
         return (to_simpleitk if self._simpleitk() else to_itk)(field)
 
@@ -386,6 +439,7 @@ class PDDRegistrationMethod:
         return {
             "settings": {key: pack(value) for key, value in self._settings.items()},
             "default_pixel_value": self._default_pixel_value,
+            "uncertainty": self._uncertainty,
             "results": (self._problem, self._result) if current else None,
         }
 
@@ -393,6 +447,7 @@ class PDDRegistrationMethod:
         self.__init__()  # type: ignore[misc]
         self._settings.update({key: unpack(value) for key, value in state["settings"].items()})
         self._default_pixel_value = state["default_pixel_value"]
+        self._uncertainty = state.get("uncertainty", False)
         if state["results"] is not None:
             self._problem, self._result = state["results"]
             self._progress, self._stamp = 1.0, self._current_stamp()

@@ -68,6 +68,8 @@ def register(
     seed: int = 0,
     threads: int | None = None,
     spacing: float | None = None,
+    memory: float | None = None,
+    return_uncertainty: bool | str = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Any:
     """Register two images by probabilistic dense displacements.
@@ -94,7 +96,7 @@ def register(
     model : str or path-like, optional
         Name of a model, or its folder; "auto" chooses by the images.
     device : str, optional
-        "auto", "cpu" or "cuda".
+        "cpu", "cuda", "cuda:1" and so on, or "auto": a GPU where torch finds one that works, else the CPU.
     seed : int, optional
         The same images, options, seed and device give the same result.
     threads : int, optional
@@ -102,6 +104,12 @@ def register(
     spacing : float, optional
         Voxel size in millimetres at which the images are compared, instead of the model's; smaller is more exact and
         slower.
+    memory : float, optional
+        What the process may hold in memory, in GB (10^9 bytes); by default nearly all that is free. Where it is short,
+        parts of the work are done in blocks (the same result, slower); where that is not enough, the images are
+        compared at a coarser spacing, with a warning, or, with ``spacing``, an error says how much is needed.
+    return_uncertainty : {False, True, "full"}, optional
+        Return how far the result can be believed as well. Nothing is computed for it otherwise.
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand. If it raises, the registration stops.
 
@@ -111,6 +119,11 @@ def register(
         Maps fixed points to moving points in physical millimetres, on the grid of ``fixed``, the initial transform
         included: give it to ``itk.resample_image_filter`` as it is. A ``SimpleITK.DisplacementFieldTransform`` if the
         images are SimpleITK's.
+    uncertainty
+        Only with ``return_uncertainty``. True: an ``itk.Image[itk.F, dim]`` (or SimpleITK's) on the grid of ``fixed``,
+        the calibrated standard deviation of the displacement in millimetres (root of the trace of its covariance).
+        "full": an :class:`itk_pdd.Uncertainty`, which gives that, the covariance, entropy, regions of a probability,
+        hypotheses, samples and label probabilities.
 
     Raises
     ------
@@ -124,6 +137,8 @@ def register(
     ...     moving, transform=transform, use_reference_image=True, reference_image=fixed
     ... )  # doctest: +SKIP
     """
+    if return_uncertainty not in (False, True, "full"):
+        raise RegistrationError(f"return_uncertainty is {return_uncertainty!r}, expected False, True or 'full'")
     problem = prepare(
         fixed,
         moving,
@@ -133,6 +148,7 @@ def register(
         moving_mask=moving_mask,
         threads=threads,
     )
+    wanted = {"uncertainty": True} if return_uncertainty else {}
     result = solve(
         problem,
         channel_weights=channel_weights,
@@ -141,9 +157,18 @@ def register(
         seed=seed,
         threads=threads,
         spacing=spacing,
+        memory=memory,
         progress=progress,
+        **wanted,
     )
-    return (field_to_simpleitk if image_kind(fixed, moving) == "simpleitk" else field_to_itk)(result.field)
+    simple = image_kind(fixed, moving) == "simpleitk"
+    transform = (field_to_simpleitk if simple else field_to_itk)(result.field)
+    if not return_uncertainty:
+        return transform
+    if return_uncertainty == "full":
+        return transform, result.uncertainty
+    deviation = result.uncertainty.standard_deviation()
+    return transform, deviation.to_simpleitk() if simple else deviation.to_itk()
 
 
 def prepare(

@@ -72,6 +72,10 @@ class Refinement:
         First step of Adam in working voxels.
     dilation : int
         Dilation of the MIND-SSC features in voxels.
+    features : {"mind-ssc", "classes"}
+        What is compared: hand-made features at every working voxel, or the class probabilities of the model's network
+        where that gives them. ``cell``, ``stride``, ``diffusion`` and ``rate`` are in voxels of what is compared, and
+        the difference of class probabilities is a sum over the classes, so that as many as one likes can be added.
     """
 
     iterations: int = 30
@@ -80,6 +84,7 @@ class Refinement:
     diffusion: float = 0.02
     rate: float = 0.3
     dilation: int = 2
+    features: str = "mind-ssc"
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,9 @@ class Model:
         Folder of a trained network whose class probabilities are compared beside the MIND-SSC features.
     class_weight : float
         How much these count: what a difference in all classes costs, beside 1 for one in all MIND-SSC features.
+    smallest_jacobian : float, optional
+        Where the Jacobian determinant is smaller the field is relaxed, so that it nowhere folds; larger bends less and
+        fits less. None leaves folds where they are.
     """
 
     name: str
@@ -111,3 +119,4 @@ class Model:
     max_voxels: int = 8_000_000
     network: str | None = None
     class_weight: float = 4.0
+    smallest_jacobian: float | None = 0.05

@@ -52,8 +52,8 @@ def test_classes_lead_where_the_image_says_nothing(monkeypatch):
         card = SimpleNamespace(classes=[SimpleNamespace(volume=1.0), SimpleNamespace(volume=1.0)])
 
         @classmethod
-        def from_folder(cls, folder):
-            assert folder == "somewhere"
+        def from_folder(cls, folder, *, device):
+            assert (folder, device) == ("somewhere", "cpu")
             return cls()
 
         def probabilities(self, volume):

@@ -26,8 +26,10 @@ DEFAULT = Model(
 
 _SEMANTIC = replace(
     DEFAULT,
-    # Organs that are known deserve closer control points than self-similarities can fill.
-    stages=(*DEFAULT.stages[:3], replace(DEFAULT.stages[3], cell=3)),
+    # What the classes know lies in their probabilities: a descent on these finds more, in less time and with a smoother
+    # field, than another search among finer self-similarities.
+    stages=DEFAULT.stages[:3],
+    refinement=Refinement(iterations=40, cell=2, stride=1, diffusion=0.0025, rate=0.2, features="classes"),
     class_weight=15.0,
 )
 

@@ -65,6 +65,9 @@ class ModelCard:
         Measured figures.
     kind : str
         "semantic": it gives class probabilities.
+    uncertainty : mapping
+        Calibration of the uncertainty of registrations with the model (see :mod:`itk_pdd.uncertainty.calibration`);
+        empty for that of the default model.
     """
 
     name: str
@@ -76,6 +79,7 @@ class ModelCard:
     training: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "semantic"
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers = [self.spacing, self.intensity.low, self.intensity.high, *(c.volume for c in self.classes)]

@@ -68,6 +68,9 @@ class TrainingSettings:
         0 to go on to the end and keep the last.
     seed : int
         Determines initial weights and crops.
+    bfloat16 : bool
+        Whether the network computes in half precision on a CPU as well (on a GPU it always does): about twice as fast
+        on processors with instructions for it (AVX-512 BF16, AMX), slow on others.
     """
 
     iterations: int = 1600
@@ -80,6 +83,7 @@ class TrainingSettings:
     validate_every: int = 100
     patience: int = 0
     seed: int = 0
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "levels", "validate_every"):
@@ -199,7 +203,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.iteration, settings)
         self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        half = self.device.type == "cuda" or settings.bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             logits = self.parallel(image, levels=self.levels)
         loss = segmentation_loss(logits, target, self.weights)
         value = float(loss.detach())

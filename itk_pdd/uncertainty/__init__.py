@@ -1,0 +1,1 @@
+"""How far a registration can be believed: calibrated uncertainty, samples, hypotheses, and one figure of quality."""

@@ -1,0 +1,153 @@
+"""From evidence to millimetres: a small log-linear model with heavy tails, learned on pairs with known truth."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError
+
+if TYPE_CHECKING:
+    from itk_pdd.stages import Model
+    from itk_pdd.uncertainty.features import Evidence
+
+__all__ = ["Calibration", "calibration_of"]
+
+log = logging.getLogger("itk_pdd")
+
+_FOLDER = Path(__file__).parents[1] / "models"
+_DEFAULT = "mind-ssc"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How certain evidence makes.
+
+    The error of the displacement has a multivariate Student distribution about zero. The logarithm of its scale per
+    axis, in working voxels, is ``intercept + sum of weight * log(feature + offset)``; no weight is below zero, so that
+    worse evidence never makes a result more certain. Where the search found several places that fit about equally, their
+    spread is added. Quantisation is the floor: the scale is never below it.
+
+    Parameters
+    ----------
+    intercept : float
+        Logarithm of the scale where all terms are zero; a larger one makes everything less certain.
+    weights : mapping of str to float
+        Exponents of the features (see :mod:`itk_pdd.uncertainty.features`); 0 ignores one.
+    offsets : mapping of str to float
+        Added to the features, so that a zero is no certainty.
+    ambiguity : float
+        How much of the spread over distinct hypotheses is added to it, in quadrature.
+    tail : float
+        Degrees of freedom of the Student distribution, above 2; fewer make far outliers more likely.
+    structure : float
+        Share, from 0 to 1, of the covariance's shape that comes from the image structure, the rest being isotropic.
+    marginals : float
+        Share of it that comes from the marginals of the search.
+    temperature : float
+        Factor of the stages' temperature at which the marginals of the search are probabilities.
+    floor : float
+        Least scale per axis in working voxels.
+    coherence : float
+        Distance in working voxels over which errors resemble each other (standard deviation of the Gaussian that
+        smooths white noise into them); larger makes smoother samples.
+    quality : mapping
+        Weights of the quality figure (see :mod:`itk_pdd.uncertainty.quality`).
+    learned : mapping
+        On what and how it was learned, for the reader.
+    """
+
+    intercept: float
+    weights: Mapping[str, float]
+    offsets: Mapping[str, float]
+    tail: float
+    structure: float = 0.0
+    marginals: float = 0.0
+    ambiguity: float = 0.0
+    temperature: float = 0.4
+    floor: float = 0.0
+    coherence: float = 8.0
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    learned: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tail > 2:
+            raise RegistrationError(f"calibration: tail is {self.tail}, expected more than 2 degrees of freedom")
+        if min(self.weights.values(), default=0.0) < 0:
+            raise RegistrationError(f"calibration: weights are {dict(self.weights)}, expected none below 0")
+        if not (0 <= self.structure and 0 <= self.marginals and self.structure + self.marginals <= 1):
+            raise RegistrationError(
+                f"calibration: structure {self.structure} and marginals {self.marginals} are shares, expected from 0 "
+                "on and not above 1 together"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a card or a file keeps."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], *, name: str = "calibration") -> Calibration:
+        """The calibration that :meth:`to_dict` gave.
+
+        Raises
+        ------
+        RegistrationError
+            If something is missing or makes no sense.
+        """
+        try:
+            return cls(**content)
+        except (TypeError, AttributeError) as error:
+            raise RegistrationError(f"{name} is no complete calibration ({error})") from error
+
+    def scale(self, evidence: Evidence) -> np.ndarray:
+        """Scale of the Student distribution per axis, in working voxels, shape of the control grid."""
+        result = np.full(evidence.grid.shape, self.intercept, np.float32)
+        for name, weight in self.weights.items():
+            if name in evidence.features and weight:
+                result += np.float32(weight) * np.log(evidence.features[name] + np.float32(self.offsets[name]))
+        result = np.square(np.maximum(np.exp(result), np.float32(self.floor)))
+        if self.ambiguity:
+            result += np.square(np.float32(self.ambiguity) * evidence.features["ambiguity"])
+        return np.sqrt(result)
+
+    def shape(self, evidence: Evidence) -> np.ndarray:
+        """Shape of the covariance: matrices (*control grid, dim, dim) of trace 1, along the axes of the grid."""
+        dimension = evidence.grid.dimension
+        rest = np.float32((1 - self.structure - self.marginals) / dimension)
+        result = rest * np.eye(dimension, dtype=np.float32)
+        for share, name in ((self.structure, "structure"), (self.marginals, "marginals")):
+            if share:
+                result = result + np.float32(share) * evidence.spread[name]
+        return np.broadcast_to(result, (*evidence.grid.shape, dimension, dimension))
+
+
+def calibration_of(model: Model) -> Calibration:
+    """The calibration of a model: from the card of a trained one, else that of the default model.
+
+    Raises
+    ------
+    RegistrationError
+        If the card holds one that makes no sense.
+    """
+    if model.network is not None:
+        from itk_pdd.network.card import ModelCard
+
+        card = ModelCard.from_folder(model.network)
+        if card.uncertainty:
+            return Calibration.from_dict(card.uncertainty, name=f"uncertainty in the card of {model.name}")
+    if model.name != _DEFAULT:
+        log.info("uncertainty: model %s has no calibration, that of %s is used", model.name, _DEFAULT)
+    return _default()
+
+
+@functools.cache
+def _default() -> Calibration:
+    path = _FOLDER / f"{_DEFAULT}.uncertainty.json"
+    return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8")), name=str(path))

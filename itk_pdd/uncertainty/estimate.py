@@ -1,0 +1,260 @@
+"""The uncertainty of a registration, and what can be asked of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.field import DisplacementField, slabs
+from itk_pdd.kernels.interpolation import sample_linear, sample_lines
+from itk_pdd.volume import Volume
+
+if TYPE_CHECKING:
+    from itk_pdd.grid import Grid
+    from itk_pdd.uncertainty.calibration import Calibration
+    from itk_pdd.uncertainty.features import Evidence
+    from itk_pdd.uncertainty.hypotheses import Hypotheses
+    from itk_pdd.uncertainty.quality import Quality
+
+__all__ = ["Uncertainty"]
+
+
+class Uncertainty:
+    """How far a displacement field can be believed, voxel by voxel.
+
+    The displacement that was found is the mean of a distribution; its covariance and tails were calibrated on pairs
+    with known truth. Nothing is computed before it is asked for.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the registration told.
+    calibration : Calibration
+        What that means.
+    field : DisplacementField
+        The result, in millimetres on the grid of the fixed image.
+    initial : callable, optional
+        The initial transform: its derivative carries the uncertainty on.
+    """
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        calibration: Calibration,
+        field: DisplacementField,
+        initial: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        self.evidence, self.calibration, self.field = evidence, calibration, field
+        self._initial = initial
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the fixed image."""
+        return self.field.grid
+
+    @functools.cached_property
+    def hypotheses(self) -> tuple[Hypotheses, ...]:
+        """Control points where a stage of the search found several displacements, with these."""
+        from itk_pdd.uncertainty.hypotheses import hypotheses
+
+        return hypotheses(self.evidence.stages, self.evidence.working)
+
+    @functools.cached_property
+    def _control(self) -> np.ndarray:
+        """Covariance at the control points in square millimetres, (*control grid, dim, dim), physical components."""
+        points, calibration = self.evidence.grid, self.calibration
+        variance = np.square(calibration.scale(self.evidence) * np.float32(self.evidence.voxel))
+        variance *= np.float32(points.dimension * calibration.tail / (calibration.tail - 2))
+        turn = np.asarray(points.direction, np.float32)
+        if self._initial is not None:
+            turn = _derivative(self._initial, points) @ turn
+        return variance[..., None, None] * (turn @ calibration.shape(self.evidence) @ np.swapaxes(turn, -1, -2))
+
+    def standard_deviation(self) -> Volume:
+        """Standard deviation of the displacement in millimetres (root of the trace of its covariance), float32."""
+        control = np.sqrt(np.trace(self._control, axis1=-2, axis2=-1))
+        return Volume(_spread(control[..., None], self.evidence.grid, self.grid)[..., 0], self.grid)
+
+    def covariance(self) -> np.ndarray:
+        """Covariance of the displacement in square millimetres, float32, shape (*grid.shape, dim (dim + 1) / 2).
+
+        The components are those of ITK's symmetric tensors: xx, xy, xz, yy, yz, zz; in two dimensions xx, xy, yy.
+        """
+        first, second = np.triu_indices(self.grid.dimension)
+        return _spread(self._control[..., first, second], self.evidence.grid, self.grid)
+
+    def entropy(self) -> Volume:
+        """Differential entropy of the displacement in nats (lengths in millimetres), float32; larger is less certain."""
+        from scipy.special import digamma, gammaln
+
+        d, nu = self.grid.dimension, self.calibration.tail
+        shape = self._control * np.float32((nu - 2) / nu)
+        constant = d / 2 * np.log(nu * np.pi) + gammaln(nu / 2) - gammaln((nu + d) / 2)
+        constant += (nu + d) / 2 * (digamma((nu + d) / 2) - digamma(nu / 2))
+        control = np.linalg.slogdet(shape)[1] / 2 + constant
+        return Volume(_spread(control[..., None], self.evidence.grid, self.grid)[..., 0], self.grid)
+
+    def radius(self, probability: float) -> Volume:
+        """Radius in millimetres about the mapped point within which the true one lies with a probability, float32.
+
+        Parameters
+        ----------
+        probability : float
+            Above 0 and below 1; larger gives larger radii.
+
+        Raises
+        ------
+        RegistrationError
+            If it is not between 0 and 1.
+        """
+        deviation = self.standard_deviation()
+        return Volume(deviation.array * np.float32(self.quantile(probability)), self.grid)
+
+    def quantile(self, probability: float) -> float:
+        """How many standard deviations (root of the trace) the error has at most with a probability."""
+        from scipy.stats import f
+
+        if not 0 < probability < 1:
+            raise RegistrationError(f"probability is {probability}, expected a number between 0 and 1")
+        d, nu = self.grid.dimension, self.calibration.tail
+        return float(np.sqrt(f.ppf(probability, d, nu) * (nu - 2) / nu))
+
+    def sample(self, count: int, seed: int = 0) -> Iterator[DisplacementField]:
+        """Draw plausible deformations, coherent in space, for dose accumulation or shape studies.
+
+        Each is the field plus a Gaussian field with the covariance of every voxel and the calibrated coherence. (The
+        tails of the calibrated distribution are heavier: single far outliers are not drawn.)
+
+        Parameters
+        ----------
+        count : int
+            Number of samples, at least 1.
+        seed : int
+            The same one draws the same samples.
+
+        Yields
+        ------
+        DisplacementField
+            In millimetres on the grid of the fixed image.
+
+        Raises
+        ------
+        RegistrationError
+            If the count is below 1.
+        """
+        if count < 1:
+            raise RegistrationError(f"count is {count}, expected at least 1")
+        return self._samples(count, seed)
+
+    def _samples(self, count: int, seed: int) -> Iterator[DisplacementField]:
+        control = self.evidence.grid
+        root = np.linalg.cholesky(self._control + 1e-9 * np.eye(self.grid.dimension, dtype=np.float32))
+        width = self.calibration.coherence * self.evidence.voxel / control.spacing[0]
+        gain = _interpolation_gain(control, self.grid, float(np.exp(-1 / (4 * width**2))))
+        for generator in np.random.default_rng(seed).spawn(count):
+            noise = _coherent_noise(control, width, generator)
+            shift = _spread((root @ noise[..., None])[..., 0], control, self.grid)
+            yield DisplacementField(self.field.vectors + shift / gain[..., None], self.grid)
+
+    @functools.cached_property
+    def quality(self) -> Quality:
+        """One figure for the whole registration."""
+        from itk_pdd.uncertainty.quality import quality
+
+        return quality(self)
+
+    def label_probabilities(self, labels: Any) -> tuple[tuple[int, ...], np.ndarray]:
+        """Probability of every label of the moving image at every voxel of the fixed image.
+
+        Parameters
+        ----------
+        labels : itk.Image, SimpleITK.Image, Volume, str or path-like
+            Label image in the space of the moving image.
+
+        Returns
+        -------
+        tuple of int
+            The labels, ascending; 0, which also stands for outside the moving image, is always among them.
+        numpy.ndarray
+            float32, shape (*grid, labels); they add up to 1.
+        """
+        from itk_pdd.uncertainty.labels import label_probabilities
+
+        return label_probabilities(Volume.labels_from_image(labels, name="labels"), self)
+
+    def label_entropy(self, labels: Any) -> Volume:
+        """Entropy of the carried label at every voxel in nats, float32; 0 where it is certain."""
+        from itk_pdd.uncertainty.labels import label_entropy
+
+        return Volume(label_entropy(Volume.labels_from_image(labels, name="labels"), self), self.grid)
+
+    def to_itk(self) -> Any:
+        """The standard deviation as an ``itk.Image[itk.F, dim]``."""
+        return self.standard_deviation().to_itk()
+
+    def __repr__(self) -> str:
+        deviation = np.sqrt(np.trace(self._control, axis1=-2, axis2=-1))
+        return (
+            f"<Uncertainty of a field on {self.grid}: standard deviation {np.median(deviation):.3g} mm (median), "
+            f"{np.percentile(deviation, 95):.3g} mm (95th percentile)>"
+        )
+
+
+def _derivative(mapping: Callable[[np.ndarray], np.ndarray], grid: Grid) -> np.ndarray:
+    """Jacobian matrices of a mapping of physical points at the points of a grid, (*grid.shape, dim, dim)."""
+    step, points, columns = 0.5 * min(grid.spacing), grid.points(), []
+    for axis in range(grid.dimension):
+        shift = np.zeros(grid.dimension)
+        shift[axis] = step
+        columns.append((mapping(points + shift) - mapping(points - shift)) / (2 * step))
+    return np.stack(columns, axis=-1).astype(np.float32)
+
+
+def _spread(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Values (*source.shape, channels) at the voxels of another grid, linear; beyond the border it goes on."""
+    flat = source.dimension == 2
+    lines = source.lines(target)
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if lines is not None:
+        axes, positions = lines
+        array = values.transpose(*axes, source.dimension)
+        if flat:
+            return sample_lines(array[None], (np.zeros(1), *positions))[0]
+        return sample_lines(array, tuple(positions))
+    out = np.empty((*target.shape, values.shape[-1]), np.float32)
+    for slab, points in slabs(target):
+        out[slab] = sample_linear(values, source.to_index(points))
+    return out
+
+
+def _coherent_noise(grid: Grid, width: float, generator: np.random.Generator) -> np.ndarray:
+    """Gaussian noise of unit variance at the points of a grid, (*grid.shape, dim), smoothed over ``width`` points."""
+    from scipy import ndimage
+
+    margin = int(np.ceil(4 * width))
+    shape = [n + 2 * margin for n in grid.shape]
+    inside = tuple(slice(margin, n + margin) for n in grid.shape)
+    # The response to a single one tells by how much smoothing lowers the variance.
+    impulse = np.zeros(2 * margin + 1)
+    impulse[margin] = 1
+    gain = np.square(ndimage.gaussian_filter1d(impulse, width, mode="constant")).sum() ** (grid.dimension / 2)
+    parts = []
+    for _ in range(grid.dimension):
+        noise = ndimage.gaussian_filter(generator.standard_normal(shape, np.float32), width, mode="wrap")
+        parts.append(noise[inside] / np.float32(gain))
+    return np.stack(parts, axis=-1)
+
+
+def _interpolation_gain(source: Grid, target: Grid, likeness: float) -> np.ndarray:
+    """Standard deviation that linear interpolation leaves of unit noise whose neighbours correlate by ``likeness``."""
+    out = np.empty(target.shape, np.float32)
+    last = np.asarray(source.size) - 1.0
+    for slab, points in slabs(target):
+        index = np.clip(source.to_index(points), 0, last)
+        f = index - np.floor(index)
+        out[slab] = np.prod(np.sqrt(1 - 2 * f * (1 - f) * (1 - likeness)), axis=-1)
+    return out

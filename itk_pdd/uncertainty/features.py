@@ -1,0 +1,214 @@
+"""What speaks for and against a registration at every control point: the numbers a calibration weighs.
+
+All of them are lengths in working voxels or plain ratios, on the control grid of the last stage, so that they depend
+neither on the spacing nor on the frame of the images nor on the scale of intensities, and all are such that more of
+them means less certainty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from itk_pdd.kernels.interpolation import sample_linear
+from itk_pdd.kernels.lattice import restrict
+from itk_pdd.uncertainty.agreement import agreement
+from itk_pdd.uncertainty.recorder import relaid
+
+if TYPE_CHECKING:
+    from itk_pdd.grid import Grid
+    from itk_pdd.search import WorkingImage
+    from itk_pdd.uncertainty.recorder import Recorder, StageRecord
+
+__all__ = ["Evidence", "collect"]
+
+_BINS = 64
+_FLAT = 1e-3  # variance within a cell, relative to that of the image, below which there is nothing to see
+_NEAR = ("disagreement0", "disagreement1", "disagreement2", "bending", "strain", "decorrelation", "width0")
+_NEAR_WIDTH = 2.0  # control points
+_DAMPING = 1e-3  # of normal equations, per sample: structure below it is noise
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about the certainty of a registration, on the control grid of the last stage.
+
+    Parameters
+    ----------
+    features : dict of numpy.ndarray
+        Numbers by name, float32, shape of ``grid``; more is less certain. Lengths are working voxels.
+    spread : dict of numpy.ndarray
+        Which directions are less certain, as matrices (*grid.shape, dim, dim) of trace 1, components along the axes
+        x, y(, z) of the grid: "marginals" of the search, "structure" of the images.
+    stages : tuple of StageRecord
+        What the stages of the search told.
+    working : Grid
+        The working grid.
+    inside : numpy.ndarray
+        bool, shape of ``grid``: control points that show something of the fixed image, inside its mask.
+    grid : Grid
+        The control points.
+    voxel : float
+        Working spacing in millimetres.
+    """
+
+    features: dict[str, np.ndarray]
+    spread: dict[str, np.ndarray]
+    stages: tuple[StageRecord, ...]
+    working: Grid
+    inside: np.ndarray
+    grid: Grid
+    voxel: float
+
+
+def collect(
+    recorder: Recorder, first: WorkingImage, second: WorkingImage, field: np.ndarray, block: int, grid: Grid
+) -> Evidence:
+    """Everything at once.
+
+    Parameters
+    ----------
+    recorder : Recorder
+        What the search told.
+    first, second : WorkingImage
+        The images that were searched.
+    field : numpy.ndarray
+        Displacements in working voxels at the centres of blocks of ``block`` working voxels, components x, y, z.
+    block : int
+        Size of these blocks.
+    grid : Grid
+        The working grid.
+    """
+    target, shape = recorder.stages[-1].block, first.shape
+    result: dict[str, np.ndarray] = {}
+    last = len(recorder.stages) - 1
+    ambiguity = 0.0
+    for n, stage in enumerate(recorder.stages):
+        # Counted from the last stage on, so that a model of fewer stages has the same features.
+        values = {f"width{last - n}": stage.width, f"entropy{last - n}": stage.entropy}
+        if stage.disagreement is not None:
+            values[f"disagreement{last - n}"] = stage.disagreement
+        if n:
+            values[f"change{last - n}"] = np.linalg.norm(stage.increment, axis=-1)
+        for name, value in {**values, "ambiguity": stage.ambiguity}.items():
+            result[name] = value if stage.block == target else relaid(value, stage.block, target, shape)
+        ambiguity = ambiguity + result["ambiguity"]
+    result["ambiguity"] = np.sqrt(ambiguity)
+    blocks = first.per_axis(block)
+    final = restrict(field, tuple(t // b for t, b in zip(target, blocks, strict=True)))
+    # What the instance optimisation moved is as uncertain as what the last stage left open.
+    result["width0"] = np.sqrt(np.square(result["width0"]) + np.square(recorder.refined))
+    result["smoothing"] = np.linalg.norm(final - recorder.stages[-1].mean, axis=-1)
+    result["strain"], result["bending"] = _derivatives(final, target)
+    seen, structure, inside = _from_images(first, second, field, blocks, target)
+    result |= seen
+    # Errors reach farther than what gives them away: the same in the neighbourhood.
+    for name in _NEAR:
+        if name in result:
+            width = [_NEAR_WIDTH if n > 1 else 0 for n in result[name].shape]
+            result[f"{name} near"] = ndimage.gaussian_filter(result[name], width, mode="nearest")
+    marginals = sum(
+        stage.covariance if stage.block == target else relaid(stage.covariance, stage.block, target, shape)
+        for stage in recorder.stages[1:] or recorder.stages
+    )
+    spread = {"marginals": marginals + np.float32(recorder.stages[-1].step ** 2 / 12) * np.eye(3, dtype=np.float32)}
+    spread["structure"] = structure
+    flat = first.dimension == 2
+    points = grid.blocks(target[-1])
+    return Evidence(
+        {n: np.ascontiguousarray(v[0] if flat else v, np.float32) for n, v in result.items()},
+        {n: _unit(v[0, ..., :2, :2] if flat else v) for n, v in spread.items()},
+        tuple(recorder.stages),
+        grid,
+        inside[0] if flat else inside,
+        points,
+        float(min(grid.spacing)),
+    )
+
+
+def _unit(matrices: np.ndarray) -> np.ndarray:
+    """Matrices scaled to a trace of 1."""
+    return matrices / np.trace(matrices, axis1=-2, axis2=-1)[..., None, None]
+
+
+def _derivatives(field: np.ndarray, cell: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Norms of the first derivative (a ratio) and of the distance to the mean of the neighbours (working voxels)."""
+    first, mean, axes = 0.0, 0.0, 0
+    for axis in range(3):
+        if field.shape[axis] < 2:
+            continue
+        first = first + np.sum(np.square(np.gradient(field, axis=axis) / np.float32(cell[axis])), axis=-1)
+        padded = np.concatenate([field.take([0], axis), field, field.take([-1], axis)], axis)
+        n = field.shape[axis]
+        mean = mean + (padded.take(range(n), axis) + padded.take(range(2, n + 2), axis)) / 2
+        axes += 1
+    if not axes:
+        return np.zeros(field.shape[:3], np.float32), np.zeros(field.shape[:3], np.float32)
+    return np.sqrt(first), np.linalg.norm(field - mean / axes, axis=-1)
+
+
+def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """What the images say about the final field: in intensities (matched to each other first) and in self-similarity."""
+    stride = first.per_axis(2) if min(target[1:]) % 2 == 0 else (1, 1, 1)
+    options = {"block": blocks, "cell": target, "stride": stride, "mask": first.mask, "allowed": second.mask}
+    sums = None
+    for channel, weight in enumerate(first.weights):
+        if not weight:
+            continue
+        fixed = first.channels[channel]
+        moving = _matched(fixed, second.channels[channel], field, blocks, first.mask)
+        scale = np.float32(1 / (float(fixed.std()) or 1.0))
+        found = {
+            "intensity": agreement(fixed[..., None] * scale, moving[..., None] * scale, field, channels=1, **options),
+            "structure": agreement(
+                first.features(2, channel), second.features(2, channel), field, channels=first.similarities,
+                factor=1 / 255, **options,
+            ),
+        }  # fmt: skip
+        if sums is None:
+            sums = found
+        else:
+            sums = {k: type(v)(*[a + b for a, b in zip(v, found[k], strict=True)]) for k, v in sums.items()}
+    result = {}
+    for name, each in sums.items():
+        damped = each.normal + np.float32(_DAMPING) * np.eye(3, dtype=np.float32)
+        if first.dimension == 2:
+            damped[..., 2, 2] = 1
+        inverse = np.linalg.inv(damped)
+        axes = slice(0, first.dimension)
+        spread = np.trace(inverse[..., axes, axes], axis1=-2, axis2=-1)
+        result[f"{name} left"] = np.linalg.norm((inverse @ each.slope[..., None])[..., 0], axis=-1)
+        result[f"{name} hold"] = np.sqrt(spread)
+        result[f"{name} bound"] = np.sqrt(spread * each.square)
+        result[f"{name} residual"] = np.sqrt(each.square)
+    f, m, ff, mm, fm = np.moveaxis(sums["intensity"].moments, -1, 0)
+    variances = np.maximum(ff - f**2, 0) * np.maximum(mm - m**2, 0)
+    result["decorrelation"] = 1 - np.clip((fm - f * m) / np.sqrt(variances + 1e-4), -1, 1)
+    each = sums["intensity"]
+    result["unseen"] = 1 - each.count / np.maximum(each.total, 1e-6)
+    return result, inverse, (ff - f**2 > _FLAT) & (each.total > 0)
+
+
+def _matched(fixed, moving, field, blocks, mask) -> np.ndarray:
+    """Moving intensities replaced by the fixed ones that are expected where they occur: comparable in any modality."""
+    step = tuple(max(b, 2) if n > 1 else 1 for b, n in zip(blocks, fixed.shape, strict=True))
+    axes = [np.arange(0, n, s) for n, s in zip(fixed.shape, step, strict=True)]
+    index = np.stack(np.meshgrid(*axes, indexing="ij")[::-1], axis=-1)
+    at = np.ix_(*[np.minimum(a // b, n - 1) for a, b, n in zip(axes, blocks, field.shape, strict=False)])
+    points = index + field[at]
+    use = ((points >= -0.5) & (points <= np.asarray(moving.shape[::-1]) - 0.5)).all(axis=-1)
+    if mask is not None:
+        use &= mask[np.ix_(*axes)]
+    if not use.any():
+        return moving
+    pairs = sample_linear(moving, points[use]), fixed[np.ix_(*axes)][use]
+    edges = np.unique(np.quantile(pairs[0], np.linspace(0, 1, _BINS + 1)))
+    if len(edges) < 3:
+        return np.full_like(moving, pairs[1].mean())
+    bins = np.clip(np.searchsorted(edges, pairs[0], side="right") - 1, 0, len(edges) - 2)
+    count = np.maximum(np.bincount(bins, minlength=len(edges) - 1), 1)
+    means = [np.bincount(bins, values, minlength=len(edges) - 1) / count for values in pairs]
+    return np.interp(moving, *means).astype(np.float32)

@@ -1,0 +1,243 @@
+"""Registrations with known errors, for learning and for judging uncertainty.
+
+Every case gives what the registration told about its certainty at many points (see itk_pdd.uncertainty.features) and
+how wrong it was there: vectors where the truth is known, the distance along the normal where only a surface is.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from itk_pdd import engine
+from itk_pdd.evaluation import datasets, metrics, warping
+from itk_pdd.evaluation.scoring import load_case
+from itk_pdd.field import DisplacementField
+from itk_pdd.grid import Grid
+from itk_pdd.kernels.interpolation import sample_linear, sample_nearest
+from itk_pdd.mapping import AffineMapping
+from itk_pdd.synthesis import make_pair, random_deformation
+from itk_pdd.uncertainty.features import Evidence
+from itk_pdd.volume import Volume
+
+POINTS = 2000
+"""Points that are looked at in a case."""
+
+
+@dataclass
+class Case:
+    """One registration.
+
+    Attributes
+    ----------
+    name, kind : str
+        Which one, and where it belongs: synthetic, warped, organs, landmarks.
+    features : dict of numpy.ndarray
+        At the points, (n,).
+    spread : dict of numpy.ndarray
+        Matrices of trace 1 at the points, (n, dim, dim), along the axes of the working grid.
+    errors : numpy.ndarray
+        In working voxels: (n, dim) along the axes of the working grid, or (n,) along a surface's normal.
+    voxel : float
+        Working spacing in millimetres.
+    groups : numpy.ndarray
+        What a point belongs to, an organ for instance, (n,).
+    summary : dict
+        Means over the image of every feature, for the quality of the registration.
+    dice : float
+        Mean overlap of the labels, NaN without any.
+    points : numpy.ndarray
+        Where they are, physical millimetres, (n, dim).
+    """
+
+    name: str
+    kind: str
+    features: dict[str, np.ndarray]
+    spread: dict[str, np.ndarray]
+    errors: np.ndarray
+    voxel: float
+    groups: np.ndarray
+    summary: dict[str, float]
+    dice: float
+    points: np.ndarray
+
+
+def at_points(evidence: Evidence, points: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Features and spread matrices of an evidence at physical points (n, dim)."""
+    index, dimension = evidence.grid.to_index(points), evidence.grid.dimension
+    values = {name: sample_linear(array, index) for name, array in evidence.features.items()}
+    matrices = {
+        name: sample_linear(array.reshape(*array.shape[:-2], -1), index).reshape(-1, dimension, dimension)
+        for name, array in evidence.spread.items()
+    }
+    return values, matrices
+
+
+def _finish(name, kind, result, points, errors, groups, dice) -> Case:
+    from itk_pdd.uncertainty.quality import summary
+
+    evidence = result.uncertainty.evidence
+    values, matrices = at_points(evidence, points)
+    return Case(
+        name, kind, values, matrices, errors.astype(np.float32), evidence.voxel, groups,
+        summary(result.uncertainty), dice, points,
+    )  # fmt: skip
+
+
+def _vectors(name, kind, fixed, moving, truth, where, *, labels=None, seed=0, **options) -> Case:
+    """A case of which the whole deformation is known."""
+    result = engine.register_volumes(fixed, moving, uncertainty=True, **options)
+    index = np.argwhere(where)
+    rng = np.random.default_rng(seed)
+    index = index[rng.choice(len(index), min(POINTS, len(index)), replace=False)]
+    errors = (result.field.vectors - truth.vectors)[tuple(index.T)]
+    grid = result.uncertainty.evidence.grid
+    errors = errors @ np.asarray(grid.direction) / result.uncertainty.evidence.voxel
+    dice = np.nan
+    if labels is not None:
+        dice = _dice(labels[0], labels[1], result.field)
+    points = fixed.grid.to_physical(index[:, ::-1])
+    return _finish(name, kind, result, points, errors, np.zeros(len(index), int), dice)
+
+
+def _dice(fixed: Volume, moving: Volume, field: DisplacementField) -> float:
+    warped = warping.warp_labels(moving, field).array
+    common = sorted(set(metrics.labels_of(fixed.array)) & set(metrics.labels_of(moving.array)))
+    return float(np.nanmean([dice for dice, _ in metrics.overlaps(fixed.array, warped, common).values()]))
+
+
+def synthetic(seeds: range, **options) -> Iterator[Case]:
+    """Synthetic pairs of all kinds, displacements up to the capture range."""
+    kinds = [
+        {"size": (112, 96, 80), "spacing": 3.0, "kind": "abdomen"},
+        {"size": (96, 88, 72), "spacing": 2.0, "kind": "shapes"},
+        {"size": (112, 96, 80), "spacing": 3.0, "kind": "abdomen"},
+        {"size": (160, 140), "spacing": 2.0, "kind": "abdomen"},
+        {"size": (96, 88, 72), "spacing": 2.0, "kind": "shapes", "modality": "random"},
+    ]
+    for seed in seeds:
+        settings = kinds[seed % len(kinds)]
+        share = (0.2, 0.4, 0.6, 0.9)[(seed // len(kinds)) % 4]
+        pair = make_pair(seed=seed, displacement=share * 14 * settings["spacing"], **settings)
+        labels = pair.fixed_labels, pair.moving_labels
+        name = f"{settings['kind']} {len(settings['size'])}-D {settings.get('modality', 'same')} {share:.0%} {seed}"
+        yield _vectors(
+            name, "synthetic", pair.fixed, pair.moving, pair.truth, pair.body, labels=labels, seed=seed, **options
+        )
+
+
+def warped(pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, **options) -> Iterator[Case]:
+    """Real images and themselves, deformed by a known mapping, with noise, contrast and sharpness of another scan."""
+    for number, pair in enumerate(pairs):
+        case = load_case(pair)
+        rng = np.random.default_rng([seed, number])
+        image = case.fixed
+        if crop is not None:
+            low = [int(rng.integers(0, max(1, n - crop))) for n in image.grid.size]
+            high = [max(0, n - l - crop) for n, l in zip(image.grid.size, low, strict=True)]
+            grid = image.grid.padded([-l for l in low], [-h for h in high])
+            part = tuple(slice(l, n - h) for l, n, h in zip(low[::-1], image.grid.shape, high[::-1], strict=True))
+            image = Volume(np.ascontiguousarray(image.array[part]), grid)
+        voxel = float(np.mean(image.grid.spacing))
+        extent = float(np.mean(image.grid.extent))
+        share = rng.uniform(0.03, 0.12)
+        mapping = random_deformation(image.grid, seed=rng, magnitude=share * extent)
+        still, truth, inverse = image, mapping.forward(image.grid), mapping.inverse(image.grid)
+        moved = warping.warp_image(Volume(still.array.astype(np.float32), still.grid), inverse)
+        spread = float(still.array.std())
+        low, high = np.percentile(still.array, [0.5, 99.5])
+
+        def scanned(array, noise, blur, gamma, bias):
+            scaled = np.clip((array - low) / (high - low), 0, None) ** gamma
+            scaled = ndimage.gaussian_filter(scaled, blur)
+            field = ndimage.gaussian_filter(rng.standard_normal(array.shape), 12, mode="nearest")
+            scaled = scaled * np.exp(bias * field / field.std())
+            grain = ndimage.gaussian_filter(rng.standard_normal(array.shape), 0.6)
+            return (scaled + noise * spread / (high - low) * grain / grain.std()).astype(np.float32)
+
+        looks = [(rng.uniform(0, 0.3), rng.uniform(0, 0.9, 3), rng.uniform(0.7, 1.4), rng.uniform(0, 0.1))
+                 for _ in range(2)]  # fmt: skip
+        fixed = Volume(scanned(still.array, *looks[0]), image.grid)
+        moving = Volume(scanned(moved.array, *looks[1]), image.grid)
+        body = ndimage.binary_closing(still.array > low + 0.1 * (high - low), iterations=2)
+        points = image.grid.to_index(image.grid.points() + truth.vectors)
+        body &= ((points > 0) & (points < np.asarray(image.grid.size) - 1)).all(axis=-1)
+        yield _vectors(
+            f"warped {pair.name} {share * extent / voxel:.0f} voxels", "warped", fixed, moving, truth, body,
+            seed=number, **options,
+        )  # fmt: skip
+
+
+def organs(
+    pairs: list[datasets.Pair], *, per_label: int = 150, start: Callable[[Grid, int], AffineMapping | None] | None = None,
+    kind: str = "organs", **options,
+) -> Iterator[Case]:  # fmt: skip
+    """Pairs of different subjects: how far points of an organ's surface land from the surface of the same organ."""
+    for number, pair in enumerate(pairs):
+        case = load_case(pair)
+        initial = None if start is None else start(case.fixed.grid, zlib.crc32(pair.name.encode()) + number)
+        result = engine.register_volumes(case.fixed, case.moving, initial=initial, uncertainty=True, **options)
+        rng = np.random.default_rng(number)
+        points, errors, groups = [], [], []
+        for label in metrics.labels_of(case.fixed_labels.array):
+            inside, other = case.fixed_labels.array == label, case.moving_labels.array == label
+            if not other.any():
+                continue
+            index = np.argwhere(inside & ~ndimage.binary_erosion(inside))
+            # Where the organ is cut by the border of the image there is no surface.
+            index = index[((index > 0) & (index < np.asarray(inside.shape) - 1)).all(axis=1)]
+            index = index[rng.choice(len(index), min(per_label, len(index)), replace=False)]
+            where = case.fixed.grid.to_physical(index[:, ::-1])
+            errors.append(signed_distance(other, case.moving.grid, result.field(where)))
+            points.append(where)
+            groups.append(np.full(len(where), label))
+        errors = np.concatenate(errors) / result.uncertainty.evidence.voxel
+        dice = _dice(case.fixed_labels, case.moving_labels, result.field)
+        yield _finish(pair.name, kind, result, np.concatenate(points), errors, np.concatenate(groups), dice)
+
+
+def signed_distance(inside: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+    """Distance in mm of physical points to the border of a region, half a voxel beyond its voxels; negative inside."""
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    box = tuple(slice(max(0, b.start - 2), b.stop + 2) for b in box)
+    part, half = inside[box], min(grid.spacing) / 2
+    offset = np.array([b.start for b in box])
+
+    def distances(layer: np.ndarray) -> np.ndarray:
+        return cKDTree(grid.to_physical((np.argwhere(layer) + offset)[:, ::-1])).query(points)[0]
+
+    outer = distances(part & ~ndimage.binary_erosion(part)) - half
+    inner = half - distances(ndimage.binary_dilation(part) & ~part)
+    within = sample_nearest(inside.astype(np.uint8), grid.to_index(points), outside="zero") > 0
+    return np.where(within, np.minimum(inner, 0), np.maximum(outer, 0))
+
+
+def landmarks(**options) -> Case:
+    """The lung pair with its landmarks."""
+    case = load_case(datasets.lung_pair())
+    result = engine.register_volumes(
+        case.fixed, case.moving, fixed_mask=case.fixed_mask, moving_mask=case.moving_mask, uncertainty=True, **options
+    )
+    errors = result.field(case.fixed_points) - case.moving_points
+    errors = errors @ np.asarray(result.uncertainty.evidence.grid.direction) / result.uncertainty.evidence.voxel
+    return _finish("lung", "landmarks", result, case.fixed_points, errors, np.zeros(len(errors), int), np.nan)
+
+
+def misplaced(grid: Grid, seed: int) -> AffineMapping:
+    """A wrong start: turned and shifted beyond what the search can find, by an amount that the seed decides."""
+    rng = np.random.default_rng(seed)
+    strength = rng.uniform(0.3, 1.0)
+    angle, axis = np.deg2rad(70) * strength, int(rng.integers(3))
+    a, b = [i for i in range(3) if i != axis]
+    matrix = np.eye(4)
+    matrix[[a, b], [a, b]] = np.cos(angle)
+    matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
+    shift = rng.standard_normal(3)
+    matrix[:3, 3] = grid.centre - matrix[:3, :3] @ grid.centre
+    matrix[:3, 3] += shift / np.linalg.norm(shift) * strength * 0.4 * float(np.mean(grid.extent))
+    return AffineMapping(matrix)

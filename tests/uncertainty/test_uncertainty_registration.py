@@ -1,0 +1,191 @@
+"""What a registration says about its own certainty."""
+
+from __future__ import annotations
+
+import pickle
+
+import itk
+import numpy as np
+import pytest
+import SimpleITK
+from conftest import blobs, rotation
+from scipy import ndimage
+
+import itk_pdd
+from itk_pdd import engine, models
+from itk_pdd.errors import RegistrationError
+from itk_pdd.grid import Grid
+from itk_pdd.mapping import AffineMapping
+from itk_pdd.synthesis import make_pair
+from itk_pdd.uncertainty import recorder
+from itk_pdd.volume import Volume
+
+PLANE = Grid.create((96, 96), 1.0)
+
+
+def uncertain(fixed: Volume, moving: Volume, **options):
+    """The uncertainty of a registration."""
+    return engine.register_volumes(fixed, moving, uncertainty=True, **options).uncertainty
+
+
+def spots(*places: tuple[float, float], grid: Grid = PLANE, seed: int = 0, noise: float = 0.0) -> Volume:
+    """Identical rings about places (x, y) in a little noise."""
+    y, x = np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij")
+    array = np.random.default_rng(seed).normal(0, noise, grid.shape)
+    for px, py in places:
+        r = np.hypot(x - px, y - py)
+        array += 100 * np.exp(-((r - 5) ** 2) / 8) + 60 * np.exp(-((x - px - 2) ** 2 + (y - py) ** 2) / 6)
+    return Volume(array.astype(np.float32), grid)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A small synthetic pair, its registration and uncertainty."""
+    made = make_pair((64, 56, 48), 3.0, seed=3, displacement=12.0)
+    return made, engine.register_volumes(made.fixed, made.moving, uncertainty=True)
+
+
+def test_two_equally_good_places_are_two_hypotheses_and_uncertain() -> None:
+    fixed = spots((48, 48))
+    single, double = uncertain(fixed, spots((40, 48), seed=1)), uncertain(fixed, spots((40, 48), (56, 48), seed=1))
+    sides = set()
+    for hypotheses in double.hypotheses:
+        if np.linalg.norm(hypotheses.point - 48) < 9:
+            for vector in hypotheses.displacements:
+                for side in (-8, 8):
+                    if np.linalg.norm(vector - (side, 0)) < 3:
+                        sides.add(side)
+    assert sides == {-8, 8}
+    here = np.s_[44:53, 44:53]
+    assert double.standard_deviation().array[here].mean() > 1.5 * single.standard_deviation().array[here].mean()
+
+
+def test_flat_regions_are_less_certain_than_structured_ones() -> None:
+    rng = np.random.default_rng(0)
+    texture = ndimage.gaussian_filter(rng.normal(size=PLANE.shape), 2)
+    texture *= 100 / texture.std() * (np.arange(96) < 48)
+    fixed, moving = (Volume((texture + rng.normal(size=PLANE.shape)).astype(np.float32), PLANE) for _ in range(2))
+    found = uncertain(fixed, moving).standard_deviation().array
+    assert found[:, 64:].mean() > 2 * found[:, :32].mean()
+
+
+def test_deviation_scales_with_the_spacing() -> None:
+    fixed, moving = blobs(PLANE, seed=1), blobs(PLANE, seed=2)
+    large = Grid.create(PLANE.size, 2.5)
+    once = uncertain(fixed, moving).standard_deviation().array
+    twice = uncertain(Volume(fixed.array, large), Volume(moving.array, large)).standard_deviation().array
+    assert twice == pytest.approx(2.5 * once, rel=1e-3)
+
+
+def test_deviation_does_not_depend_on_the_physical_frame(pair) -> None:
+    made, result = pair
+    turned = Grid.create(made.fixed.grid.size, 3.0, (50, -20, 11), rotation(5, -8, 10))
+    found = uncertain(Volume(made.fixed.array, turned), Volume(made.moving.array, turned))
+    here = result.uncertainty.standard_deviation().array
+    assert found.standard_deviation().array == pytest.approx(here, rel=0.01)
+    # The covariance turns along.
+    turn = np.asarray(turned.direction)
+    matrices = [_matrices(each.covariance()) for each in (result.uncertainty, found)]
+    assert np.abs(turn @ matrices[0] @ turn.T - matrices[1]).max() < 0.02 * np.abs(matrices[0]).max()
+
+
+def _matrices(components: np.ndarray) -> np.ndarray:
+    return components[..., [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(*components.shape[:-1], 3, 3)
+
+
+def test_intensity_units_do_not_matter(pair) -> None:
+    made, result = pair
+    found = uncertain(*(Volume(v.array * 7 + 300, v.grid) for v in (made.fixed, made.moving)))
+    here = result.uncertainty.standard_deviation().array
+    assert np.abs(found.standard_deviation().array / here - 1).mean() < 0.02
+
+
+def test_no_registration_is_surer_than_quantisation_allows(pair) -> None:
+    made, _ = pair
+    found = uncertain(made.fixed, made.fixed)
+    step = models.DEFAULT.stages[-1].step * 3.0
+    assert found.calibration.floor >= np.sqrt(1 / 12) * 0.5
+    assert found.standard_deviation().array.min() > 0.5 * np.sqrt(3 * step**2 / 12)
+
+
+def test_refinement_counts(pair) -> None:
+    made, result = pair
+    refined = uncertain(made.fixed, made.moving, refinement_iterations=5)
+    before, after = result.uncertainty.evidence.features["width0"], refined.evidence.features["width0"]
+    assert (after >= before - 1e-5).all()
+    assert after.mean() > before.mean()
+
+
+def test_true_errors_are_larger_where_it_is_less_certain(pair) -> None:
+    made, result = pair
+    error = np.linalg.norm(result.field.vectors - made.truth.vectors, axis=-1)[made.body]
+    deviation = result.uncertainty.standard_deviation().array[made.body]
+    order = np.argsort(deviation)
+    fifth = len(order) // 5
+    assert error[order[-fifth:]].mean() > 2 * error[order[:fifth]].mean()
+
+
+def test_nothing_is_computed_without_being_asked_for(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, result = pair
+
+    def forbidden(*_args, **_options):
+        raise AssertionError("computed without being asked for")
+
+    for name in ("Recorder", "collect", "Uncertainty"):
+        monkeypatch.setattr(engine, name, forbidden)
+    monkeypatch.setattr(recorder, "_hypotheses", forbidden)
+    plain = engine.register_volumes(made.fixed, made.moving)
+    assert plain.uncertainty is None
+    assert np.array_equal(plain.field.vectors, result.field.vectors), "asking does not change the answer"
+
+
+def test_function_returns_an_image_on_the_fixed_grid(pair) -> None:
+    made, result = pair
+    transform, image = itk_pdd.register(made.fixed.to_itk(), made.moving.to_itk(), return_uncertainty=True)
+    assert isinstance(image, itk.Image[itk.F, 3])
+    assert isinstance(transform, itk.DisplacementFieldTransform[itk.D, 3])
+    assert tuple(itk.size(image)) == made.fixed.grid.size
+    assert itk.array_view_from_image(image) == pytest.approx(result.uncertainty.standard_deviation().array)
+    images = made.fixed.to_simpleitk(), made.moving.to_simpleitk()
+    assert isinstance(itk_pdd.register(*images, return_uncertainty=True)[1], SimpleITK.Image)
+    assert isinstance(itk_pdd.register(*images, return_uncertainty="full")[1], itk_pdd.Uncertainty)
+    with pytest.raises(RegistrationError, match="return_uncertainty is 'all'"):
+        itk_pdd.register(*images, return_uncertainty="all")
+
+
+def test_method_gives_it_and_runs_once_if_told_before(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, result = pair
+    runs = []
+    original = engine.register_volumes
+    monkeypatch.setattr(engine, "register_volumes", lambda *a, **o: runs.append(o) or original(*a, **o))
+    method = itk_pdd.PDDRegistrationMethod.New(fixed_image=made.fixed.to_itk(), moving_image=made.moving.to_itk())
+    method.ComputeUncertaintyOn()
+    method.Update()
+    image, tensors = method.GetUncertainty(), method.GetCovariance()
+    method.GetTransform()
+    assert len(runs) == 1
+    assert isinstance(image, itk.Image[itk.F, 3])
+    assert isinstance(tensors, itk.Image[itk.SymmetricSecondRankTensor[itk.F, 3], 3])
+    pixel = tensors.GetPixel([30, 20, 10])
+    assert pixel(0, 0) + pixel(1, 1) + pixel(2, 2) == pytest.approx(image.GetPixel([30, 20, 10]) ** 2, rel=0.05)
+    again = pickle.loads(pickle.dumps(method))
+    assert itk.array_view_from_image(again.GetUncertainty()) == pytest.approx(itk.array_view_from_image(image))
+    assert len(runs) == 1
+    later = itk_pdd.PDDRegistrationMethod.New(fixed_image=made.fixed.to_itk(), moving_image=made.moving.to_itk())
+    later.Update()
+    assert "uncertainty" not in runs[-1]
+    later.GetUncertainty()
+    assert (len(runs), later.GetComputeUncertainty()) == (3, True), "it runs again where nobody asked before"
+
+
+def test_masks_channels_and_initial_transforms_are_taken(pair) -> None:
+    made, _ = pair
+    mask = Volume(made.body, made.fixed.grid)
+    start = AffineMapping(np.array([[1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    found = engine.register_volumes(
+        (made.fixed, made.fixed), (made.moving, made.moving), fixed_mask=mask, moving_mask=None, initial=start,
+        uncertainty=True,
+    ).uncertainty  # fmt: skip
+    array = found.standard_deviation().array
+    assert np.isfinite(array).all()
+    assert (array > 0).all()
