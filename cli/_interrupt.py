@@ -41,6 +41,9 @@ def interruptible(code: int, message: str) -> Iterator[None]:
     arguments = (ours, done, pressed, code, message, stderr)
     watcher = threading.Thread(target=_watch, args=arguments, name="interrupt", daemon=True)
     watcher.start()
+    hook = sys.unraisablehook
+    # Callbacks of compilers swallow the exception; the thread does what it should have done.
+    sys.unraisablehook = lambda found: None if found.exc_type is KeyboardInterrupt else hook(found)
     try:
         yield
     except click.exceptions.Exit as ending:
@@ -54,6 +57,7 @@ def interruptible(code: int, message: str) -> Iterator[None]:
             os._exit(code)
         raise
     finally:
+        sys.unraisablehook = hook
         done.set()
         signal.set_wakeup_fd(before)
         theirs.close()

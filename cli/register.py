@@ -206,7 +206,8 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
     carried = ("warped_labels", "label_probabilities", "label_entropy")
     if (arguments["moving_labels"] is None) != all(arguments[name] is None for name in carried):
         raise click.UsageError(
-            "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy) belong together: give both."
+            "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy) belong together: give "
+            "both."
         )
     if arguments["initial_transform"] and arguments["initialise"] != "none":
         raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")

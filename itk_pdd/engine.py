@@ -147,7 +147,8 @@ def register_volumes(
         model = replace(model, refinement=replace(model.refinement, iterations=int(refinement_iterations)))
     with _threads(threads):
         report(0.0, "resampling")
-        facts = {"channels": len(fixed), "masked": moving_mask is not None, "on_host": checked_device(device) == "cpu"}
+        on_host = checked_device(device) == "cpu"
+        facts: dict[str, Any] = {"channels": len(fixed), "masked": moving_mask is not None, "on_host": on_host}
         grid, for_costs = fit(
             lambda model: _search_grid(fixed[0].grid, moving[0].grid, initial, model),
             lambda grid: needs(grid, fixed[0].grid, moving[0].grid, model, **facts),
@@ -195,7 +196,7 @@ def register_volumes(
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
         estimate = None
-        if recorder is not None:
+        if recorder is not None and calibration is not None:
             evidence = collect(recorder, first, second, found, block, grid)
             estimate = Uncertainty(evidence, calibration, field, initial)
     report(1.0, "done")

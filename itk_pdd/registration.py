@@ -167,6 +167,7 @@ def register(
         return transform
     if return_uncertainty == "full":
         return transform, result.uncertainty
+    assert result.uncertainty is not None
     deviation = result.uncertainty.standard_deviation()
     return transform, deviation.to_simpleitk() if simple else deviation.to_itk()
 

@@ -290,13 +290,13 @@ def warp_simpleitk(
     """
     import SimpleITK
 
-    options = {"interpolation": "nearest" if labels else "linear", "default": default}
+    options: dict[str, Any] = {"interpolation": "nearest" if labels else "linear", "default": default}
     grid = field.grid
     step = max(1, _SLAB_VOXELS // max(1, int(np.prod(grid.shape[1:]))))
     if step >= grid.shape[0]:
         return resampled(image, field_to_simpleitk(field), grid, **options)
     # In slabs: ITK's transforms take double precision, twelve times the memory of a 16-bit image.
-    result = None
+    result: Any = None
     for first in range(0, grid.shape[0], step):
         last = min(grid.shape[0], first + step)
         lower, upper = [0] * grid.dimension, [0] * grid.dimension

@@ -50,7 +50,6 @@ def _collect(first, last, fixed, moving, field, block, stride, cell, factor, cha
     """Cells of the slices ``first`` to ``last`` of the control grid."""
     depth, height, width = moving.shape[:3]
     tall, wide, broad = fixed.shape[:3]
-    count_y, count_x = out.shape[1:3]
     masked, limited = mask.shape[0] > 0, allowed.shape[0] > 0
     zero = np.float32(0)
     for kz in range(first, last):

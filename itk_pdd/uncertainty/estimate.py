@@ -88,7 +88,7 @@ class Uncertainty:
         return _spread(self._control[..., first, second], self.evidence.grid, self.grid)
 
     def entropy(self) -> Volume:
-        """Differential entropy of the displacement in nats (lengths in millimetres), float32; larger is less certain."""
+        """Differential entropy of the displacement in nats (lengths in millimetres), float32; larger: less certain."""
         from scipy.special import digamma, gammaln
 
         d, nu = self.grid.dimension, self.calibration.tail

@@ -10,19 +10,13 @@ from an earlier run only what is missing is registered. The result is the JSON t
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from uncertainty_cases import TRAINING, Case, gathered
+from uncertainty_cases import Case
 
-import itk_pdd
-from itk_pdd import models, outputs
 from itk_pdd.uncertainty.calibration import Calibration
-from itk_pdd.uncertainty.quality import CANDIDATES as QUALITY_CANDIDATES
 
 FEATURES = {
     "width0": 0.05,

@@ -139,9 +139,9 @@ def warped(pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, **
         image = case.fixed
         if crop is not None:
             low = [int(rng.integers(0, max(1, n - crop))) for n in image.grid.size]
-            high = [max(0, n - l - crop) for n, l in zip(image.grid.size, low, strict=True)]
-            grid = image.grid.padded([-l for l in low], [-h for h in high])
-            part = tuple(slice(l, n - h) for l, n, h in zip(low[::-1], image.grid.shape, high[::-1], strict=True))
+            high = [max(0, n - m - crop) for n, m in zip(image.grid.size, low, strict=True)]
+            grid = image.grid.padded([-m for m in low], [-h for h in high])
+            part = tuple(slice(m, n - h) for m, n, h in zip(low[::-1], image.grid.shape, high[::-1], strict=True))
             image = Volume(np.ascontiguousarray(image.array[part]), grid)
         voxel = float(np.mean(image.grid.spacing))
         extent = float(np.mean(image.grid.extent))
@@ -152,7 +152,7 @@ def warped(pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, **
         spread = float(still.array.std())
         low, high = np.percentile(still.array, [0.5, 99.5])
 
-        def scanned(array, noise, blur, gamma, bias):
+        def scanned(array, noise, blur, gamma, bias, low=low, high=high, rng=rng, spread=spread):
             scaled = np.clip((array - low) / (high - low), 0, None) ** gamma
             scaled = ndimage.gaussian_filter(scaled, blur)
             field = ndimage.gaussian_filter(rng.standard_normal(array.shape), 12, mode="nearest")
@@ -174,7 +174,8 @@ def warped(pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, **
 
 
 def organs(
-    pairs: list[datasets.Pair], *, per_label: int = 150, start: Callable[[Grid, int], AffineMapping | None] | None = None,
+    pairs: list[datasets.Pair], *, per_label: int = 150,
+    start: Callable[[Grid, int], AffineMapping | None] | None = None,
     kind: str = "organs", **options,
 ) -> Iterator[Case]:  # fmt: skip
     """Pairs of different subjects: how far points of an organ's surface land from the surface of the same organ."""

@@ -69,9 +69,7 @@ def test_tensor_image_of_itk_holds_the_matrix() -> None:
     pixel = image.GetPixel([2, 3, 4])
     matrix = np.array([[pixel(i, j) for j in range(3)] for i in range(3)])
     assert matrix == pytest.approx(matrix.T)
-    assert np.sort(np.linalg.eigvalsh(matrix)) == pytest.approx(
-        np.array([0.1, 0.3, 0.6]) * np.trace(matrix), rel=1e-4
-    )
+    assert np.sort(np.linalg.eigvalsh(matrix)) == pytest.approx(np.array([0.1, 0.3, 0.6]) * np.trace(matrix), rel=1e-4)
     assert itk.size(image) == itk.size(uncertainty.to_itk())
 
 

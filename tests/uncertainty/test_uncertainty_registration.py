@@ -154,7 +154,7 @@ def test_function_returns_an_image_on_the_fixed_grid(pair) -> None:
 
 
 def test_method_gives_it_and_runs_once_if_told_before(pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, result = pair
+    made, _ = pair
     runs = []
     original = engine.register_volumes
     monkeypatch.setattr(engine, "register_volumes", lambda *a, **o: runs.append(o) or original(*a, **o))
