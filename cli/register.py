@@ -19,7 +19,7 @@ class _Groups(click.Command):
         "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report"),
         "Uncertainty": ("uncertainty", "covariance", "entropy", "label_probabilities", "label_entropy"),
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
-        "Registration": ("model", "spacing", "device", "threads", "memory", "seed"),
+        "Registration": ("model", "spacing", "device", "threads", "memory", "seed", "quality"),
     }
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -140,6 +140,12 @@ class _Groups(click.Command):
     "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed gives the same result."
 )
 @click.option(
+    "--quality/--no-quality",
+    default=True,
+    show_default=True,
+    help="Judge the result: one figure at the end (or with -v), and a warning where it has probably failed.",
+)
+@click.option(
     "--demo",
     type=PATH,
     metavar="DIR",
@@ -167,7 +173,7 @@ def main(**arguments: Any) -> None:
     from itk_pdd.cli import _console, _interrupt
 
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
-    folder, verbosity = arguments.pop("demo"), arguments.pop("verbose")
+    folder, verbosity, summary = arguments.pop("demo"), arguments.pop("verbose"), ""
     if folder is None:
         _check_usage(fixed, moving, arguments)
     elif fixed or moving or any(arguments[name] for name in (*_OUTPUTS, *_INPUTS)):
@@ -184,14 +190,17 @@ def main(**arguments: Any) -> None:
             from itk_pdd.filewise import register_files
 
             arguments["initial_transform"] = list(arguments["initial_transform"]) or None
-            register_files(fixed, moving, progress=progress, **arguments)
+            result = register_files(fixed, moving, progress=progress, **arguments)
+            estimate = getattr(result, "uncertainty", None)
+            if progress is not None and verbosity == 0 and estimate is not None:
+                summary = str(estimate.quality).capitalize() + "."
         else:
             from itk_pdd.demo import run_demo
 
             keys = ("initialise", "model", "spacing", "device", "threads", "memory", "seed")
             summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})
-    if folder is not None:
-        click.echo(summary)
+    if summary:
+        click.echo(summary, err=folder is None)
 
 
 _OUTPUTS = tuple(name for heading in ("Outputs", "Uncertainty") for name in _Groups.headings[heading])
@@ -206,8 +215,8 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
     carried = ("warped_labels", "label_probabilities", "label_entropy")
     if (arguments["moving_labels"] is None) != all(arguments[name] is None for name in carried):
         raise click.UsageError(
-            "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy) belong together: give "
-            "both."
+            "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy) belong together: "
+            "give both."
         )
     if arguments["initial_transform"] and arguments["initialise"] != "none":
         raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")

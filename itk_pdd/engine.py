@@ -19,6 +19,7 @@ from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
 from itk_pdd.kernels.unfold import unfold
+from itk_pdd.learned import register_learned
 from itk_pdd.mapping import Mapping
 from itk_pdd.memory import fit, needs
 from itk_pdd.operations import checked_device, on_device
@@ -132,14 +133,22 @@ def register_volumes(
 
     model = models.load(model)
     checked_device(device)
+    report = progress or (lambda fraction, text: None)
+    started = time.perf_counter()
+    fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
+    if model.pdd is not None:
+        with _threads(threads):
+            field, grid, range_mm = register_learned(
+                fixed, moving, model, initial=initial, masked=fixed_mask is not None or moving_mask is not None,
+                device=device, spacing=spacing, refinement_iterations=refinement_iterations, progress=report,
+            )  # fmt: skip
+        report(1.0, "done")
+        return Result(field, model, grid, range_mm)
     if spacing is not None:
         if not spacing > 0:
             raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
         # What is asked for is not made coarser for being slow.
         model = replace(model, spacing=float(spacing), max_voxels=sys.maxsize)
-    report = progress or (lambda fraction, text: None)
-    started = time.perf_counter()
-    fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
     weights = _checked_weights(fixed, moving, channel_weights)
     if refinement_iterations is not None:
         if refinement_iterations < 0:
@@ -147,8 +156,8 @@ def register_volumes(
         model = replace(model, refinement=replace(model.refinement, iterations=int(refinement_iterations)))
     with _threads(threads):
         report(0.0, "resampling")
-        on_host = checked_device(device) == "cpu"
-        facts: dict[str, Any] = {"channels": len(fixed), "masked": moving_mask is not None, "on_host": on_host}
+        facts: dict[str, Any] = {"channels": len(fixed), "masked": moving_mask is not None}
+        facts["on_host"] = checked_device(device) == "cpu"
         grid, for_costs = fit(
             lambda model: _search_grid(fixed[0].grid, moving[0].grid, initial, model),
             lambda grid: needs(grid, fixed[0].grid, moving[0].grid, model, **facts),
@@ -199,6 +208,8 @@ def register_volumes(
         if recorder is not None and calibration is not None:
             evidence = collect(recorder, first, second, found, block, grid)
             estimate = Uncertainty(evidence, calibration, field, initial)
+    if estimate is not None:
+        log.log(logging.WARNING if estimate.quality.failed else logging.INFO, "%s", estimate.quality)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
     return Result(field, model, grid, range_mm, estimate)

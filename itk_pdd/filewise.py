@@ -46,6 +46,7 @@ def register_files(
     entropy: str | os.PathLike[str] | None = None,
     label_probabilities: str | os.PathLike[str] | None = None,
     label_entropy: str | os.PathLike[str] | None = None,
+    quality: bool = True,
     moving_labels: str | os.PathLike[str] | None = None,
     warped_labels: str | os.PathLike[str] | None = None,
     initial_transform: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
@@ -85,6 +86,9 @@ def register_files(
     label_probabilities, label_entropy : path-like, optional
         Probability of every label (one component for each, ascending, 0 among them) and entropy in nats of the labels
         that the uncertain deformation carries along.
+    quality : bool
+        Whether to judge the registration (see :mod:`itk_pdd.uncertainty.quality`) even if none of these is wanted: the
+        log tells the figure, as a warning where it has probably failed.
     initial_transform, initialise, fixed_mask, moving_mask, seed, threads, progress, **options
         As for :func:`itk_pdd.register`.
 
@@ -139,7 +143,7 @@ def register_files(
         found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
         if found != problem.fixed.grid.dimension:
             raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
-    if any(path is not None for path in (uncertainty, covariance, entropy, label_probabilities, label_entropy)):
+    if quality or any(p is not None for p in (uncertainty, covariance, entropy, label_probabilities, label_entropy)):
         options["uncertainty"] = True
     result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
 
@@ -175,6 +179,7 @@ def _report_writer(fixed: Any, moving: Any, problem: Any, labels: Any, result: R
         initial=problem.initial,
         moving_labels=None if labels is None else Volume.labels_from_image(labels, name="moving_labels"),
         fixed_mask=problem.fixed_mask,
+        quality=getattr(getattr(result, "uncertainty", None), "quality", None),
         title=f"{Path(moving).name} registered to {Path(fixed).name}",
         facts={
             "Fixed image": fixed,

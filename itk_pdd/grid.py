@@ -187,7 +187,10 @@ class Grid:
 
     def canonical(self) -> Grid:
         """The same voxels indexed along the anatomical axes (see :meth:`canonical_axes`)."""
-        order, flipped = self.canonical_axes()
+        return self.reindexed(*self.canonical_axes())
+
+    def reindexed(self, order: Sequence[int], flipped: Sequence[bool]) -> Grid:
+        """The same voxels with other index axes: axis ``i`` is axis ``order[i]`` of this grid, reversed if flipped."""
         first = np.zeros(self.dimension)
         direction = np.asarray(self.direction)[:, list(order)].copy()
         for axis, (old, flip) in enumerate(zip(order, flipped, strict=True)):

@@ -101,7 +101,7 @@ def needs(
     images += _CLASSES * seen
     costs = [_costs(grid, stage) if on_host else (0, 0) for stage in model.stages]
     # The image and the field as floats, and what each is made from or passed on as.
-    before: float = 12 * max(fixed.voxels, moving.voxels) + 8 * channels * voxels
+    before = 12.0 * max(fixed.voxels, moving.voxels) + 8 * channels * voxels
     before += _NETWORK * seen
     after = 4 * grid.dimension * fixed.voxels + 12 * voxels / 8
     return Needs(int(images), max(c[0] for c in costs), max(c[1] for c in costs), int(max(before, after)))

@@ -13,7 +13,17 @@ from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["Output", "OutputError", "abandon", "check_outputs", "extension", "free_space", "write_all", "written"]
+__all__ = [
+    "Output",
+    "OutputError",
+    "abandon",
+    "check_outputs",
+    "extension",
+    "free_space",
+    "write_all",
+    "write_bytes",
+    "written",
+]
 
 # For a process that has to end in the middle: what is on the disk for the moment, and whether files are being moved.
 _temporary: set[Path] = set()
@@ -188,3 +198,13 @@ def free_space(folder: Path) -> int:
 def _system_reason(error: OSError) -> str:
     """What the system says about an error, without the numbers and names."""
     return (error.strerror or str(error)).lower()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file and see it through to the disk."""
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if path.stat().st_size != len(content):
+        raise OutputError("it was cut short; is the disk full?")

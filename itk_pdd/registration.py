@@ -93,8 +93,9 @@ def register(
         Images on the grids of ``fixed`` and ``moving``; only voxels other than 0 count.
     channel_weights : sequence of float, optional
         How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
-    model : str or path-like, optional
-        Name of a model, or its folder; "auto" chooses by the images.
+    model : str, path-like or PddModel, optional
+        Name of a model, its folder, or one in memory (see :func:`itk_pdd.models.from_reference`); "auto" chooses by
+        the images.
     device : str, optional
         "cpu", "cuda", "cuda:1" and so on, or "auto": a GPU where torch finds one that works, else the CPU.
     seed : int, optional
@@ -165,9 +166,13 @@ def register(
     transform = (field_to_simpleitk if simple else field_to_itk)(result.field)
     if not return_uncertainty:
         return transform
+    if result.uncertainty is None:
+        raise RegistrationError(
+            f"return_uncertainty is {return_uncertainty!r}, but model {result.model.name} does not estimate it: leave it "
+            "out, or choose another model"
+        )
     if return_uncertainty == "full":
         return transform, result.uncertainty
-    assert result.uncertainty is not None
     deviation = result.uncertainty.standard_deviation()
     return transform, deviation.to_simpleitk() if simple else deviation.to_itk()
 

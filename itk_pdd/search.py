@@ -55,10 +55,9 @@ class WorkingImage:
     factor: int = 1
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Voxels along z, y, x."""
-        depth, height, width = self.channels[0].shape
-        return depth, height, width
+        return self.channels[0].shape
 
     @property
     def similarities(self) -> int:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from itk_pdd.network.pddmodel import PddModel
 
 __all__ = ["Model", "Refinement", "Stage"]
 
@@ -110,6 +114,8 @@ class Model:
     smallest_jacobian : float, optional
         Where the Jacobian determinant is smaller the field is relaxed, so that it nowhere folds; larger bends less and
         fits less. None leaves folds where they are.
+    pdd : str or PddModel, optional
+        A trained PDD network, or its folder, which then does everything; stages and refinement are not used.
     """
 
     name: str
@@ -120,3 +126,4 @@ class Model:
     network: str | None = None
     class_weight: float = 4.0
     smallest_jacobian: float | None = 0.05
+    pdd: str | PddModel | None = None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.evaluation import metrics
+from itk_pdd.uncertainty.quality import Quality
 from itk_pdd.volume import Volume
 
-__all__ = ["Limits", "Sign", "assess", "overall"]
+__all__ = ["Limits", "Sign", "assess", "judged", "overall"]
 
 GREEN, AMBER, RED = "good", "look", "poor"
 """The lights, best first."""
@@ -119,6 +120,16 @@ def assess(
             )
         )
     return signs
+
+
+def judged(quality: Quality) -> Sign:
+    """What the evidence of the search and of the images says about a whole registration."""
+    return Sign(
+        "Evidence",
+        f"predicted overlap of structures {quality.figure:.2f}",
+        _light(-quality.figure, (-1.25 * quality.threshold, -quality.threshold)),
+        f"good from {1.25 * quality.threshold:.2f}, poor below {quality.threshold:.2f}",
+    )
 
 
 def overall(signs: list[Sign]) -> str:

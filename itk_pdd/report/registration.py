@@ -18,7 +18,8 @@ from itk_pdd.picture import grey_limits
 from itk_pdd.report import page
 from itk_pdd.report.assets import Assets
 from itk_pdd.report.display import fixed_view, moved_view
-from itk_pdd.report.quality import Limits, Sign, assess, overall
+from itk_pdd.report.quality import Limits, Sign, assess, judged, overall
+from itk_pdd.uncertainty.quality import Quality
 from itk_pdd.volume import Volume
 
 __all__ = ["registration_page", "write_registration_report"]
@@ -44,6 +45,7 @@ def registration_page(
     moving_labels: Volume | None = None,
     fixed_mask: Volume | None = None,
     uncertainty: Volume | None = None,
+    quality: Quality | None = None,
     title: str = "Registration",
     facts: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
@@ -64,6 +66,8 @@ def registration_page(
         Where the traffic light looks.
     uncertainty : Volume, optional
         Standard deviation of the displacement in millimetres, on the grid of the fixed image.
+    quality : Quality, optional
+        What the registration says of itself.
     title : str
         Title of the page.
     facts : mapping, optional
@@ -101,6 +105,8 @@ def registration_page(
         fixed, warped["before"], warped["after"], inside, determinant,
         mask=mask, uncertainty=uncertainty, limits=limits,
     )  # fmt: skip
+    if quality is not None:
+        signs.append(judged(quality))
     carried: dict[str, Volume | None] = {"before": None, "after": None}
     if moving_labels is not None:
         carried = {n: warping.warp_labels(moving_labels, f) for n, f in (("before", start), ("after", displacements))}

@@ -3,6 +3,7 @@ right organs are different classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,11 @@ class Augmentation:
         if self.shape is not None:
             object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing moves."""
+        return self.rotation == self.scale == self.shear == self.elastic == 0
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -80,6 +86,7 @@ def random_crop(
     fold: int,
     augmentation: Augmentation,
     rng: np.random.Generator,
+    centre: Sequence[float] | None = None,
 ) -> Crop:
     """Draw a crop of a scan.
 
@@ -95,6 +102,8 @@ def random_crop(
         How much it varies.
     rng : numpy.random.Generator
         Determines the crop entirely.
+    centre : sequence of float, optional
+        Continuous index (z, y, x) in the scan of the crop's centre instead of a random one.
 
     Returns
     -------
@@ -104,8 +113,12 @@ def random_crop(
     if augmentation.shape is None:
         raise RegistrationError("augmentation has no shape of the crops, expected three numbers of voxels")
     shape = tuple(fold * n for n in augmentation.shape)
-    centre = _centre(labels, classes, np.asarray(shape), augmentation.foreground, rng)
-    points = _points(centre, shape, augmentation, rng, image.device)
+    if centre is None:
+        centre = _centre(labels, classes, np.asarray(shape), augmentation.foreground, rng)
+    if augmentation.still and shape == tuple(image.shape) and np.allclose(centre, (np.asarray(shape) - 1) / 2):
+        # All of the scan as it is: nothing to interpolate.
+        return Crop(_vary_intensity(image.float(), augmentation.intensity, rng), labels)
+    points = _points(np.asarray(centre, dtype=float), shape, augmentation, rng, image.device)
     crop = _sample(image, points, mode="bilinear", padding="border")
     found = _sample(labels, points, offset=1.0, mode="nearest", padding="zeros").to(torch.int16) - 1
     found = torch.where(found < 0, IGNORED, found).to(torch.uint8)
@@ -132,12 +145,12 @@ def soft_targets(labels: Tensor, classes: int, *, fold: int) -> Tensor:
     n, *size = labels.shape
     z, y, x = (length // fold for length in size)
     blocks = labels.reshape(n, z, fold, y, fold, x, fold).permute(0, 2, 4, 6, 1, 3, 5).reshape(n, fold**3, z, y, x)
-    # One spare class takes what is ignored.
+    # One spare class takes what is ignored. All blocks are counted in one pass over the voxels.
     index = torch.where(blocks == IGNORED, classes, blocks).long()
-    target = torch.zeros((n, classes + 1, z, y, x), device=labels.device)
-    for child in range(fold**3):
-        target.scatter_add_(1, index[:, child : child + 1], torch.ones_like(target[:, :1]))
-    return target[:, :classes] / fold**3
+    first = torch.arange(n * z * y * x, device=labels.device).view(n, 1, z, y, x) * (classes + 1)
+    counts = torch.bincount((index + first).flatten(), minlength=n * z * y * x * (classes + 1))
+    target = counts.view(n, z, y, x, classes + 1).permute(0, 4, 1, 2, 3)[:, :classes]
+    return target.to(torch.float32).contiguous() / fold**3
 
 
 def _centre(labels: Tensor, classes: int, shape: np.ndarray, foreground: float, rng: np.random.Generator) -> np.ndarray:

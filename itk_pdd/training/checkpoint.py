@@ -13,9 +13,9 @@ from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.storage import read_tensors
-from itk_pdd.outputs import Output, OutputError, write_all
+from itk_pdd.outputs import Output, write_all, write_bytes
 
-__all__ = ["CHECKPOINT", "optimizer_tensors", "read_checkpoint", "restore_optimizer", "write_bytes", "write_checkpoint"]
+__all__ = ["CHECKPOINT", "optimizer_tensors", "read_checkpoint", "restore_optimizer", "write_checkpoint"]
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the file in the folder of a training."""
@@ -95,13 +95,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         raise ValueError("some moments are missing")
     content["state"] = state
     optimizer.load_state_dict(content)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file and see it through to the disk."""
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    if path.stat().st_size != len(content):
-        raise OutputError("it was cut short; is the disk full?")

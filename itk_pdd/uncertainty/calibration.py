@@ -32,8 +32,8 @@ class Calibration:
 
     The error of the displacement has a multivariate Student distribution about zero. The logarithm of its scale per
     axis, in working voxels, is ``intercept + sum of weight * log(feature + offset)``; no weight is below zero, so that
-    worse evidence never makes a result more certain. Where the search found several places that fit about alike, their
-    spread is added. Quantisation is the floor: the scale is never below it.
+    worse evidence never makes a result more certain. Where the search found several places that fit about equally,
+    their spread is added. Quantisation is the floor: the scale is never below it.
 
     Parameters
     ----------

@@ -74,10 +74,15 @@ class Uncertainty:
             turn = _derivative(self._initial, points) @ turn
         return variance[..., None, None] * (turn @ calibration.shape(self.evidence) @ np.swapaxes(turn, -1, -2))
 
+    def control_deviation(self) -> np.ndarray:
+        """Standard deviation in millimetres at the control points (``evidence.grid``)."""
+        return np.sqrt(np.trace(self._control, axis1=-2, axis2=-1))
+
     def standard_deviation(self) -> Volume:
         """Standard deviation of the displacement in millimetres (root of the trace of its covariance), float32."""
-        control = np.sqrt(np.trace(self._control, axis1=-2, axis2=-1))
-        return Volume(_spread(control[..., None], self.evidence.grid, self.grid)[..., 0], self.grid)
+        # Variances are interpolated, so that the deviation is the trace of the covariance at every voxel.
+        variance = np.square(self.control_deviation())[..., None]
+        return Volume(np.sqrt(_spread(variance, self.evidence.grid, self.grid)[..., 0]), self.grid)
 
     def covariance(self) -> np.ndarray:
         """Covariance of the displacement in square millimetres, float32, shape (*grid.shape, dim (dim + 1) / 2).
@@ -88,7 +93,7 @@ class Uncertainty:
         return _spread(self._control[..., first, second], self.evidence.grid, self.grid)
 
     def entropy(self) -> Volume:
-        """Differential entropy of the displacement in nats (lengths in millimetres), float32; larger: less certain."""
+        """Differential entropy of the displacement in nats (lengths in mm), float32; larger is less certain."""
         from scipy.special import digamma, gammaln
 
         d, nu = self.grid.dimension, self.calibration.tail
@@ -197,7 +202,7 @@ class Uncertainty:
         return self.standard_deviation().to_itk()
 
     def __repr__(self) -> str:
-        deviation = np.sqrt(np.trace(self._control, axis1=-2, axis2=-1))
+        deviation = self.control_deviation()
         return (
             f"<Uncertainty of a field on {self.grid}: standard deviation {np.median(deviation):.3g} mm (median), "
             f"{np.percentile(deviation, 95):.3g} mm (95th percentile)>"

@@ -151,7 +151,7 @@ def _derivatives(field: np.ndarray, cell: tuple[int, int, int]) -> tuple[np.ndar
 
 
 def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """What the images say about the final field: in intensities (matched to each other) and in self-similarity."""
+    """What the images say about the final field, in intensities (matched to each other) and self-similarities."""
     stride = first.per_axis(2) if min(target[1:]) % 2 == 0 else (1, 1, 1)
     options = {"block": blocks, "cell": target, "stride": stride, "mask": first.mask, "allowed": second.mask}
     sums = None

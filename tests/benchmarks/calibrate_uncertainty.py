@@ -3,22 +3,34 @@
     python tests/benchmarks/calibrate_uncertainty.py [--model auto] [--cases FOLDER] [-o FILE]
 
 Registers synthetic pairs, training scans and deformed copies of themselves, and training scans of different subjects
-(itk_pdd_cases: see uncertainty_cases.py), keeps what they told in FOLDER, and fits by maximum likelihood. With FOLDER
+(see uncertainty_cases.py), keeps what they told in FOLDER, and fits by maximum likelihood. With FOLDER
 from an earlier run only what is missing is registered. The result is the JSON that belongs beside the default model
 (itk_pdd/models/mind-ssc.uncertainty.json, the default of -o) or, with the folder of a trained model, in its card.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from uncertainty_cases import Case
+from uncertainty_cases import TRAINING, Case, gathered
 
+import itk_pdd
+from itk_pdd import engine, models, outputs
+from itk_pdd.kernels.interpolation import sample_linear
+from itk_pdd.network.card import CARD
+from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty.calibration import Calibration
+from itk_pdd.uncertainty.quality import CANDIDATES as QUALITY_CANDIDATES
+from itk_pdd.uncertainty.quality import predicted
 
 FEATURES = {
+    "entropy0": 0.1,
     "width0": 0.05,
     "width1": 0.05,
     "width2": 0.05,
@@ -37,8 +49,15 @@ FEATURES = {
     "structure residual": 0.05,
     "decorrelation": 0.01,
     "unseen": 0.1,
+    "disagreement0 near": 0.1,
+    "disagreement1 near": 0.1,
+    "disagreement2 near": 0.1,
+    "bending near": 0.05,
+    "strain near": 0.03,
+    "decorrelation near": 0.01,
+    "width0 near": 0.05,
 }
-"""What may count, and what is added before the logarithm."""
+"""What may count, and what is added before the logarithm; the entropy serves a baseline only."""
 
 KINDS = {"synthetic": 1.0, "warped": 1.0, "organs": 1.0}
 """How much each kind of case counts."""
@@ -46,6 +65,11 @@ KINDS = {"synthetic": 1.0, "warped": 1.0, "organs": 1.0}
 _POINTS = 400  # of each case, so that a fit takes a minute
 _LEAST = 0.03  # weight below which a feature is left out
 _LEAST_TAIL = 2.5
+AMBIGUITY = 0.3
+"""Share of the spread over distinct hypotheses that is added. Not learned: real ambiguities, such as repeated
+structures, hardly occur in the training pairs, and what does occur is not worse for this number."""
+FLOOR = 0.2
+"""Least scale per axis in working voxels; the standard deviation is then that of a step of the last search or more."""
 
 
 def fit(cases: list[Case], names: list[str]) -> dict:
@@ -56,14 +80,16 @@ def fit(cases: list[Case], names: list[str]) -> dict:
         if case.kind not in KINDS:
             continue
         index = rng.choice(len(case.errors), min(_POINTS, len(case.errors)), replace=False)
-        logs = np.stack([np.log(case.features[n][index] + FEATURES[n]) for n in names], axis=-1)
+        logs = [np.log(case.features[n][index] + FEATURES[n]) for n in names]
+        logs = np.stack(logs, axis=-1) if names else np.zeros((len(index), 0))
         errors = torch.as_tensor(case.errors[index], dtype=torch.float64)
         shapes = None
         if errors.ndim == 2:
             shapes = {n: torch.as_tensor(v[index], dtype=torch.float64) for n, v in case.spread.items()}
         share = KINDS[case.kind] / sum(c.kind == case.kind for c in cases)
-        groups.append((share, torch.as_tensor(logs, dtype=torch.float64), errors, shapes))
-    centre = torch.cat([logs for _, logs, _, _ in groups]).mean(dim=0)
+        spread = torch.as_tensor(AMBIGUITY * case.features["ambiguity"][index], dtype=torch.float64)
+        groups.append((share, torch.as_tensor(logs, dtype=torch.float64), errors, shapes, spread))
+    centre = torch.cat([group[1] for group in groups]).mean(dim=0)
     roots = torch.full((len(names),), 0.4, dtype=torch.float64, requires_grad=True)
     others = torch.tensor([0.0, 1.0, -1.0, -1.0, 0.0], dtype=torch.float64, requires_grad=True)
 
@@ -71,8 +97,9 @@ def fit(cases: list[Case], names: list[str]) -> dict:
         tail = _LEAST_TAIL + torch.nn.functional.softplus(others[1])
         shares = torch.softmax(others[2:], dim=0)
         total = 0.002 * (roots**2).sum()
-        for share, logs, errors, shapes in groups:
-            scale = others[0] + (logs - centre) @ roots**2
+        for share, logs, errors, shapes, spread in groups:
+            scale = torch.exp(others[0] + (logs - centre) @ roots**2)
+            scale = 0.5 * torch.log(torch.clamp(scale, min=FLOOR) ** 2 + spread**2)
             total = total + share * _negative_log_likelihood(errors, scale, tail, shares, shapes)
         return total
 
@@ -115,7 +142,7 @@ def _negative_log_likelihood(errors, scale, tail, shares, shapes) -> torch.Tenso
 
 def small(cases: list[Case]) -> dict:
     """The fit with the features that matter: those of least weight go one after the other."""
-    names = list(FEATURES)
+    names = [name for name in FEATURES if not name.startswith("entropy")]
     while True:
         found = fit(cases, names)
         print(f"loss {found['loss']:.4f}:", ", ".join(f"{n} {w:.2f}" for n, w in found["weights"].items()), flush=True)
@@ -155,4 +182,132 @@ def coherence(cases: Iterable[Case], calibration: Calibration) -> float:
 def scales(case: Case, calibration: Calibration) -> np.ndarray:
     """Scale per axis at the points of a case, in working voxels."""
     logs = [w * np.log(case.features[n] + calibration.offsets[n]) for n, w in calibration.weights.items()]
-    return np.maximum(np.exp(calibration.intercept + np.sum(logs, axis=0)), calibration.floor)
+    scale = np.exp(calibration.intercept + np.sum(logs, axis=0)) * np.ones(len(case.errors))
+    scale = np.maximum(scale, calibration.floor)
+    return np.hypot(scale, calibration.ambiguity * case.features["ambiguity"])
+
+
+def learn_quality(cases: list[Case]) -> dict:
+    """Predicted overlap by least squares, and the threshold that tells failures from the rest best.
+
+    A failure is a registration with less than half of the median overlap of the properly started ones of its data.
+    """
+    known = [case for case in cases if np.isfinite(case.dice)]
+    names = [n for n in QUALITY_CANDIDATES if all(n in case.summary for case in known)]
+    logs = torch.tensor([[np.log(case.summary[n] + 0.02) for n in names] for case in known], dtype=torch.float64)
+    dice = torch.tensor([case.dice for case in known], dtype=torch.float64)
+    roots = torch.full((len(names),), 0.3, dtype=torch.float64, requires_grad=True)
+    intercept = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([roots, intercept], max_iter=300, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        figure = torch.sigmoid(intercept - logs @ roots**2)
+        value = ((figure - dice) ** 2).mean() + 1e-4 * (roots**4).sum()
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    weights = {n: float(w) for n, w in zip(names, (roots**2).tolist(), strict=True) if w > 0.01}
+    learned = {"intercept": float(intercept.detach()), "weights": weights}
+    figures = np.array([predicted(case.summary, **learned) for case in known])
+    failed = failures(known)
+    steps = np.linspace(0.05, 0.95, 181)
+    accuracy = [np.mean(figures[failed] < t) + np.mean(figures[~failed] >= t) for t in steps]
+    best = np.flatnonzero(np.isclose(accuracy, max(accuracy)))
+    return {**learned, "threshold": float(steps[best].mean())}
+
+
+def failures(cases: list[Case]) -> np.ndarray:
+    """Which registrations failed: less than half of the median overlap of the proper ones of the same data, bool."""
+    data = [case.name.split("_")[0] if case.kind != "synthetic" else "synthetic" for case in cases]
+    medians = {
+        name: np.median([c.dice for c, d in zip(cases, data, strict=True) if d == name and c.kind != "misplaced"])
+        for name in set(data)
+    }
+    return np.array([case.dice < 0.5 * medians[d] for case, d in zip(cases, data, strict=True)])
+
+
+def learn(cases: list[Case]) -> Calibration:
+    """The whole calibration."""
+    found = small(cases)
+    calibration = Calibration(
+        intercept=round(found["intercept"], 4),
+        weights={n: round(w, 4) for n, w in found["weights"].items()},
+        offsets={n: FEATURES[n] for n in found["weights"]},
+        ambiguity=AMBIGUITY,
+        tail=round(found["tail"], 3),
+        # A hundredth stays isotropic, so that every matrix has an inverse.
+        structure=round(0.99 * found["structure"], 4),
+        marginals=round(0.99 * found["marginals"], 4),
+        floor=FLOOR,
+    )
+    kinds = sorted({case.kind for case in cases})
+    learned = {kind: sum(case.kind == kind for case in cases) for kind in kinds} | {"version": itk_pdd.__version__}
+    return replace(
+        calibration, coherence=round(coherence(cases, calibration), 2), quality=learn_quality(cases), learned=learned
+    )
+
+
+def temperatures(factors: Iterable[float] = (0.13, 0.26, 0.4, 0.52, 1.0)) -> None:
+    """Print how surprising true displacements are under the marginals of every stage, for factors of the temperature.
+
+    Mean negative log-likelihood in nats over the body of synthetic pairs; the best factor is that of least surprise.
+    """
+    heard = []
+
+    class Listener(engine.Recorder):
+        def marginals(self, stage, costs, offsets, mean, found):
+            heard.append((stage, costs.numpy().copy(), found))
+            super().marginals(stage, costs, offsets, mean, found)
+
+    plain, engine.Recorder = engine.Recorder, Listener
+    try:
+        for seed, kind in ((200, "abdomen"), (201, "shapes"), (202, "abdomen")):
+            heard.clear()
+            pair = make_pair((112, 96, 80), 3.0, seed=seed, kind=kind, displacement=25.0)
+            grid = engine.register_volumes(pair.fixed, pair.moving, uncertainty=True).working_grid
+            for number, (stage, costs, found) in enumerate(heard, start=1):
+                points = grid.blocks(stage.cell * stage.shrink).points()
+                index = pair.fixed.grid.to_index(points)
+                body = sample_linear(pair.body.astype(np.float32), index) > 0.9
+                true = pair.truth.at(points) / (grid.spacing[0] * stage.shrink) - (0 if found is None else found)
+                steps = np.clip(np.rint(true / stage.step) + stage.radius, 0, 2 * stage.radius).astype(int)[body]
+                values = costs[body][..., : 2 * stage.radius + 1]
+                values = values - values.min(axis=(1, 2, 3), keepdims=True)
+                own = values[np.arange(len(values)), steps[:, 2], steps[:, 1], steps[:, 0]]
+                surprise = [
+                    np.mean(t * own + np.log(np.exp(-t * values).sum(axis=(1, 2, 3))))
+                    for t in (factor * stage.temperature for factor in factors)
+                ]
+                told = ", ".join(f"{f:g}: {v:.2f}" for f, v in zip(factors, surprise, strict=True))
+                print(f"{kind} {seed}, stage {number}: {told}", flush=True)
+    finally:
+        engine.Recorder = plain
+
+
+def main() -> None:
+    """Gather, fit, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="auto", help="name or folder of the model")
+    parser.add_argument("--cases", type=Path, default=Path("uncertainty-cases"), help="where cases are kept")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file, or the card of a trained model")
+    parser.add_argument("--temperatures", action="store_true", help="only show what speaks for the temperature")
+    options = parser.parse_args()
+    if options.temperatures:
+        temperatures()
+        return
+    model = models.load(options.model)
+    sets = gathered(TRAINING, options.cases, f"{model.name} training", model=model)
+    calibration = learn([case for cases in sets.values() for case in cases])
+    target = options.output or Path(models.__file__).parent / "mind-ssc.uncertainty.json"
+    content = calibration.to_dict()
+    if target.name == CARD:
+        content = {**json.loads(target.read_text(encoding="utf-8")), "uncertainty": content}
+    text = json.dumps(content, indent=2) + "\n"
+    outputs.write_all([(outputs.Output(target, "output", (".json",)), lambda path: path.write_text(text) and None)])
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,9 +6,11 @@ how wrong it was there: vectors where the truth is known, the distance along the
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -136,34 +138,15 @@ def warped(pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, **
     for number, pair in enumerate(pairs):
         case = load_case(pair)
         rng = np.random.default_rng([seed, number])
-        image = case.fixed
-        if crop is not None:
-            low = [int(rng.integers(0, max(1, n - crop))) for n in image.grid.size]
-            high = [max(0, n - m - crop) for n, m in zip(image.grid.size, low, strict=True)]
-            grid = image.grid.padded([-m for m in low], [-h for h in high])
-            part = tuple(slice(m, n - h) for m, n, h in zip(low[::-1], image.grid.shape, high[::-1], strict=True))
-            image = Volume(np.ascontiguousarray(image.array[part]), grid)
+        image = case.fixed if crop is None else _cropped(case.fixed, crop, rng)
         voxel = float(np.mean(image.grid.spacing))
         extent = float(np.mean(image.grid.extent))
         share = rng.uniform(0.03, 0.12)
         mapping = random_deformation(image.grid, seed=rng, magnitude=share * extent)
         still, truth, inverse = image, mapping.forward(image.grid), mapping.inverse(image.grid)
         moved = warping.warp_image(Volume(still.array.astype(np.float32), still.grid), inverse)
-        spread = float(still.array.std())
         low, high = np.percentile(still.array, [0.5, 99.5])
-
-        def scanned(array, noise, blur, gamma, bias, low=low, high=high, rng=rng, spread=spread):
-            scaled = np.clip((array - low) / (high - low), 0, None) ** gamma
-            scaled = ndimage.gaussian_filter(scaled, blur)
-            field = ndimage.gaussian_filter(rng.standard_normal(array.shape), 12, mode="nearest")
-            scaled = scaled * np.exp(bias * field / field.std())
-            grain = ndimage.gaussian_filter(rng.standard_normal(array.shape), 0.6)
-            return (scaled + noise * spread / (high - low) * grain / grain.std()).astype(np.float32)
-
-        looks = [(rng.uniform(0, 0.3), rng.uniform(0, 0.9, 3), rng.uniform(0.7, 1.4), rng.uniform(0, 0.1))
-                 for _ in range(2)]  # fmt: skip
-        fixed = Volume(scanned(still.array, *looks[0]), image.grid)
-        moving = Volume(scanned(moved.array, *looks[1]), image.grid)
+        fixed, moving = (Volume(_scanned(v.array, low, high, rng), image.grid) for v in (still, moved))
         body = ndimage.binary_closing(still.array > low + 0.1 * (high - low), iterations=2)
         points = image.grid.to_index(image.grid.points() + truth.vectors)
         body &= ((points > 0) & (points < np.asarray(image.grid.size) - 1)).all(axis=-1)
@@ -173,11 +156,32 @@ def warped(pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, **
         )  # fmt: skip
 
 
+def _cropped(image: Volume, size: int, rng: np.random.Generator) -> Volume:
+    """A random part of an image of at most ``size`` voxels along each axis."""
+    lower = [int(rng.integers(0, max(1, n - size))) for n in image.grid.size]
+    upper = [max(0, n - cut - size) for n, cut in zip(image.grid.size, lower, strict=True)]
+    part = tuple(slice(cut, n - end) for cut, n, end in zip(lower[::-1], image.grid.shape, upper[::-1], strict=True))
+    return Volume(np.ascontiguousarray(image.array[part]), image.grid.padded([-n for n in lower], [-n for n in upper]))
+
+
+def _scanned(array: np.ndarray, low: float, high: float, rng: np.random.Generator) -> np.ndarray:
+    """Intensities as another scanner would show them: contrast, sharpness, bias field and noise of its own."""
+    noise, blur, gamma, bias = rng.uniform(0, 0.3), rng.uniform(0, 0.9, 3), rng.uniform(0.7, 1.4), rng.uniform(0, 0.1)
+    scaled = ndimage.gaussian_filter(np.clip((array - low) / (high - low), 0, None) ** gamma, blur)
+    field = ndimage.gaussian_filter(rng.standard_normal(array.shape), 12, mode="nearest")
+    grain = ndimage.gaussian_filter(rng.standard_normal(array.shape), 0.6)
+    scaled = scaled * np.exp(bias * field / field.std())
+    return (scaled + noise * float(array.std()) / (high - low) * grain / grain.std()).astype(np.float32)
+
+
 def organs(
-    pairs: list[datasets.Pair], *, per_label: int = 150,
+    pairs: list[datasets.Pair],
+    *,
+    per_label: int = 150,
     start: Callable[[Grid, int], AffineMapping | None] | None = None,
-    kind: str = "organs", **options,
-) -> Iterator[Case]:  # fmt: skip
+    kind: str = "organs",
+    **options,
+) -> Iterator[Case]:
     """Pairs of different subjects: how far points of an organ's surface land from the surface of the same organ."""
     for number, pair in enumerate(pairs):
         case = load_case(pair)
@@ -242,3 +246,101 @@ def misplaced(grid: Grid, seed: int) -> AffineMapping:
     matrix[:3, 3] = grid.centre - matrix[:3, :3] @ grid.centre
     matrix[:3, 3] += shift / np.linalg.norm(shift) * strength * 0.4 * float(np.mean(grid.extent))
     return AffineMapping(matrix)
+
+
+TRAINING: dict[str, Callable[..., Iterable[Case]]] = {
+    "synthetic": lambda **o: synthetic(range(100, 140), **o),
+    "warped abdomen": lambda **o: warped(datasets.abdomen_pairs("train", 8, seed=3), seed=1, crop=110, **o),
+    "warped hippocampus": lambda **o: warped(datasets.hippocampus_pairs("train", 6, seed=3), seed=1, **o),
+    "organs abdomen": lambda **o: organs(datasets.abdomen_pairs("train", 10, seed=3), **o),
+    "organs hippocampus": lambda **o: organs(datasets.hippocampus_pairs("train", 16, seed=3), **o),
+    "misplaced abdomen": lambda **o: organs(
+        datasets.abdomen_pairs("train", 6, seed=4), start=misplaced, kind="misplaced", **o
+    ),
+    "misplaced hippocampus": lambda **o: organs(
+        datasets.hippocampus_pairs("train", 10, seed=4), start=misplaced, kind="misplaced", **o
+    ),
+}
+"""What is learned from."""
+
+TEST: dict[str, Callable[..., Iterable[Case]]] = {
+    "synthetic": lambda **o: synthetic(range(20), **o),
+    "warped abdomen": lambda **o: warped(datasets.abdomen_pairs("validation", 3, seed=3), seed=2, crop=110, **o),
+    "warped hippocampus": lambda **o: warped(datasets.hippocampus_pairs("validation", 6, seed=3), seed=2, **o),
+    "lung landmarks": lambda **o: [landmarks(**o)],
+    "organs abdomen": lambda **o: organs(datasets.abdomen_pairs("validation"), **o),
+    "organs hippocampus": lambda **o: organs(datasets.hippocampus_pairs("validation", 20), **o),
+    "misplaced abdomen": lambda **o: organs(
+        datasets.abdomen_pairs("validation", 6, seed=4), start=misplaced, kind="misplaced", **o
+    ),
+    "misplaced hippocampus": lambda **o: organs(
+        datasets.hippocampus_pairs("validation", 10, seed=4), start=misplaced, kind="misplaced", **o
+    ),
+}
+"""What is held out: other seeds, other patients, another organ."""
+
+
+def gathered(
+    sets: dict[str, Callable[..., Iterable[Case]]], folder: Path, prefix: str, **options
+) -> dict[str, list[Case]]:
+    """Cases of all sets, from files of an earlier run where there are any.
+
+    Parameters
+    ----------
+    sets : dict
+        :data:`TRAINING` or :data:`TEST`.
+    folder : pathlib.Path
+        Where the files go, one for each set.
+    prefix : str
+        Beginning of their names.
+    **options
+        For the registrations, ``model`` for instance.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {}
+    for name, make in sets.items():
+        path = folder / f"{prefix} {name}.npz"
+        if not path.is_file():
+            cases = []
+            for case in make(**options):
+                cases.append(case)
+                print(f"{prefix} {name}: {case.name}, dice {case.dice:.3f}", flush=True)
+            write_cases(cases, path)
+        result[name] = read_cases(path)
+    return result
+
+
+def write_cases(cases: list[Case], path: Path) -> None:
+    """Keep cases in one file of arrays."""
+    arrays: dict[str, np.ndarray] = {}
+    for n, case in enumerate(cases):
+        arrays[f"{n}/text"] = np.array([case.name, case.kind, json.dumps(case.summary)])
+        arrays[f"{n}/numbers"] = np.array([case.voxel, case.dice])
+        arrays |= {f"{n}/{k}": getattr(case, k) for k in ("errors", "groups", "points")}
+        arrays |= {f"{n}/features/{k}": v for k, v in case.features.items()}
+        arrays |= {f"{n}/spread/{k}": v for k, v in case.spread.items()}
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez_compressed(temporary, count=len(cases), **arrays)
+    temporary.replace(path)
+
+
+def read_cases(path: Path) -> list[Case]:
+    """What :func:`write_cases` kept."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    cases = []
+    for n in range(int(arrays["count"])):
+        own = {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{n}/")}
+        parts = {
+            part: {k.split("/", 1)[1]: v for k, v in own.items() if k.startswith(f"{part}/")}
+            for part in ("features", "spread")
+        }
+        name, kind, means = (str(text) for text in own["text"])
+        voxel, dice = (float(v) for v in own["numbers"])
+        cases.append(
+            Case(
+                name, kind, parts["features"], parts["spread"], own["errors"], voxel, own["groups"],
+                json.loads(means), dice, own["points"],
+            )
+        )  # fmt: skip
+    return cases

@@ -1,0 +1,218 @@
+"""Is the uncertainty calibrated? Coverage, detection of errors and of failures, on pairs nothing was learned from.
+
+    python tests/benchmarks/bench_uncertainty.py [--model auto] [--cases FOLDER] [--plot FILE.png]
+
+Held out are synthetic pairs of other seeds, deformed copies of validation scans, the lung pair with its 50 landmarks,
+and validation scans of different subjects, where the distance of an organ's mapped surface points from the surface of
+the same organ is known. Beside the calibrated uncertainty stand two baselines, fitted to the same training cases: one
+width for all, and one that knows the entropy of the last search's marginals only. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from calibrate_uncertainty import FEATURES, failures, fit, scales
+from scipy import stats
+from uncertainty_cases import TEST, TRAINING, Case, gathered
+
+from itk_pdd import models
+from itk_pdd.uncertainty.calibration import Calibration, calibration_of
+from itk_pdd.uncertainty.quality import predicted
+
+LIMIT_MM = 5.0
+"""Errors above it are to be found."""
+LEVELS = (0.5, 0.9, 0.95)
+
+
+def baseline(cases: list[Case], names: list[str]) -> Calibration:
+    """A calibration that knows these features only, all of them isotropic."""
+    found = fit(cases, names)
+    return Calibration(
+        found["intercept"], found["weights"], {n: FEATURES[n] for n in names}, found["tail"],
+        structure=0.0, marginals=0.0,
+    )  # fmt: skip
+
+
+def lengths(case: Case) -> np.ndarray:
+    """Errors in millimetres, (n,)."""
+    return case.voxel * (np.linalg.norm(case.errors, axis=1) if case.errors.ndim == 2 else np.abs(case.errors))
+
+
+def ranks(case: Case, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of the region on whose border each error lies, (n,), and negative log-likelihood per component."""
+    scale, nu = scales(case, calibration), calibration.tail
+    if case.errors.ndim == 1:
+        square, dimension, volume = np.square(case.errors), 1, 0.0
+    else:
+        dimension = case.errors.shape[1]
+        matrix = (1 - calibration.structure - calibration.marginals) * np.eye(dimension)
+        for share, name in ((calibration.structure, "structure"), (calibration.marginals, "marginals")):
+            matrix = matrix + dimension * share * case.spread[name]
+        square = np.einsum("ni,ni->n", case.errors, np.linalg.solve(matrix, case.errors[..., None])[..., 0])
+        volume = np.linalg.slogdet(matrix)[1] / 2
+    square = square / scale**2
+    density = (
+        stats.t.logpdf(np.sqrt(square), nu)
+        if dimension == 1
+        else stats.multivariate_t(np.zeros(dimension), np.eye(dimension), df=nu).logpdf(
+            np.sqrt(square)[:, None] * np.eye(dimension)[0]
+        )
+    )
+    nll = -(density - dimension * np.log(scale * case.voxel) - volume) / dimension
+    return stats.f.cdf(square / dimension, dimension, nu), nll
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Probability that a positive has a higher score than a negative; NaN without both."""
+    if positive.all() or not positive.any():
+        return float("nan")
+    order = stats.rankdata(score)
+    count = positive.sum()
+    return float((order[positive].sum() - count * (count + 1) / 2) / (count * (len(score) - count)))
+
+
+def sparsification(score: np.ndarray, errors: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Mean error of what is left when the given shares of least certain points are taken away, relative to all."""
+    ordered = errors[np.argsort(score, kind="stable")]
+    means = np.cumsum(ordered) / np.arange(1, len(ordered) + 1)
+    left = np.clip(np.round((1 - shares) * len(ordered)).astype(int), 1, len(ordered))
+    return means[left - 1] / errors.mean()
+
+
+def measure(cases: list[Case], calibration: Calibration) -> dict[str, float]:
+    """All figures of one set."""
+    errors = np.concatenate([lengths(case) for case in cases])
+    widths = np.concatenate([scales(case, calibration) * case.voxel for case in cases])
+    both = [ranks(case, calibration) for case in cases]
+    inside, nll = (np.concatenate([pair[i] for pair in both]) for i in (0, 1))
+    shares = np.linspace(0, 0.95, 20)
+    grid = np.linspace(0.05, 0.95, 19)
+    with np.errstate(invalid="ignore"):
+        rank = stats.spearmanr(widths, errors)[0] if np.ptp(widths) > 0 else float("nan")
+    area = sparsification(widths, errors, shares) - sparsification(errors, errors, shares)
+    return {
+        "pairs": len(cases),
+        "points": len(errors),
+        "error mm": errors.mean(),
+        **{f"cover {p:.0%}": float(np.mean(inside < p)) for p in LEVELS},
+        "ECE": float(np.mean([abs(np.mean(inside < p) - p) for p in grid])),
+        "NLL": float(nll.mean()),
+        "rank": float(rank),
+        "AUROC": auroc(widths, errors > LIMIT_MM),
+        "AUSE": float(np.mean(area)),
+    }
+
+
+def table(sets: dict[str, list[Case]], ways: dict[str, Calibration]) -> list[dict]:
+    """Figures of all sets with all ways."""
+    rows = []
+    for name, cases in sets.items():
+        if not cases or name.startswith("misplaced"):
+            continue
+        rows += [{"data": name, "uncertainty": way, **measure(cases, each)} for way, each in ways.items()]
+    return rows
+
+
+def markdown(rows: list[dict]) -> str:
+    """Rows as a table."""
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = [row[c] if isinstance(row[c], str | int) else f"{row[c]:.2f}" for c in columns]
+        lines.append("| " + " | ".join(str(c).replace("nan", "") for c in cells) + " |")
+    return "\n".join(lines)
+
+
+def judged(
+    sets: dict[str, list[Case]], calibration: Calibration
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Quality figures, overlaps and failures of the registrations of each kind of data."""
+    learned, result = calibration.quality, {}
+    weights = {key: learned[key] for key in ("intercept", "weights")}
+    for data in ("abdomen", "hippocampus"):
+        cases = [c for name in (f"organs {data}", f"misplaced {data}") for c in sets.get(name, [])]
+        if cases:
+            figures = np.array([predicted(c.summary, **weights) for c in cases])
+            result[data] = figures, np.array([c.dice for c in cases]), failures(cases)
+    return result
+
+
+def draw(path: Path, sets: dict[str, list[Case]], ways: dict[str, Calibration]) -> None:
+    """Calibration, sparsification and quality as one picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    calibrated = next(iter(ways.values()))
+    shown = {n: c for n, c in sets.items() if c and not n.startswith("misplaced")}
+    figure, (first, second, third) = pyplot.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    nominal = np.linspace(0, 1, 41)
+    for name, cases in shown.items():
+        inside = np.concatenate([ranks(case, calibrated)[0] for case in cases])
+        first.plot(nominal, [np.mean(inside <= p) for p in nominal], label=name)
+    first.plot([0, 1], [0, 1], "k:", lw=1)
+    first.set(xlabel="nominal probability of the region", ylabel="share of true errors inside", title="Coverage")
+    first.legend(fontsize=7)
+    shares = np.linspace(0, 0.95, 20)
+    for name, style in (("organs abdomen", "C0"), ("synthetic", "C1")):
+        if not shown.get(name):
+            continue
+        errors = np.concatenate([lengths(case) for case in shown[name]])
+        for way, line in zip(ways, ("-", ":", "--"), strict=False):
+            if way != "one width":
+                widths = np.concatenate([scales(case, ways[way]) * case.voxel for case in shown[name]])
+                curve = sparsification(widths, errors, shares)
+                second.plot(shares, curve, line, color=style, label=f"{name}, {way}")
+        second.plot(shares, sparsification(errors, errors, shares), color=style, lw=0.7, label=f"{name}, best possible")
+    second.axhline(1, color="k", lw=0.7)
+    second.set(xlabel="share of least certain points left out", ylabel="mean error of the rest", title="Sparsification")
+    second.legend(fontsize=7)
+    for name, (figures, dice, failed) in judged(sets, calibrated).items():
+        dots = third.plot(figures[~failed], dice[~failed], "o", ms=4, label=name)
+        third.plot(figures[failed], dice[failed], "x", ms=6, color=dots[0].get_color(), label=f"{name}, failed")
+    if calibrated.quality:
+        third.axvline(calibrated.quality["threshold"], color="k", ls=":", lw=1)
+    third.set(xlabel="quality figure", ylabel="Dice overlap", title="Failure detection", xlim=(0, 1), ylim=(0, 1))
+    third.legend(fontsize=7)
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="auto", help="name or folder of the model")
+    parser.add_argument("--cases", type=Path, default=Path("uncertainty-cases"), help="where cases are kept")
+    parser.add_argument("--plot", type=Path, help="PNG file for the curves")
+    options = parser.parse_args()
+    model = models.load(options.model)
+    sets = gathered(TEST, options.cases, f"{model.name} test", model=model)
+    training = [c for s in gathered(TRAINING, options.cases, f"{model.name} training", model=model).values() for c in s]
+    report(sets, training, calibration_of(model), options.plot)
+
+
+def report(sets: dict[str, list[Case]], training: list[Case], calibration: Calibration, plot: Path | None) -> None:
+    """Print everything about held-out cases, and draw it."""
+    ways = {
+        "calibrated": calibration, "entropy": baseline(training, ["entropy0"]), "one width": baseline(training, []),
+    }  # fmt: skip
+    print(markdown(table(sets, ways)))
+    for name, (figures, dice, failed) in judged(sets, calibration).items():
+        proper = ~failed
+        found = figures < calibration.quality["threshold"]
+        print(
+            f"{name}: {len(dice)} registrations, rank correlation of quality and Dice "
+            f"{stats.spearmanr(figures, dice)[0]:.2f} (without the failed ones "
+            f"{stats.spearmanr(figures[proper], dice[proper])[0]:.2f}); "
+            f"{(found & failed).sum()} of {failed.sum()} failures found, {(found & proper).sum()} of {proper.sum()} "
+            "others called failed"
+        )
+    if plot is not None:
+        draw(plot, sets, ways)
+
+
+if __name__ == "__main__":
+    main()
