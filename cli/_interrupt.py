@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+import click
 
 __all__ = ["GRACE_S", "interruptible"]
 
@@ -29,18 +32,32 @@ def interruptible(code: int, message: str) -> Iterator[None]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    done = threading.Event()
+    done, pressed = threading.Event(), threading.Event()
     # Standard error itself may be turned elsewhere while a library works.
     try:
         stderr: int | None = os.dup(2)
     except OSError:
         stderr = None
-    arguments = (ours, done, code, message, stderr)
+    arguments = (ours, done, pressed, code, message, stderr)
     watcher = threading.Thread(target=_watch, args=arguments, name="interrupt", daemon=True)
     watcher.start()
+    hook = sys.unraisablehook
+    # Callbacks of compilers swallow the exception; the thread does what it should have done.
+    sys.unraisablehook = lambda found: None if found.exc_type is KeyboardInterrupt else hook(found)
     try:
         yield
+    except click.exceptions.Exit as ending:
+        done.set()
+        # All is cleaned up and told. Python's own end would wait for what other threads still compute, and loses the
+        # exit code where the exception has passed through code made from text.
+        if ending.exit_code == code and pressed.wait(0.2):
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+        raise
     finally:
+        sys.unraisablehook = hook
         done.set()
         signal.set_wakeup_fd(before)
         theirs.close()
@@ -50,11 +67,16 @@ def interruptible(code: int, message: str) -> Iterator[None]:
             os.close(stderr)
 
 
-def _watch(ours: socket.socket, done: threading.Event, code: int, message: str, stderr: int | None) -> None:
+def _watch(
+    ours: socket.socket, done: threading.Event, pressed: threading.Event, code: int, message: str, stderr: int | None
+) -> None:
     from itk_pdd import outputs
 
     while signals := ours.recv(64):
-        if signal.SIGINT not in signals or done.wait(GRACE_S):
+        if signal.SIGINT not in signals:
+            continue
+        pressed.set()
+        if done.wait(GRACE_S):
             continue
         outputs.abandon()
         if stderr is not None:

@@ -168,8 +168,8 @@ def register(
         return transform
     if result.uncertainty is None:
         raise RegistrationError(
-            f"return_uncertainty is {return_uncertainty!r}, but model {result.model.name} does not estimate it: leave it "
-            "out, or choose another model"
+            f"return_uncertainty is {return_uncertainty!r}, but model {result.model.name} does not estimate it: "
+            "leave it out, or choose another model"
         )
     if return_uncertainty == "full":
         return transform, result.uncertainty

@@ -55,9 +55,10 @@ class WorkingImage:
     factor: int = 1
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int, int]:
         """Voxels along z, y, x."""
-        return self.channels[0].shape
+        depth, height, width = self.channels[0].shape
+        return depth, height, width
 
     @property
     def similarities(self) -> int:

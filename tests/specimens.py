@@ -172,9 +172,9 @@ def _model(folder: Path) -> None:
     import torch
 
     from itk_pdd.network.card import LabelClass, ModelCard
+    from itk_pdd.network.export import write_model
     from itk_pdd.network.preparation import Intensity
     from itk_pdd.network.unet import UNet, UNetSettings
-    from itk_pdd.training.export import write_model
 
     torch.manual_seed(0)
     settings = UNetSettings(classes=3, widths=(4, 4), fold=1)

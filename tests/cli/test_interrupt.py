@@ -36,9 +36,9 @@ _BUSY = """
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_while_a_library_is_busy(tmp_path) -> None:
-    command = [sys.executable, "-P", "-c", textwrap.dedent(_BUSY), "f.nii", "m.nii", "-o", str(tmp_path / "u.nii")]
+def interrupted(code: str, folder: Path) -> subprocess.Popen:
+    """A process that was told of Ctrl-C once it had said that it is busy."""
+    command = [sys.executable, "-P", "-c", textwrap.dedent(code), "f.nii", "m.nii", "-o", str(folder / "u.nii")]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -49,12 +49,43 @@ def test_ctrl_c_while_a_library_is_busy(tmp_path) -> None:
     )
     assert process.stdout.readline() == "busy\n"
     process.send_signal(signal.SIGINT)
+    return process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_while_a_library_is_busy(tmp_path) -> None:
+    process = interrupted(_BUSY, tmp_path)
     sent = time.perf_counter()
     _, stderr = process.communicate(timeout=50)
     # Half a second of grace, and what a busy machine adds.
     assert time.perf_counter() - sent < 5
     assert (process.returncode, stderr) == (130, "Interrupted; nothing was written.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+_BETWEEN = """
+    import sys, threading, time
+    import itk_pdd.filewise
+
+    def register_files(*files, **options):
+        # Another thread computes on, and the exception passes through code made from text.
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        print("busy", flush=True)
+        exec("import time\\nwhile True: time.sleep(0.01)")
+
+    itk_pdd.filewise.register_files = register_files
+    from itk_pdd.cli.register import main
+    main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_between_two_steps(tmp_path) -> None:
+    process = interrupted(_BETWEEN, tmp_path)
+    sent = time.perf_counter()
+    _, stderr = process.communicate(timeout=50)
+    assert time.perf_counter() - sent < 5
+    assert (process.returncode, stderr) == (130, "Interrupted; nothing was written.\n")
 
 
 @pytest.fixture
