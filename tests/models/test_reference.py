@@ -19,6 +19,14 @@ ALPHA = (1.13, 0.08, 1.05, -0.55, 0.07, 900.0)
 SIZE = (30, 26, 33)  # the author's axes: left to right as stored, back to front, upwards
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Described(nn.Module):
     """The feature network in the words of the paper, its sampling from corner to corner."""
 
@@ -121,7 +129,7 @@ def test_it_is_written_and_read_and_takes_two_warps(tmp_path):
     path, _ = checkpoint(tmp_path, 16)
     torch.save({"alpha": torch.tensor(ALPHA)}, tmp_path / "alpha.pth")
     warps = (Warp(0.3, 5, 6), Warp(0.15, 3, 7))
-    model = models.from_reference(path, alpha=tmp_path / "alpha.pth", warps=warps)
+    model = models.from_reference(path, alpha=tmp_path / "alpha.pth", warps=warps, iterations=10)
     assert model.network.searches[1].regularisation.ratio.item() == pytest.approx(ALPHA[3] / ALPHA[2], rel=1e-5)
     model.write(tmp_path / "model")
     (fixed, moving), _ = images()
