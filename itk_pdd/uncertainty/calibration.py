@@ -30,19 +30,22 @@ _DEFAULT = "mind-ssc"
 class Calibration:
     """How certain evidence makes.
 
-    The error of the displacement has a multivariate Student distribution about zero. The logarithm of its scale per
-    axis, in working voxels, is ``intercept + sum of weight * log(feature + offset)``; no weight is below zero, so that
-    worse evidence never makes a result more certain. Where the search found several places that fit about equally,
-    their spread is added. Quantisation is the floor: the scale is never below it.
+    The error of the displacement has a multivariate Student distribution about zero. Its squared scale per axis, in
+    working voxels, is the sum of three parts: imprecision where the match is right, the possibility of a wrong match,
+    and the spread over distinct places that fit about equally. The logarithms of the first two are each ``intercept +
+    sum of weight * log(feature + offset)``; no weight is below zero, so that worse evidence never makes a result more
+    certain. Imprecision has a floor, that of quantisation.
 
     Parameters
     ----------
     intercept : float
         Logarithm of the scale where all terms are zero; a larger one makes everything less certain.
     weights : mapping of str to float
-        Exponents of the features (see :mod:`itk_pdd.uncertainty.features`); 0 ignores one.
+        Exponents of the features (see :mod:`itk_pdd.uncertainty.features`) for the imprecision; 0 ignores one.
     offsets : mapping of str to float
         Added to the features, so that a zero is no certainty.
+    mismatch : mapping
+        ``intercept`` and ``weights`` of the possibility of a wrong match; empty leaves it out.
     ambiguity : float
         How much of the spread over distinct hypotheses is added to it, in quadrature.
     tail : float
@@ -70,6 +73,7 @@ class Calibration:
     tail: float
     structure: float = 0.0
     marginals: float = 0.0
+    mismatch: Mapping[str, Any] = field(default_factory=dict)
     ambiguity: float = 0.0
     temperature: float = 0.4
     floor: float = 0.0
@@ -80,8 +84,9 @@ class Calibration:
     def __post_init__(self) -> None:
         if not self.tail > 2:
             raise RegistrationError(f"calibration: tail is {self.tail}, expected more than 2 degrees of freedom")
-        if min(self.weights.values(), default=0.0) < 0:
-            raise RegistrationError(f"calibration: weights are {dict(self.weights)}, expected none below 0")
+        for weights in (self.weights, self.mismatch.get("weights", {})):
+            if min(weights.values(), default=0.0) < 0:
+                raise RegistrationError(f"calibration: weights are {dict(weights)}, expected none below 0")
         if not (0 <= self.structure and 0 <= self.marginals and self.structure + self.marginals <= 1):
             raise RegistrationError(
                 f"calibration: structure {self.structure} and marginals {self.marginals} are shares, expected from 0 "
@@ -106,16 +111,23 @@ class Calibration:
         except (TypeError, AttributeError) as error:
             raise RegistrationError(f"{name} is no complete calibration ({error})") from error
 
-    def scale(self, evidence: Evidence) -> np.ndarray:
-        """Scale of the Student distribution per axis, in working voxels, shape of the control grid."""
-        result = np.full(evidence.grid.shape, self.intercept, np.float32)
-        for name, weight in self.weights.items():
-            if name in evidence.features and weight:
-                result += np.float32(weight) * np.log(evidence.features[name] + np.float32(self.offsets[name]))
-        result = np.square(np.maximum(np.exp(result), np.float32(self.floor)))
+    def scale(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Scale of the Student distribution per axis, in working voxels, shape of each feature."""
+        result = np.square(np.maximum(self._product(self.intercept, self.weights, features), np.float32(self.floor)))
+        if self.mismatch:
+            wrong = self._product(self.mismatch["intercept"], self.mismatch["weights"], features)
+            result = result + np.square(wrong)
         if self.ambiguity:
-            result += np.square(np.float32(self.ambiguity) * evidence.features["ambiguity"])
+            result = result + np.square(np.float32(self.ambiguity) * features["ambiguity"])
         return np.sqrt(result)
+
+    def _product(self, intercept: float, weights: Mapping[str, float], features: Mapping[str, np.ndarray]) -> Any:
+        # Features that a model does not have, of stages that it lacks, are left out.
+        logs = np.float32(intercept)
+        for name, weight in weights.items():
+            if name in features:
+                logs = logs + np.float32(weight) * np.log(features[name] + np.float32(self.offsets[name]))
+        return np.exp(logs)
 
     def shape(self, evidence: Evidence) -> np.ndarray:
         """Shape of the covariance: matrices (*control grid, dim, dim) of trace 1, along the axes of the grid."""

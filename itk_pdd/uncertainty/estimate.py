@@ -67,7 +67,8 @@ class Uncertainty:
     def _control(self) -> np.ndarray:
         """Covariance at the control points in square millimetres, (*control grid, dim, dim), physical components."""
         points, calibration = self.evidence.grid, self.calibration
-        variance = np.square(calibration.scale(self.evidence) * np.float32(self.evidence.voxel))
+        scale = np.broadcast_to(calibration.scale(self.evidence.features), points.shape)
+        variance = np.square(scale * np.float32(self.evidence.voxel))
         variance *= np.float32(points.dimension * calibration.tail / (calibration.tail - 2))
         turn = np.asarray(points.direction, np.float32)
         if self._initial is not None:

@@ -104,10 +104,18 @@ def test_initial_transform_carries_the_uncertainty_on() -> None:
 
 def test_worse_evidence_is_less_certain_and_nothing_goes_below_the_floor() -> None:
     calibration = Calibration(-3.0, {"left": 0.7}, {"left": 0.1}, 5.0, floor=0.3)
-    scales = [calibration.scale(made(features={"left": v}).evidence).max() for v in (0, 0.5, 1, 10, 100)]
+    scales = [calibration.scale(made(features={"left": v}).evidence.features).max() for v in (0, 0.5, 1, 10, 100)]
     assert np.all(np.diff(scales) >= 0)
     assert scales[0] == pytest.approx(0.3)
     assert scales[-1] == pytest.approx(np.exp(-3) * 100.1**0.7, rel=1e-4)
+
+
+def test_imprecision_wrong_matches_and_ambiguity_add_up() -> None:
+    wrong = {"intercept": np.log(4.0), "weights": {"left": 1.0}}
+    calibration = Calibration(np.log(3.0), {}, {"left": 0.0}, 5.0, mismatch=wrong, ambiguity=0.5)
+    features = {"left": np.array([0.0, 1.0, 1.0]), "ambiguity": np.array([0.0, 0.0, 24.0])}
+    with np.errstate(divide="ignore"):
+        assert calibration.scale(features) == pytest.approx([3, 5, 13], rel=1e-5)
 
 
 def test_calibration_survives_its_card() -> None:
@@ -120,6 +128,7 @@ def test_calibration_survives_its_card() -> None:
     [
         ({"tail": 2.0}, "tail is 2.0"),
         ({"weights": {"left": -0.1}}, "none below 0"),
+        ({"mismatch": {"intercept": 0.0, "weights": {"left": -1.0}}}, "none below 0"),
         ({"structure": 0.7, "marginals": 0.6}, "not above 1 together"),
         ({"unknown": 1}, "no complete calibration"),
     ],
