@@ -44,7 +44,8 @@ def demo(tmp_path_factory) -> Path:
 
 
 def test_the_python_code_of_the_readme_runs_as_it_stands(demo) -> None:
-    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    section = re.search(r"## Three ways to use it\n(.*?)\n## ", README, re.DOTALL)[1]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
     code += "\nassert warped.GetLargestPossibleRegion().GetSize() == fixed.GetLargestPossibleRegion().GetSize()"
     found = subprocess.run([sys.executable, "-P", "-c", code], cwd=demo, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
