@@ -83,7 +83,7 @@ def register_volumes(
     spacing: float | None = None,
     refinement_iterations: int | None = None,
     memory: float | None = None,
-    uncertainty: bool = False,
+    uncertainty: bool | str = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Result:
     """Register two volumes.
@@ -116,8 +116,9 @@ def register_volumes(
     memory : float, optional
         What the process may hold in memory, in GB; by default nearly all that is free. Where it is short, the costs are
         computed in blocks (the same result, slower), or the images compared at a coarser spacing (with a warning).
-    uncertainty : bool
-        Whether to estimate how far the field can be believed; without it nothing is computed for that.
+    uncertainty : {False, True, "where possible"}
+        Whether to estimate how far the field can be believed; without it nothing is computed for that. PDD networks
+        do not estimate it yet: True is refused with them.
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand.
 
@@ -137,6 +138,11 @@ def register_volumes(
     started = time.perf_counter()
     fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
     if model.pdd is not None:
+        if uncertainty is True:
+            raise RegistrationError(
+                f"the uncertainty is asked for, but model {model.name} is a PDD network, which does not estimate it: "
+                "leave it out, or choose another model"
+            )
         with _threads(threads):
             field, grid, range_mm = register_learned(
                 fixed, moving, model, initial=initial, masked=fixed_mask is not None or moving_mask is not None,

@@ -143,8 +143,10 @@ def register_files(
         found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
         if found != problem.fixed.grid.dimension:
             raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
-    if quality or any(p is not None for p in (uncertainty, covariance, entropy, label_probabilities, label_entropy)):
+    if any(p is not None for p in (uncertainty, covariance, entropy, label_probabilities, label_entropy)):
         options["uncertainty"] = True
+    elif quality:
+        options["uncertainty"] = "where possible"
     result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
 
     writers: dict[str, Callable[[], Callable[[Path], None]]] = {

@@ -138,6 +138,15 @@ def test_it_is_written_and_read_and_takes_two_warps(tmp_path):
     assert np.abs(fields[0] - fields[1]).max() < 0.05 * np.abs(fields[0]).max()
 
 
+def test_uncertainty_is_refused_before_anything_is_computed(tmp_path):
+    path, _ = checkpoint(tmp_path, 16)
+    model = models.from_reference(path, alpha=ALPHA, warps=(Warp(0.3, 3, 4),), iterations=0)
+    (fixed, moving), _ = images()
+    with pytest.raises(RegistrationError, match="is a PDD network, which does not estimate it"):
+        register_volumes(fixed, moving, model=model, uncertainty=True)
+    assert register_volumes(fixed, moving, model=model, uncertainty="where possible").uncertainty is None
+
+
 def test_other_files_are_refused(tmp_path):
     path, network = checkpoint(tmp_path, 16)
     with pytest.raises(RegistrationError, match="features: there is no file"):
