@@ -13,15 +13,17 @@ import click
 
 # Exit codes a script can rely on; 2 is click's own, for wrong usage.
 OK, FAILED, NOT_WRITTEN, INTERRUPTED = 0, 1, 3, 130
+STOPPED = "Interrupted; nothing was written."
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn what can go wrong into one sentence on standard error and an exit code."""
+    from itk_pdd import outputs
     from itk_pdd.errors import RegistrationAborted, RegistrationError
     from itk_pdd.outputs import OutputError
 
-    context = click.get_current_context()
+    context, before = click.get_current_context(), outputs.written()
     try:
         yield
     except OutputError as error:
@@ -34,7 +36,7 @@ def exit_codes() -> Iterator[None]:
         click.echo("Error: there is not enough memory for images of this size.", err=True)
         context.exit(FAILED)
     except KeyboardInterrupt:
-        click.echo("Interrupted; nothing was written.", err=True)
+        click.echo("Interrupted; all had been written." if outputs.written() > before else STOPPED, err=True)
         context.exit(INTERRUPTED)
 
 

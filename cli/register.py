@@ -19,7 +19,7 @@ class _Groups(click.Command):
         "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report"),
         "Uncertainty": ("uncertainty", "covariance", "entropy", "label_probabilities", "label_entropy"),
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
-        "Registration": ("model", "spacing", "device", "threads", "seed", "quality"),
+        "Registration": ("model", "spacing", "device", "threads", "memory", "seed", "quality"),
     }
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -121,8 +121,15 @@ class _Groups(click.Command):
     "--moving-labels", type=PATH, metavar="IMAGE", help="Label image in the space of MOVING, warped to --warped-labels."
 )
 @click.option("--model", default="auto", show_default=True, metavar="NAME", help="Name or folder of a model.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu or cuda.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Hold no more than this in memory: slower, and coarser (with a warning) where that is not enough.  "
+    "[default: what is free]",
+)
 @click.option(
     "--spacing",
     type=click.FloatRange(min=0, min_open=True),
@@ -163,7 +170,7 @@ def main(**arguments: Any) -> None:
       0 done    1 an input cannot be used, or the registration failed    2 wrong usage
       3 an output cannot be written    130 interrupted
     """
-    from itk_pdd.cli import _console
+    from itk_pdd.cli import _console, _interrupt
 
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     folder, verbosity, summary = arguments.pop("demo"), arguments.pop("verbose"), ""
@@ -173,7 +180,12 @@ def main(**arguments: Any) -> None:
         raise click.UsageError("--demo makes its own images and names its own files: leave the others out.")
     if arguments["initialise"] == "none":
         arguments["initialise"] = None
-    with _console.exit_codes(), _console.logging_to_stderr(verbosity), _console.progress_bar() as progress:
+    with (
+        _interrupt.interruptible(_console.INTERRUPTED, _console.STOPPED),
+        _console.exit_codes(),
+        _console.logging_to_stderr(verbosity),
+        _console.progress_bar() as progress,
+    ):
         if folder is None:
             from itk_pdd.filewise import register_files
 
@@ -185,7 +197,7 @@ def main(**arguments: Any) -> None:
         else:
             from itk_pdd.demo import run_demo
 
-            keys = ("initialise", "model", "spacing", "device", "threads", "seed")
+            keys = ("initialise", "model", "spacing", "device", "threads", "memory", "seed")
             summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})
     if summary:
         click.echo(summary, err=folder is None)

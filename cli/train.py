@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from itk_pdd.cli._pdd_options import check_options, pdd_options, pdd_recipe, take_pdd_options
 
 from itk_pdd._version import __version__
 
@@ -25,7 +26,11 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("data", type=PATH)
+@click.argument("data", type=PATH, required=False)
+@click.option(
+    "--method", type=click.Choice(["segmentation", "pdd"]), default="segmentation", show_default=True,
+    help="A network that names organs, which guide the registration, or the paper's network, end to end.",
+)  # fmt: skip
 @click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model.")
 @click.option("--name", help="Name of the model; by default that of the folder.")
 @click.option("--description", default="", help="A sentence or two for the card.")
@@ -39,7 +44,7 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
     help="Name of a label value; if any is given, only these are learned. By default all that occur.",
 )
 @click.option(
-    "--iterations", type=click.IntRange(min=1), default=1600, show_default=True, help="Length of the training."
+    "--iterations", type=click.IntRange(min=1), help="Length of the training; by default 1600, 1000 with pdd."
 )
 @click.option(
     "--minutes",
@@ -50,7 +55,8 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
     "--spacing",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MM",
-    help="Spacing of the network's answer. By default that of the scans, or coarser for scans above a million voxels.",
+    help="Spacing of the network's answer, with pdd of the images it sees. By default that of the scans, or coarser "
+    "for scans above a million voxels (ten with pdd).",
 )
 @click.option(
     "--intensity", nargs=2, type=float, metavar="LOW HIGH", help="Intensities of calibrated scans, e.g. -125 275 HU."
@@ -69,17 +75,21 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
 )
 @click.option("--widths", default="16,40,80,128", show_default=True, metavar="N,...", help="Channels, finest first.")
 @click.option("--blocks", type=click.IntRange(min=1), default=1, show_default=True, help="Residual blocks per level.")
-@click.option("--batch", type=click.IntRange(min=1), default=2, show_default=True, help="Crops per iteration.")
 @click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), default=2e-3, show_default=True, help="Learning rate."
+    "--batch", type=click.IntRange(min=1), help="Crops or pairs per iteration; by default 2 crops, 1 pair with pdd."
 )
 @click.option(
-    "--elastic", type=click.FloatRange(min=0), default=0.06, show_default=True,
-    help="Elastic deformation of the crops in units of their size.",
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Learning rate; by default 0.002, 0.005 with pdd (for MIND-SSC features take 0.05).",
+)
+@click.option(
+    "--elastic", type=click.FloatRange(min=0),
+    help="Elastic deformation in units of the size of the images; by default 0.06, 0.04 with pdd.",
 )  # fmt: skip
 @click.option(
-    "--validate-every", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
-    help="Iterations between validations, each with a checkpoint.",
+    "--validate-every", type=click.IntRange(min=1), metavar="N",
+    help="Iterations between validations, each with a checkpoint; by default 100, 50 with pdd.",
 )  # fmt: skip
 @click.option(
     "--patience", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
@@ -94,12 +104,26 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
     show_default=True,
     help="cuda trains in mixed precision.",
 )
+@click.option(
+    "--bfloat16", is_flag=True,
+    help="Half precision on the CPU as well: twice as fast with AVX-512 BF16 or AMX, slow without.",
+)  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all by default.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and crops.")
+@pdd_options
 @click.option("-v", "--verbose", count=True, help="Tell what is done.")
 @click.version_option(__version__, prog_name="pdd-train")
-def main(data: Path, output: Path, folds: int | None, threads: int | None, verbose: int, **options: Any) -> None:
-    """Train a network on the labelled scans of DATA to tell their organs apart, and write it as a model.
+@click.pass_context
+def main(
+    context: click.Context,
+    data: Path | None,
+    output: Path,
+    folds: int | None,
+    threads: int | None,
+    verbose: int,
+    **options: Any,
+) -> None:
+    """Train a network on the labelled scans of DATA, and write it as a model.
 
     DATA is a CSV file with the columns image and labels and, if you like, split (train, validation, test) and name,
     paths relative to it; a folder with images and labels; or the JSON file of a Learn2Reg task. Scans may have any
@@ -111,12 +135,13 @@ def main(data: Path, output: Path, folds: int | None, threads: int | None, verbo
     """
     from itk_pdd.cli._console import exit_codes, logging_to_stderr, progress_bar
 
+    options["method"] = check_options(context)
     with logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
         _train(data, output, folds, threads, options, progress)
 
 
 def _train(
-    data: Path, output: Path, folds: int | None, threads: int | None, options: dict[str, Any], progress: Any
+    data: Path | None, output: Path, folds: int | None, threads: int | None, options: dict[str, Any], progress: Any
 ) -> None:
     import torch
 
@@ -126,10 +151,16 @@ def _train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    recipe = _recipe(output, options)
-    scans = cases.read_scans(data)
+    method, learned = options.pop("method"), take_pdd_options(options)
+    recipe = _recipe(output, options, learned if method == "pdd" else None)
+    scans = [] if data is None else cases.read_scans(data)
     with processes(recipe.device) as these:
-        if folds is None:
+        if method == "pdd":
+            from itk_pdd.training.pdd_recipe import train_pdd
+
+            trained = train_pdd(scans, output, recipe, processes=these, progress=progress)
+            figures = trained.card.validation.get("registration_dice", {})
+        elif folds is None:
             model = train_model(scans, output, recipe, processes=these, progress=progress)
             figures = model.card.validation.get("segmentation_dice", {})
         else:
@@ -139,36 +170,42 @@ def _train(
             click.echo(f"{name:24s} {value:.3f}")
 
 
-def _recipe(output: Path, options: dict[str, Any]) -> Any:
+def _recipe(output: Path, options: dict[str, Any], learned: dict[str, Any] | None) -> Any:
+    """The recipe of a segmentation network, or with ``learned`` options that of a PDD network."""
     import torch
 
     from itk_pdd.network.preparation import Intensity
     from itk_pdd.training.augmentation import Augmentation
     from itk_pdd.training.recipe import Recipe
-    from itk_pdd.training.trainer import TrainingSettings
+    from itk_pdd.training.schedule import TrainingSettings
 
     intensity, percentiles = options.pop("intensity"), options.pop("percentiles")
-    kind = Intensity("range", *intensity) if intensity is not None else Intensity("percentiles", *percentiles)
-    settings = TrainingSettings(
-        **{name: options.pop(name) for name in ("iterations", "batch", "rate", "validate_every", "patience", "seed")}
-    )
+    options["intensity"] = Intensity("range", *intensity) if intensity is not None else Intensity(
+        "percentiles", *percentiles
+    )  # fmt: skip
+    names = ("iterations", "batch", "rate", "validate_every", "patience", "seed", "bfloat16")
+    given = {name: value for name in names if (value := options.pop(name)) is not None}
     crop, elastic = options.pop("crop"), options.pop("elastic")
-    augmentation = Augmentation(shape=None if crop is None else crop[::-1], elastic=elastic)
-    device = options.pop("device")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
+    if options["device"] == "auto":
+        options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    elif options["device"] == "cuda" and not torch.cuda.is_available():
         raise click.BadParameter("there is no CUDA device here, expected cpu or auto.", param_hint="--device")
     try:
         widths = tuple(int(width) for width in options.pop("widths").split(","))
     except ValueError:
         raise click.BadParameter("expected whole numbers such as 16,40,80,128.", param_hint="--widths") from None
-    name = options.pop("name") or output.resolve().name
-    command = shlex.join(["pdd-train", *sys.argv[1:]])
-    return Recipe(
-        name=name, settings=settings, augmentation=augmentation, widths=widths, intensity=kind, device=device,
-        command=command, **options,
-    )  # fmt: skip
+    options["name"] = options.pop("name") or output.resolve().name
+    options["command"] = shlex.join(["pdd-train", *sys.argv[1:]])
+    if learned is not None:
+        options.pop("blocks")
+        return pdd_recipe(options, learned, given, elastic)
+    settings = TrainingSettings(**given)
+    augmentation = Augmentation(shape=None if crop is None else crop[::-1], **_given(elastic=elastic))
+    return Recipe(settings=settings, augmentation=augmentation, widths=widths, **options)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 if __name__ == "__main__":

@@ -72,9 +72,10 @@ def main() -> None:
 
 
 def _run(verbose: int, function: str, *arguments: Any, **options: Any) -> None:
-    from itk_pdd.cli import _console
+    from itk_pdd.cli import _console, _interrupt
 
-    with _console.exit_codes(), _console.logging_to_stderr(verbose):
+    guard = _interrupt.interruptible(_console.INTERRUPTED, _console.STOPPED)
+    with guard, _console.exit_codes(), _console.logging_to_stderr(verbose):
         from itk_pdd import transforming
 
         told = getattr(transforming, function)(*arguments, **options)

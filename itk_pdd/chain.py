@@ -67,7 +67,15 @@ class _Field:
             self._search(points, found, sizes, lost, tolerance, step)
         return found, sizes
 
-    def _search(self, points, found, sizes, lost, tolerance, step) -> None:
+    def _search(
+        self,
+        points: np.ndarray,
+        found: np.ndarray,
+        sizes: np.ndarray,
+        lost: np.ndarray,
+        tolerance: float,
+        step: float,
+    ) -> None:
         """Start again, in place, from the voxels that are mapped nearest: beside a fold the descent ends in the wrong
         branch."""
         for position in map(tuple, lost):

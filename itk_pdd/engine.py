@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd import models
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd import capture, models
+from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
+from itk_pdd.kernels.unfold import unfold
+from itk_pdd.learned import register_learned
 from itk_pdd.mapping import Mapping
-from itk_pdd.refinement import refine
+from itk_pdd.memory import fit, needs
+from itk_pdd.operations import checked_device, on_device
+from itk_pdd.refinement import refined
 from itk_pdd.resampling import resample
-from itk_pdd.search import WorkingImage, enlarged, search
+from itk_pdd.search import WorkingImage, search
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model
 from itk_pdd.uncertainty.calibration import calibration_of
@@ -28,6 +33,9 @@ from itk_pdd.uncertainty.estimate import Uncertainty
 from itk_pdd.uncertainty.features import collect
 from itk_pdd.uncertainty.recorder import Recorder
 from itk_pdd.volume import Volume
+
+if TYPE_CHECKING:
+    from itk_pdd.network.card import ModelCard
 
 __all__ = ["Result", "capture_range", "register_volumes", "working_grid"]
 
@@ -74,7 +82,8 @@ def register_volumes(
     threads: int | None = None,
     spacing: float | None = None,
     refinement_iterations: int | None = None,
-    uncertainty: bool = False,
+    memory: float | None = None,
+    uncertainty: bool | str = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Result:
     """Register two volumes.
@@ -92,8 +101,9 @@ def register_volumes(
         that would land outside the moving mask do not count.
     model : str or Model
         Name of a model, or the model itself.
-    device : {"auto", "cpu", "cuda"}
-        Where to compute; models with hand-made features compute on the CPU, and say so where "cuda" was asked for.
+    device : {"auto", "cpu", "cuda", "cuda:1", ...}
+        Where to search, and where the network of a model computes, if it has one: "auto" is a GPU where torch finds
+        one that works, else the CPU. Resampling, refinement and unfolding are the CPU's.
     seed : int
         Kept for models that draw random numbers; those with hand-made features draw none.
     threads : int, optional
@@ -103,8 +113,12 @@ def register_volumes(
     refinement_iterations : int, optional
         Steps of the instance optimisation instead of the model's; more fit the images more closely and fold more
         easily, 0 leaves it out.
-    uncertainty : bool
-        Whether to estimate how far the field can be believed; without it nothing is computed for that.
+    memory : float, optional
+        What the process may hold in memory, in GB; by default nearly all that is free. Where it is short, the costs are
+        computed in blocks (the same result, slower), or the images compared at a coarser spacing (with a warning).
+    uncertainty : {False, True, "where possible"}
+        Whether to estimate how far the field can be believed; without it nothing is computed for that. PDD networks
+        do not estimate it yet: True is refused with them.
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand.
 
@@ -115,18 +129,32 @@ def register_volumes(
     Raises
     ------
     RegistrationError
-        If there is no such model or device, or an option makes no sense.
+        If there is no such model or device, an option makes no sense, or the memory is not enough.
     """
 
     model = models.load(model)
-    _check_device(device)
-    if spacing is not None:
-        if not spacing > 0:
-            raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
-        model = replace(model, spacing=float(spacing))
+    checked_device(device)
     report = progress or (lambda fraction, text: None)
     started = time.perf_counter()
     fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
+    if model.pdd is not None:
+        if uncertainty is True:
+            raise RegistrationError(
+                f"the uncertainty is asked for, but model {model.name} is a PDD network, which does not estimate it: "
+                "leave it out, or choose another model"
+            )
+        with _threads(threads):
+            field, grid, range_mm = register_learned(
+                fixed, moving, model, initial=initial, masked=fixed_mask is not None or moving_mask is not None,
+                device=device, spacing=spacing, refinement_iterations=refinement_iterations, progress=report,
+            )  # fmt: skip
+        report(1.0, "done")
+        return Result(field, model, grid, range_mm)
+    if spacing is not None:
+        if not spacing > 0:
+            raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
+        # What is asked for is not made coarser for being slow.
+        model = replace(model, spacing=float(spacing), max_voxels=sys.maxsize)
     weights = _checked_weights(fixed, moving, channel_weights)
     if refinement_iterations is not None:
         if refinement_iterations < 0:
@@ -134,53 +162,63 @@ def register_volumes(
         model = replace(model, refinement=replace(model.refinement, iterations=int(refinement_iterations)))
     with _threads(threads):
         report(0.0, "resampling")
-        inner = working_grid(fixed[0].grid, model)
-        reach = sum(stage.reach for stage in model.stages)  # the farthest that all stages together could go
-        # The moving image is needed as far around the fixed one as displacements reach, if there is anything.
-        lower, upper = _margins(inner, moving[0].grid, initial, reach)
-        grid = inner.padded(lower, upper)
-        capture = capture_range(model) * max(grid.spacing)
-        log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
+        facts: dict[str, Any] = {"channels": len(fixed), "masked": moving_mask is not None}
+        facts["on_host"] = checked_device(device) == "cpu"
+        grid, for_costs = fit(
+            lambda model: _search_grid(fixed[0].grid, moving[0].grid, initial, model),
+            lambda grid: needs(grid, fixed[0].grid, moving[0].grid, model, **facts),
+            model,
+            limit=memory,
+            keep_spacing=spacing is not None,
+        )
+        range_mm = capture_range(model) * max(grid.spacing)
+        log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, range_mm)
         first = _prepared(fixed, grid, None, fixed_mask, weights)
         second = _prepared(moving, grid, initial, moving_mask, weights)
         if model.network is not None:
             report(0.02, "organs")
-            first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model)
+            first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model, device)
         share = 0.75 if model.refinement.iterations else 0.95
         recorder = calibration = None
         if uncertainty:
             calibration = calibration_of(model)
             recorder = Recorder(first.shape, first.dimension, calibration.temperature)
-        found, block = search(
-            first, second, model.stages, progress=lambda f, text: report(0.05 + share * f, text), recorder=recorder
-        )
+
+        def searched(operations: Any) -> tuple[np.ndarray, int]:
+            return search(
+                first,
+                second,
+                model.stages,
+                operations=operations,
+                memory=for_costs,
+                progress=lambda f, text: report(0.05 + share * f, text),
+                recorder=recorder,
+                at_edge=lambda edge, reach: capture.tell_edge(edge, reach * max(grid.spacing)),
+            )
+
+        found, block = on_device(device, searched)
         if model.refinement.iterations:
             report(0.8, "refinement")
-            dilation = model.refinement.dilation
-            found, block = enlarged(found, first.per_axis(block), first.shape) / np.float32(block), 1
-            start = found
-            found = refine(
-                first.features(dilation),
-                second.features(dilation),
-                found,
-                model.refinement,
-                channels=first.similarities,
-                mask=first.mask,
-                progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
+            start, before = found, block
+            found, block = refined(
+                first, second, found, block, model.refinement, progress=lambda f: report(0.8 + 0.15 * f, "refinement")
             )
             if recorder is not None:
-                recorder.refinement(start, found)
+                recorder.refinement(start, before, found, block)
+        if model.smallest_jacobian is not None:
+            found, moved = unfold(found, scale=(float(block),) * 3, minimum=model.smallest_jacobian)
+            log.info("folds: %d of %d nodes relaxed", moved, found[..., 0].size)
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
         estimate = None
-        if recorder is not None:
+        if recorder is not None and calibration is not None:
             evidence = collect(recorder, first, second, found, block, grid)
             estimate = Uncertainty(evidence, calibration, field, initial)
     if estimate is not None:
         log.log(logging.WARNING if estimate.quality.failed else logging.INFO, "%s", estimate.quality)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)
-    return Result(field, model, grid, capture, estimate)
+    return Result(field, model, grid, range_mm, estimate)
 
 
 def capture_range(model: Model) -> float:
@@ -210,6 +248,14 @@ def working_grid(grid: Grid, model: Model) -> Grid:
         log.info("working spacing %.3g mm instead of %.3g mm: the image is large", smallest, spacing)
         spacing = smallest
     return canonical.with_spacing(spacing)
+
+
+def _search_grid(fixed: Grid, moving: Grid, initial: Mapping | None, model: Model) -> Grid:
+    """The working grid with what of the moving image is within reach around it."""
+    inner = working_grid(fixed, model)
+    reach = sum(stage.reach for stage in model.stages)  # the farthest that all stages together could go
+    # The moving image is needed as far around the fixed one as displacements reach, if there is anything.
+    return inner.padded(*_margins(inner, moving, initial, reach))
 
 
 def _margins(grid: Grid, moving: Grid, initial: Mapping | None, reach: int) -> tuple[np.ndarray, np.ndarray]:
@@ -262,7 +308,8 @@ def _prepared(
     )
     if grid.dimension == 2:
         arrays, used = [array[None] for array in arrays], None if used is None else used[None]
-    used = None if used is None else used.astype(bool)
+    # A mask of everything is none.
+    used = None if used is None or used.all() else used.astype(bool)
     return WorkingImage(tuple(np.ascontiguousarray(a) for a in arrays), grid.dimension, weights, used)
 
 
@@ -274,16 +321,22 @@ def _with_classes(
     grid: Grid,
     initial: Mapping | None,
     model: Model,
+    device: str,
 ) -> tuple[WorkingImage, WorkingImage]:
     """Both images with what the model's network says about them."""
     from itk_pdd.network.semantic import SemanticNetwork
 
-    network = SemanticNetwork.from_folder(model.network)
+    folder = str(model.network)
+
+    def answers(operations: Any) -> tuple[ModelCard, list[tuple[np.ndarray, Grid]]]:
+        network = SemanticNetwork.from_folder(folder, device=str(operations.device))
+        return network.card, [network.probabilities(volume) for volume in (fixed, moving)]
+
+    card, answer = on_device(device, answers)
     # Small organs count more than their share of the volume: they have the same right to be met.
-    bits = share_bits([c.volume**-0.3 for c in network.card.classes[1:]])
+    bits = share_bits([c.volume**-0.3 for c in card.classes[1:]])
     result = []
-    for image, volume, mapping in ((first, fixed, None), (second, moving, initial)):
-        probabilities, where = network.probabilities(volume)
+    for image, mapping, (probabilities, where) in zip((first, second), (None, initial), answer, strict=True):
         # Without the background, which is what the others leave.
         probabilities = np.ascontiguousarray(np.moveaxis(probabilities[1:], 0, -1))
         classes = ClassMaps(probabilities, where, bits, grid, model.class_weight, mapping)
@@ -308,24 +361,6 @@ def _to_fixed_grid(
         moved = points + inner.at(points, outside="nearest")
         out[slab] = (moved if initial is None else initial(moved)) - points
     return DisplacementField(out, fixed)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    kind = str(device).split(":")[0]
-    if kind not in ("auto", "cpu", "cuda"):
-        raise RegistrationError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise RegistrationError(
-            f"device is {device!r}, but this machine has no CUDA device that torch can use: use 'cpu'"
-        )
-    if kind == "cuda":
-        warnings.warn(
-            f"device is {device!r}, but models with hand-made features compute on the CPU",
-            RegistrationWarning,
-            stacklevel=3,
-        )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ class DisplacementField:
         return cls(np.zeros((*grid.shape, grid.dimension), np.float32), grid)
 
     @classmethod
-    def from_function(cls, function, grid: Grid) -> DisplacementField:
+    def from_function(cls, function: Callable[[np.ndarray], np.ndarray], grid: Grid) -> DisplacementField:
         """Sample a mapping of physical points, ``function(points (..., dim)) -> points``, on a grid."""
         vectors = np.empty((*grid.shape, grid.dimension), np.float32)
         for slab, points in slabs(grid):

@@ -129,7 +129,7 @@ def register_files(
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
     outputs.check_outputs([*targets.values(), *beside], inputs=[path for path in inputs if path is not None])
     moving_image = files.read_image(moving, name="moving")
-    labels = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
+    labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
     problem = prepare(
         fixed,
         moving_image,
@@ -143,8 +143,10 @@ def register_files(
         found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
         if found != problem.fixed.grid.dimension:
             raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
-    if quality or any(p is not None for p in (uncertainty, covariance, entropy, label_probabilities, label_entropy)):
+    if any(p is not None for p in (uncertainty, covariance, entropy, label_probabilities, label_entropy)):
         options["uncertainty"] = True
+    elif quality:
+        options["uncertainty"] = "where possible"
     result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
 
     writers: dict[str, Callable[[], Callable[[Path], None]]] = {

@@ -141,7 +141,7 @@ def _with_errors(owner: weakref.ref[Any], work: _Work) -> Callable[[], None]:
     """An Update that raises the error behind ITK's."""
 
     def update() -> None:
-        result = owner()
+        result: Any = owner()
         work.error = None
         try:
             type(result).Update(result)

@@ -39,20 +39,20 @@ class Grid:
     @classmethod
     def create(
         cls,
-        size: Sequence[int],
-        spacing: Sequence[float] | float = 1.0,
-        origin: Sequence[float] | float = 0.0,
+        size: Sequence[int] | np.ndarray,
+        spacing: Sequence[float] | np.ndarray | float = 1.0,
+        origin: Sequence[float] | np.ndarray | float = 0.0,
         direction: np.ndarray | None = None,
     ) -> Grid:
         """Make a grid from anything array-like; scalars are repeated, the direction defaults to the identity."""
         dimension = len(size)
-        spacing = np.broadcast_to(np.asarray(spacing, dtype=float), dimension)
-        origin = np.broadcast_to(np.asarray(origin, dtype=float), dimension)
+        spacings = np.broadcast_to(np.asarray(spacing, dtype=float), dimension)
+        origins = np.broadcast_to(np.asarray(origin, dtype=float), dimension)
         direction = np.eye(dimension) if direction is None else np.asarray(direction, dtype=float)
         return cls(
             tuple(int(n) for n in size),
-            tuple(float(s) for s in spacing),
-            tuple(float(o) for o in origin),
+            tuple(float(s) for s in spacings),
+            tuple(float(o) for o in origins),
             tuple(tuple(float(v) for v in row) for row in direction.reshape(dimension, dimension)),
         )
 
@@ -113,7 +113,7 @@ class Grid:
         index = np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")], axis=-1)
         return self.to_physical(index)
 
-    def with_spacing(self, spacing: Sequence[float] | float) -> Grid:
+    def with_spacing(self, spacing: Sequence[float] | np.ndarray | float) -> Grid:
         """The grid that covers the same extent with another spacing (rounded up, so that nothing is cut off).
 
         Parameters
@@ -121,11 +121,11 @@ class Grid:
         spacing : float or sequence of float
             New spacing in millimetres along x, y, z.
         """
-        spacing = np.broadcast_to(np.asarray(spacing, dtype=float), self.dimension)
+        new = np.broadcast_to(np.asarray(spacing, dtype=float), self.dimension)
         # A ratio of 0.9999999 from rounding must not add a voxel.
-        size = np.maximum(1, np.ceil(self.extent / spacing - 1e-6).astype(int))
-        first = (np.asarray(self.size) - 1) / 2 - (size - 1) / 2 * spacing / np.asarray(self.spacing)
-        return Grid.create(size, spacing, self.to_physical(first), np.asarray(self.direction))
+        size = np.maximum(1, np.ceil(self.extent / new - 1e-6).astype(int))
+        first = (np.asarray(self.size) - 1) / 2 - (size - 1) / 2 * new / np.asarray(self.spacing)
+        return Grid.create(size, new, self.to_physical(first), np.asarray(self.direction))
 
     def lines(self, other: Grid) -> tuple[tuple[int, ...], list[np.ndarray]] | None:
         """How to sample an array on this grid at the voxels of another one axis by axis, if the axes are parallel.
@@ -158,12 +158,13 @@ class Grid:
         first = np.full(self.dimension, (size - 1) / 2)
         return Grid.create(count, np.asarray(self.spacing) * size, self.to_physical(first), np.asarray(self.direction))
 
-    def padded(self, lower: Sequence[int], upper: Sequence[int]) -> Grid:
+    def padded(self, lower: Sequence[int] | np.ndarray, upper: Sequence[int] | np.ndarray) -> Grid:
         """The grid with voxels added below and above each axis (x, y, z); negative numbers take voxels away."""
-        lower, upper = np.asarray(lower), np.asarray(upper)
-        return Grid.create(
-            np.asarray(self.size) + lower + upper, self.spacing, self.to_physical(-lower), np.asarray(self.direction)
+        size, first = (
+            np.asarray(self.size) + np.asarray(lower) + np.asarray(upper),
+            self.to_physical(-np.asarray(lower)),
         )
+        return Grid.create(size, self.spacing, first, np.asarray(self.direction))
 
     def canonical_axes(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """How to permute and flip the index axes so that they run as nearly as possible along +x, +y, +z.
@@ -186,7 +187,10 @@ class Grid:
 
     def canonical(self) -> Grid:
         """The same voxels indexed along the anatomical axes (see :meth:`canonical_axes`)."""
-        order, flipped = self.canonical_axes()
+        return self.reindexed(*self.canonical_axes())
+
+    def reindexed(self, order: Sequence[int], flipped: Sequence[bool]) -> Grid:
+        """The same voxels with other index axes: axis ``i`` is axis ``order[i]`` of this grid, reversed if flipped."""
         first = np.zeros(self.dimension)
         direction = np.asarray(self.direction)[:, list(order)].copy()
         for axis, (old, flip) in enumerate(zip(order, flipped, strict=True)):

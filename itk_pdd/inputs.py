@@ -50,7 +50,7 @@ def time_stamp(item: Any) -> Any:
 class _PackedImage:
     """All of an itk image, because pickling one itself loses its start index and the components of a VectorImage."""
 
-    kind: type
+    kind: Any
     array: np.ndarray
     spacing: tuple[float, ...]
     origin: tuple[float, ...]

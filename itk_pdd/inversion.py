@@ -100,7 +100,15 @@ def invert_from(
     return points.reshape(starts.shape), sizes.reshape(starts.shape[:-1])
 
 
-def _fixed_point(function, goals, points, residuals, sizes, tolerance, iterations) -> np.ndarray:
+def _fixed_point(
+    function: Function,
+    goals: np.ndarray,
+    points: np.ndarray,
+    residuals: np.ndarray,
+    sizes: np.ndarray,
+    tolerance: float,
+    iterations: int,
+) -> np.ndarray:
     """Iterate in place; returns the indices of the points that did not settle."""
     stuck = []
     active = np.flatnonzero(sizes > tolerance)
@@ -118,7 +126,16 @@ def _fixed_point(function, goals, points, residuals, sizes, tolerance, iteration
     return np.concatenate([*stuck, active])
 
 
-def _newton(function, goals, points, sizes, active, tolerance, step, iterations) -> None:
+def _newton(
+    function: Function,
+    goals: np.ndarray,
+    points: np.ndarray,
+    sizes: np.ndarray,
+    active: np.ndarray,
+    tolerance: float,
+    step: float,
+    iterations: int,
+) -> None:
     """Newton's method in place, with steps halved until they help."""
     dimension = goals.shape[-1]
     for _ in range(iterations):
@@ -148,7 +165,16 @@ def _newton(function, goals, points, sizes, active, tolerance, step, iterations)
         active = np.delete(active, waiting)
 
 
-def _newton_from_beside(function, goals, points, sizes, stuck, tolerance, step, iterations) -> None:
+def _newton_from_beside(
+    function: Function,
+    goals: np.ndarray,
+    points: np.ndarray,
+    sizes: np.ndarray,
+    stuck: np.ndarray,
+    tolerance: float,
+    step: float,
+    iterations: int,
+) -> None:
     """Try again from around the place where a point got stuck; a local minimum beside a fold is left behind so."""
     dimension = goals.shape[-1]
     corners = np.stack(np.meshgrid(*[(-1.0, 1.0)] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)

@@ -101,6 +101,7 @@ def as_mapping(transform: Any, grid: Grid, *, name: str = "initial_transform") -
     """
     if isinstance(transform, list | tuple) and len(transform) == 1:
         transform = transform[0]
+    mapping: Mapping
     if isinstance(transform, AffineMapping | FieldMapping):
         mapping = transform
     elif isinstance(transform, DisplacementField):

@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from itk_pdd.kernels.hamming import hamming_costs
+from itk_pdd.kernels.hamming import arranged, hamming_costs, padded
 
-__all__ = ["masked_costs"]
+__all__ = ["MaskedCosts", "masked_costs"]
 
 _ALL = np.uint64(2**64 - 1)
 _FEW = 0.25  # share of the samples of a cell below which what is left of them says too little
 
 
-def masked_costs(
-    fixed: np.ndarray, moving: np.ndarray, allowed: np.ndarray | None, *, scales: Sequence[float], **options: Any
-) -> np.ndarray:
-    """:func:`itk_pdd.kernels.hamming.hamming_costs` over the samples that land on allowed voxels.
+class MaskedCosts:
+    """:func:`itk_pdd.kernels.hamming.hamming_costs` over the samples that land on allowed voxels, for any points.
 
     Three passes of the same kernel take the excluded samples out again: with the excluded moving codes set to zero,
     such a sample of the fixed code f adds popcount(f); against all ones there and zero elsewhere the sum over the
@@ -28,34 +26,72 @@ def masked_costs(
     Parameters
     ----------
     fixed, moving, scales, **options
-        As there.
+        As there; ``points`` and ``out`` are given to the call.
     allowed : numpy.ndarray, optional
         Voxels of ``moving`` that may be compared, bool (z, y, x); all by default.
-
-    Returns
-    -------
-    numpy.ndarray
-        As there. Displacements that leave less than a quarter of the samples of a cell have the mean cost of the
-        others, so that nothing speaks for or against them.
     """
-    if allowed is None or allowed.all():
-        return hamming_costs(fixed, moving, scales=scales, **options)
-    options = {name: value for name, value in options.items() if value is not None}
-    excluded = np.where(allowed, np.uint64(0), _ALL)
-    count = 2 * options["radius"][2] + 1
-    result = hamming_costs(fixed, moving & ~excluded, scales=scales, **options)
-    costs = result[..., :count]
-    # Of the excluded samples, the share of bits that are set, and their own share.
-    against = hamming_costs(fixed, np.broadcast_to(excluded, moving.shape), scales=scales, **options)[..., :count]
-    share = hamming_costs(np.zeros_like(fixed[:1]), excluded[None], scales=(1 / 64,), **options)[..., :count]
-    nothing = {**options, "radius": (0, 0, 0)}
-    bits = hamming_costs(fixed, np.zeros_like(moving), scales=scales, **nothing)[..., :1]
-    costs -= (bits + np.float32(64 * sum(scales)) * share - against) / 2
-    left = 1 - share
-    enough = left >= _FEW
-    np.divide(costs, left, out=costs, where=enough)
-    axes = (3, 4, 5)
-    neutral = np.sum(costs, axis=axes, where=enough, keepdims=True)
-    neutral /= np.maximum(enough.sum(axis=axes, keepdims=True), 1)
-    np.copyto(costs, neutral.astype(np.float32), where=~enough)
-    return result
+
+    def __init__(
+        self,
+        fixed: np.ndarray,
+        moving: np.ndarray,
+        allowed: np.ndarray | None,
+        *,
+        scales: Sequence[float],
+        **options: Any,
+    ) -> None:
+        self._fixed, self._scales = fixed, scales
+        self._options = {name: value for name, value in options.items() if value is not None}
+        self._excluded = None
+        if allowed is not None and not allowed.all():
+            excluded = np.where(allowed, np.uint64(0), _ALL)
+            moving = moving & ~excluded
+            self._excluded = self._arranged(excluded[None])
+            self._excluded_words = (
+                self._excluded if len(moving) == 1 else self._arranged(np.broadcast_to(excluded, moving.shape))
+            )
+        self._moving = self._arranged(moving)
+
+    @property
+    def displacements(self) -> tuple[int, int, int]:
+        """Displacements along z and y, and those along x with their padding."""
+        counts = [2 * int(r) + 1 for r in self._options["radius"]]
+        return counts[0], counts[1], padded(counts[2])
+
+    def _arranged(self, codes: np.ndarray) -> Any:
+        return arranged(codes, self._options["radius"], self._options["step"])
+
+    def __call__(self, points: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """Costs of all control points, or of those with some flat indices (n,); shapes as there.
+
+        Displacements that leave less than a quarter of the samples of a cell have the mean cost of the others, so that
+        nothing speaks for or against them.
+        """
+        options = {**self._options, "points": points}
+        result = hamming_costs(self._fixed, self._moving, scales=self._scales, out=out, **options)
+        if self._excluded is None:
+            return result
+        count = 2 * options["radius"][2] + 1
+        costs = result[..., :count]
+        # Of the excluded samples, the share of bits that are set, and their own share.
+        against = hamming_costs(self._fixed, self._excluded_words, scales=self._scales, **options)[..., :count]
+        nothing = np.zeros_like(self._fixed[:1])
+        share = hamming_costs(nothing, self._excluded, scales=(1 / 64,), **options)[..., :count]
+        still = {**options, "radius": (0, 0, 0)}
+        bits = hamming_costs(self._fixed, np.zeros_like(self._fixed), scales=self._scales, **still)[..., :1]
+        costs -= (bits + np.float32(64 * sum(self._scales)) * share - against) / 2
+        left = 1 - share
+        enough = left >= _FEW
+        np.divide(costs, left, out=costs, where=enough)
+        axes = (-3, -2, -1)
+        neutral = np.sum(costs, axis=axes, where=enough, keepdims=True)
+        neutral /= np.maximum(enough.sum(axis=axes, keepdims=True), 1)
+        np.copyto(costs, neutral.astype(np.float32), where=~enough)
+        return result
+
+
+def masked_costs(
+    fixed: np.ndarray, moving: np.ndarray, allowed: np.ndarray | None, *, scales: Sequence[float], **options: Any
+) -> np.ndarray:
+    """:class:`MaskedCosts` of all control points."""
+    return MaskedCosts(fixed, moving, allowed, scales=scales, **options)()

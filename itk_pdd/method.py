@@ -67,6 +67,7 @@ class PDDRegistrationMethod:
             "seed": 0,
             "threads": None,
             "spacing": None,
+            "memory": None,
         }
         self._uncertainty = False
         self._default_pixel_value = 0.0
@@ -163,7 +164,7 @@ class PDDRegistrationMethod:
         return self._settings["model"]
 
     def SetDevice(self, device: str) -> None:
-        """Set the device: "auto", "cpu" or "cuda"."""
+        """Set the device: "auto", "cpu", "cuda" or "cuda:1" and so on."""
         self._set("device", device)
 
     def GetDevice(self) -> str:
@@ -193,6 +194,14 @@ class PDDRegistrationMethod:
     def GetSpacing(self) -> float | None:
         """The voxel size at which the images are compared."""
         return self._settings["spacing"]
+
+    def SetMemory(self, memory: float | None) -> None:
+        """Set what the process may hold in memory, in GB (see ``register``); None for nearly all that is free."""
+        self._set("memory", memory)
+
+    def GetMemory(self) -> float | None:
+        """What the process may hold in memory, in GB."""
+        return self._settings["memory"]
 
     def SetComputeUncertainty(self, compute: bool) -> None:
         """Set whether :meth:`Update` estimates the uncertainty too; the getters of it ask for it otherwise."""

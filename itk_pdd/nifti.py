@@ -144,6 +144,8 @@ def _walk(path: Path, compressed: bool, header: _Header) -> Flaws:
                     first = tuple(int(i) for i in np.unravel_index(position, header.shape, order="F"))
                 count += int(bad.sum())
         size += len(block)
+        if size >= header.size - header.offset:
+            break  # what follows is no voxel, however much it is
     return Flaws(max(0, header.size - header.offset - size), count, first)
 
 

@@ -6,13 +6,29 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["Output", "OutputError", "check_outputs", "extension", "free_space", "write_all"]
+__all__ = [
+    "Output",
+    "OutputError",
+    "abandon",
+    "check_outputs",
+    "extension",
+    "free_space",
+    "write_all",
+    "write_bytes",
+    "written",
+]
+
+# For a process that has to end in the middle: what is on the disk for the moment, and whether files are being moved.
+_temporary: set[Path] = set()
+_moving = threading.Lock()
+_written = 0
 
 
 class OutputError(RegistrationError):
@@ -99,6 +115,7 @@ def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
     OutputError
         If a file cannot be written.
     """
+    global _written
     check_outputs([output for output, _ in writers])
     with contextlib.ExitStack() as stack:
         staging: dict[Path, Path] = {}
@@ -106,9 +123,7 @@ def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
             target = Path(output.path).resolve()
             try:
                 if target.parent not in staging:
-                    folder = tempfile.mkdtemp(prefix=".writing-", dir=target.parent)
-                    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-                    staging[target.parent] = Path(folder)
+                    staging[target.parent] = _temporary_folder(".writing-", target.parent, stack)
                 write(staging[target.parent] / target.name)
             except OutputError as error:
                 raise OutputError(f"{output.name}: {output.path} could not be written ({error})") from error
@@ -118,7 +133,30 @@ def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
                 ) from error
         # A format of two files (.mhd with its .zraw) leaves both in the staging folder: everything in it moves.
         moves = [(file, folder / file.name) for folder, stage in staging.items() for file in sorted(stage.iterdir())]
-        _move_all(moves, stack)
+        with _moving:
+            _move_all(moves, stack)
+            _written += len(moves)
+
+
+def abandon() -> None:
+    """Remove what is half written, for a process that ends right afterwards: nothing more is put into place."""
+    _moving.acquire()
+    for _ in range(3):  # while a library may still be writing
+        for folder in list(_temporary):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def written() -> int:
+    """How many files :func:`write_all` has put into place in this process."""
+    return _written
+
+
+def _temporary_folder(prefix: str, parent: Path, stack: contextlib.ExitStack) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    _temporary.add(folder)
+    stack.callback(_temporary.discard, folder)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _move_all(moves: Sequence[tuple[Path, Path]], stack: contextlib.ExitStack) -> None:
@@ -128,10 +166,8 @@ def _move_all(moves: Sequence[tuple[Path, Path]], stack: contextlib.ExitStack) -
         for source, target in moves:
             backup, new = None, not target.exists()
             if not new and len(moves) > 1:
-                folder = tempfile.mkdtemp(prefix=".replaced-", dir=target.parent)
-                stack.callback(shutil.rmtree, folder, ignore_errors=True)
-                backup = Path(folder) / target.name
-                os.replace(target, backup)
+                backup = _temporary_folder(".replaced-", target.parent, stack) / target.name
+                _keep(target, backup)
             done.append((target, backup, new))
             os.replace(source, target)
     except BaseException as error:
@@ -146,6 +182,14 @@ def _move_all(moves: Sequence[tuple[Path, Path]], stack: contextlib.ExitStack) -
         raise
 
 
+def _keep(target: Path, backup: Path) -> None:
+    """Give a file a second name, so that the first is never without it; move it where the disk knows no links."""
+    try:
+        os.link(target, backup)
+    except OSError:
+        os.replace(target, backup)
+
+
 def free_space(folder: Path) -> int:
     """Free bytes on the disk of a folder."""
     return shutil.disk_usage(folder).free
@@ -154,3 +198,13 @@ def free_space(folder: Path) -> int:
 def _system_reason(error: OSError) -> str:
     """What the system says about an error, without the numbers and names."""
     return (error.strerror or str(error)).lower()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file and see it through to the disk."""
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if path.stat().st_size != len(content):
+        raise OutputError("it was cut short; is the disk full?")

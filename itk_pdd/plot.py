@@ -69,7 +69,8 @@ class _Cut:
     def coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         """Millimetres of the columns and of the rows from the first voxel, along the patient's axes."""
         canonical = self.grid.canonical()
-        return tuple(np.arange(canonical.size[a]) * canonical.spacing[a] for a in self.axes)
+        columns, rows = (np.arange(canonical.size[a]) * canonical.spacing[a] for a in self.axes)
+        return columns, rows
 
     def prepare(self, axes: Axes | None, title: str) -> Axes:
         """The axes to draw into, with equal scales and the right way up."""

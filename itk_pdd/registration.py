@@ -68,6 +68,7 @@ def register(
     seed: int = 0,
     threads: int | None = None,
     spacing: float | None = None,
+    memory: float | None = None,
     return_uncertainty: bool | str = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Any:
@@ -92,10 +93,11 @@ def register(
         Images on the grids of ``fixed`` and ``moving``; only voxels other than 0 count.
     channel_weights : sequence of float, optional
         How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
-    model : str or path-like, optional
-        Name of a model, or its folder; "auto" chooses by the images.
+    model : str, path-like or PddModel, optional
+        Name of a model, its folder, or one in memory (see :func:`itk_pdd.models.from_reference`); "auto" chooses by
+        the images.
     device : str, optional
-        "auto", "cpu" or "cuda".
+        "cpu", "cuda", "cuda:1" and so on, or "auto": a GPU where torch finds one that works, else the CPU.
     seed : int, optional
         The same images, options, seed and device give the same result.
     threads : int, optional
@@ -103,6 +105,10 @@ def register(
     spacing : float, optional
         Voxel size in millimetres at which the images are compared, instead of the model's; smaller is more exact and
         slower.
+    memory : float, optional
+        What the process may hold in memory, in GB (10^9 bytes); by default nearly all that is free. Where it is short,
+        parts of the work are done in blocks (the same result, slower); where that is not enough, the images are
+        compared at a coarser spacing, with a warning, or, with ``spacing``, an error says how much is needed.
     return_uncertainty : {False, True, "full"}, optional
         Return how far the result can be believed as well. Nothing is computed for it otherwise.
     progress : callable, optional
@@ -152,6 +158,7 @@ def register(
         seed=seed,
         threads=threads,
         spacing=spacing,
+        memory=memory,
         progress=progress,
         **wanted,
     )
@@ -159,6 +166,11 @@ def register(
     transform = (field_to_simpleitk if simple else field_to_itk)(result.field)
     if not return_uncertainty:
         return transform
+    if result.uncertainty is None:
+        raise RegistrationError(
+            f"return_uncertainty is {return_uncertainty!r}, but model {result.model.name} does not estimate it: "
+            "leave it out, or choose another model"
+        )
     if return_uncertainty == "full":
         return transform, result.uncertainty
     deviation = result.uncertainty.standard_deviation()
@@ -199,7 +211,7 @@ def prepare(
             f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many: leave out those alone"
         )
     log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, counts[0])
-    masks = {}
+    masks: dict[str, Any] = {}
     if fixed_mask is not None:
         masks["fixed_mask"] = Volume.mask_from_image(fixed_mask, fixed.grid, name="fixed_mask")
     if moving_mask is not None:
@@ -212,7 +224,9 @@ def prepare(
     elif initialise == "affine":
         initial = prealignment.align_affine(fixed, moving, threads=threads, **masks)
     _check_overlap(fixed, moving, initial, "initial_transform" if initial_transform is not None else None)
-    several = dict(zip(("fixed_channels", "moving_channels"), channels, strict=True)) if counts[0] > 1 else {}
+    several: dict[str, Any] = (
+        dict(zip(("fixed_channels", "moving_channels"), channels, strict=True)) if counts[0] > 1 else {}
+    )
     return Problem(fixed, moving, initial, **masks, **several)
 
 

@@ -12,6 +12,9 @@ from itk_pdd.volume import Volume
 
 __all__ = ["resample"]
 
+_TRUNCATE = 3  # standard deviations at which the smoothing ends
+_SLAB = 16  # slices of the result that are made at once
+
 
 def resample(
     volume: Volume,
@@ -40,8 +43,11 @@ def resample(
 
     array = volume.array
     if interpolation == "linear":
-        array = _smoothed_for(volume, grid)
+        widths = _smoothing(volume.grid, grid)
         lines = None if mapping is not None or outside != "nearest" else volume.grid.lines(grid)
+        if lines is not None and any(widths):
+            return Volume(_reduced(array, *lines, widths), grid)
+        array = _smoothed(array, widths)
         if lines is not None:
             return Volume(_along_lines(array, *lines), grid)
     kernel = sample_linear if interpolation == "linear" else sample_nearest
@@ -71,18 +77,55 @@ def _along_lines(array: np.ndarray, axes: tuple[int, ...], positions: list[np.nd
     return sample_lines(array, tuple(positions))
 
 
-def _smoothed_for(volume: Volume, grid: Grid) -> np.ndarray:
-    """The array, smoothed along each axis as much as sampling it at the spacing of ``grid`` asks for."""
-    from scipy import ndimage
+def _smoothing(source: Grid, target: Grid) -> list[float]:
+    """Standard deviations in voxels, along z, y, x, of the smoothing that sampling at the target's spacing asks for."""
+    # Length of one voxel step of the new grid, seen along the axes of the old one.
+    ratio = np.abs(np.linalg.inv(source.matrix) @ target.matrix).max(axis=1)[::-1]
+    # A Gaussian of this width turns the old voxel's footprint (variance 1/12) into the new one's.
+    return [float(np.sqrt((value**2 - 1) / 12)) if value > 1.25 else 0.0 for value in ratio]
 
-    array = np.asarray(volume.array, dtype=np.float32)
-    # Length of one voxel step of the new grid, seen along the axes of the volume.
-    ratio = np.abs(np.linalg.inv(volume.grid.matrix) @ grid.matrix).max(axis=1)
-    for axis, value in enumerate(ratio):
-        if value > 1.25:
-            # A Gaussian of this width turns the old voxel's footprint (variance 1/12) into the new one's.
-            sigma = float(np.sqrt((value**2 - 1) / 12))
-            array = ndimage.gaussian_filter1d(
-                array, sigma, axis=volume.grid.dimension - 1 - axis, mode="nearest", truncate=3
-            )
+
+def _smoothed(array: np.ndarray, widths: list[float]) -> np.ndarray:
+    """The array in single precision, smoothed along each axis."""
+    array = np.asarray(array, dtype=np.float32)
+    if not any(widths):
+        return array
+    from scipy import ndimage  # costs a quarter of a second
+
+    for axis, width in enumerate(widths):
+        if width:
+            array = ndimage.gaussian_filter1d(array, width, axis=axis, mode="nearest", truncate=_TRUNCATE)
     return array
+
+
+def _reduced(array: np.ndarray, axes: tuple[int, ...], positions: list[np.ndarray], widths: list[float]) -> np.ndarray:
+    """Smooth and sample at once where the axes are parallel: less is left to do after each axis."""
+    from itk_pdd.kernels.lattice import weighted_sums
+
+    for axis, width in enumerate(widths):
+        index, weights = _taps(positions[axes.index(axis)], array.shape[axis], width)
+        if axis > 0:
+            array = weighted_sums(array, axis, index, weights)
+            continue
+        # The image as it came can be large: it is converted to floats in slabs.
+        parts = []
+        for first in range(0, len(index), _SLAB):
+            part = slice(first, first + _SLAB)
+            low = index[part].min()
+            slab = array[low : index[part].max() + 1].astype(np.float32)
+            parts.append(weighted_sums(slab, 0, index[part] - low, weights[part]))
+        array = np.concatenate(parts)
+    return np.ascontiguousarray(array.transpose(axes))
+
+
+def _taps(positions: np.ndarray, size: int, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and weights of linear interpolation after smoothing, along an axis whose border is repeated."""
+    inside = np.clip(positions, 0, size - 1)
+    low = np.floor(inside).astype(np.int64)
+    share = (inside - low)[:, None]
+    reach = int(_TRUNCATE * width + 0.5)
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (width or 1)) ** 2)
+    bell = np.pad(bell / bell.sum(), 1)
+    weights = (1 - share) * bell[1:] + share * bell[:-1]
+    index = np.clip(low[:, None] + np.arange(-reach, reach + 2), 0, size - 1)
+    return index, weights.astype(np.float32)

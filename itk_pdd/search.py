@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from itk_pdd import kernels
-from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
-from itk_pdd.kernels.mind import add_codes, code_bits, mind_features
-from itk_pdd.kernels.tree import min_marginals, spanning_tree
-from itk_pdd.masking import masked_costs
+from itk_pdd.capture import edge_share
+from itk_pdd.kernels.blocks import min_sum_means
+from itk_pdd.kernels.lattice import restrict
+from itk_pdd.kernels.mind import code_bits, mind_features
+from itk_pdd.kernels.tree import spanning_tree
+from itk_pdd.masking import MaskedCosts
 from itk_pdd.network.costs import DisplacementSet
+from itk_pdd.operations import HostOperations
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Stage
 
@@ -51,9 +55,10 @@ class WorkingImage:
     factor: int = 1
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int, int]:
         """Voxels along z, y, x."""
-        return self.channels[0].shape
+        depth, height, width = self.channels[0].shape
+        return depth, height, width
 
     @property
     def similarities(self) -> int:
@@ -69,22 +74,22 @@ class WorkingImage:
         array = self.channels[channel]
         return mind_features(array if self.dimension == 3 else array[0], dilation=dilation)
 
-    def codes(self, dilations: Sequence[int]) -> tuple[np.ndarray, tuple[float, ...]]:
-        """Binary codes of the features, uint64 (words, z, y, x), and what a bit of each word is worth.
+    def codes(self, dilations: Sequence[int], operations: Any) -> tuple[Any, tuple[float, ...]]:
+        """Binary codes of the features, 64 bits (words, z, y, x), and what a bit of each word is worth.
 
         There is a word for each channel, of the MIND-SSC features of several dilations, and one for the classes.
         """
         bits = code_bits(self.similarities * len(dilations))
         words = len(self.channels) + (self.classes is not None)
-        codes = np.zeros((words, *self.shape), np.uint64)
-        for array, code in zip(self.channels, codes, strict=False):
+        codes = operations.no_codes((words, *self.shape))
+        for channel, code in zip(self.channels, codes, strict=False):
+            array = operations.array(channel if self.dimension == 3 else channel[0])
             for i, dilation in enumerate(dilations):
-                shift = i * self.similarities * bits
-                add_codes(array if self.dimension == 3 else array[0], code, bits=bits, shift=shift, dilation=dilation)
+                operations.add_codes(array, code, bits=bits, shift=i * self.similarities * bits, dilation=dilation)
         total = sum(self.weights) * self.similarities * len(dilations) * bits
         scales = [weight / total for weight in self.weights]
         if self.classes is not None:
-            codes[-1] = self.classes.codes(self.factor)
+            codes[-1] = self.classes.codes(self.factor, operations)
             scales.append(self.classes.scale)
         return codes, tuple(scales)
 
@@ -110,7 +115,10 @@ def search(
     moving: WorkingImage,
     stages: Sequence[Stage],
     *,
+    operations: Any = HostOperations,
+    memory: float | None = None,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
+    at_edge: Callable[[float, int], None] = lambda share, reach: None,
     recorder: Recorder | None = None,
 ) -> tuple[np.ndarray, int]:
     """Displacements from the fixed to the moving image, by dense searches from coarse to fine.
@@ -124,8 +132,16 @@ def search(
         Images on one grid.
     stages : sequence of Stage
         From coarse to fine.
+    operations : object
+        Those of the device that computes, see :func:`itk_pdd.operations.operations`.
+    memory : float, optional
+        Bytes that the costs of a stage may take on the CPU (see :func:`itk_pdd.kernels.blocks.min_sum_means`); the
+        result does not depend on it.
     progress : callable
         Called with the fraction that is done and what is going on.
+    at_edge : callable
+        Called after the first stage with the share of the structured points whose displacement lies at the edge of its
+        range (see :func:`itk_pdd.capture.edge_share`), and with this range in working voxels.
     recorder : Recorder, optional
         Told the distribution of every stage and both fields before they are made consistent, for the uncertainty.
 
@@ -148,7 +164,7 @@ def search(
             # Codes of the last resolution are used no more; those of the last dilations may be.
             codes: dict[tuple[int, ...], list] = {}
         if stage.dilations not in codes:
-            codes = {stage.dilations: [image.codes(stage.dilations) for image in images]}
+            codes = {stage.dilations: [image.codes(stage.dilations, operations) for image in images]}
         own, other = codes[stage.dilations]
         # Two values per control point and axis are enough for the field of a stage.
         share = 2 if stage.cell % 2 == 0 and stage.cell > 2 else 1
@@ -161,32 +177,38 @@ def search(
         for part, (image, mine, others, allowed, field_) in enumerate(parts):
             progress((number + part / len(parts)) / len(stages), name + (", backward" if part else ""))
             listener = recorder if part == 0 else None
-            found.append(_one_way(image, mine, others, allowed, stage, field_, before, share, listener))
+            found.append(
+                _one_way(operations, image, mine, others, allowed, stage, field_, before, share, memory, listener)
+            )
+        if number == 0:
+            guide = restrict(images[0].channels[0], image.per_axis(share))
+            steps = operations.numpy(found[0] * float(lattice))
+            at_edge(edge_share(steps, guide, stage.reach, stage.step * shrink), stage.reach)
         if recorder is not None:
-            recorder.fields(stage, found, lattice)
+            recorder.fields(stage, [operations.numpy(each) for each in found], lattice)
         forward = found[0]
         if stage.consistency:
-            forward, backward = make_consistent(*found, iterations=stage.consistency)
-    return forward * np.float32(lattice), lattice
+            forward, backward = operations.make_consistent(*found, iterations=stage.consistency)
+    return operations.numpy(forward * float(lattice)), lattice
 
 
 def _one_way(
+    operations: Any,
     image: WorkingImage,
-    own: tuple[np.ndarray, tuple[float, ...]],
-    other: tuple[np.ndarray, tuple[float, ...]],
+    own: tuple[Any, tuple[float, ...]],
+    other: tuple[Any, tuple[float, ...]],
     allowed: np.ndarray | None,
     stage: Stage,
-    base: np.ndarray | None,
+    base: Any,
     lattice: int,
     share: int,
+    memory: float | None,
     recorder: Recorder | None = None,
-) -> np.ndarray:
+) -> Any:
     """Field of one direction after one stage, in units of and on a lattice of ``share`` voxels of the stage.
 
     ``base`` is the field so far, in units of and on a lattice of ``lattice`` working voxels.
     """
-    import torch
-
     cell, step = image.per_axis(stage.cell), image.per_axis(stage.step)
     # In two dimensions there are few voxels in a cell.
     stride = (stage.stride, stage.stride, 1) if image.dimension == 3 else (1, 1, 1)
@@ -195,51 +217,67 @@ def _one_way(
     if base is not None:
         block = image.per_axis(lattice // stage.shrink)
         if any(c % b for c, b in zip(cell, block, strict=True)):
-            base, block = enlarged(base, block, image.shape), (1, 1, 1)
+            base, block = enlarged(base, block, image.shape, operations), (1, 1, 1)
         else:
-            base = base * np.float32(block[-1])
-        found = restrict(base, tuple(c // b for c, b in zip(cell, block, strict=True)))
-    costs = masked_costs(
-        own[0],
-        other[0],
-        allowed,
-        cell=cell,
-        radius=radius,
-        step=step,
-        stride=stride,
-        base=base,
-        block=block,
-        mask=image.mask,
-        scales=own[1],
-    )
-    if stage.regularisation == "tree":
-        tree = spanning_tree(image.guide(cell))
-        steps = None if found is None else found / np.float32(stage.step)
-        costs = min_marginals(costs, tree, alpha=stage.smoothness, taps=min(4, stage.radius), base=steps)
-        tensor = torch.from_numpy(costs)
-    else:
-        tensor = kernels.regularise(torch.from_numpy(costs[..., : 2 * radius[2] + 1].copy()), 1.0, 3)
-    offsets = _offsets(radius, step, tensor.shape[-1])
-    control = kernels.displacement_moments(tensor, stage.temperature, offsets).mean
+            base = base * float(block[-1])
+        found = operations.restrict(base, tuple(c // b for c, b in zip(cell, block, strict=True)))
+    options = {"cell": cell, "radius": radius, "step": step, "stride": stride, "base": base, "block": block}
+    options |= {"mask": image.mask, "scales": own[1]}
+    points = tuple(-(-n // c) for n, c in zip(image.shape, cell, strict=True))
+    mean = partial(_mean, stage, radius, step)
     if recorder is not None:
-        recorder.marginals(stage, tensor, offsets, control, found)
-    control = control.numpy() if found is None else found + control.numpy()
-    control /= np.float32(share)
+        recorder.begin(stage, points, None if found is None else operations.numpy(found))
+        mean = partial(_mean, stage, radius, step, recorder=recorder)
+    if stage.regularisation == "tree" and operations.device == "cpu":
+        tree = spanning_tree(image.guide(cell))
+        costs = MaskedCosts(own[0], other[0], allowed, **options)
+        control = min_sum_means(costs, mean, tree, memory=memory, **_smoothness(stage, found)).reshape(*points, 3)
+    else:
+        costs = operations.masked_costs(own[0], other[0], allowed, **options)
+        if stage.regularisation == "tree":
+            costs = operations.min_marginals(costs, spanning_tree(image.guide(cell)), **_smoothness(stage, found))
+            tensor = operations.tensor(costs)
+        else:
+            tensor = kernels.regularise(operations.tensor(costs)[..., : 2 * radius[2] + 1].contiguous(), 1.0, 3)
+        everywhere = np.arange(int(np.prod(points)))
+        control = operations.from_tensor(mean(everywhere, tensor.flatten(0, 2)).reshape(*points, 3))
+    if recorder is not None:
+        recorder.end(operations.numpy(control))
+    control = (control if found is None else found + control) / float(share)
     blocks = image.per_axis(share)
     shape = tuple(-(-n // b) for n, b in zip(image.shape, blocks, strict=True))
-    return upsample(control, tuple(c // b for c, b in zip(cell, blocks, strict=True)), shape)
+    return operations.upsample(control, tuple(c // b for c, b in zip(cell, blocks, strict=True)), shape)
 
 
-def _offsets(radius: tuple[int, int, int], step: tuple[int, int, int], width: int):
-    """Displacements in voxels along z, y, x; those in the padding of a row, which have no probability, are zero."""
+def _smoothness(stage: Stage, found: Any) -> dict[str, Any]:
+    """What the min-sum is told beside costs and tree."""
+    steps = None if found is None else found / float(stage.step)
+    return {"alpha": stage.smoothness, "taps": min(4, stage.radius), "base": steps}
+
+
+def _mean(
+    stage: Stage,
+    radius: tuple[int, int, int],
+    step: tuple[int, int, int],
+    nodes: np.ndarray,
+    costs: Any,
+    recorder: Recorder | None = None,
+) -> Any:
+    """Expected displacement in voxels of control points under the softmax of their costs (n, dz, dy, width): (n, 3)."""
     import torch
 
+    tensor = torch.from_numpy(costs) if isinstance(costs, np.ndarray) else costs
     *others, x = DisplacementSet(radius, step).offsets()
-    return [*others, torch.nn.functional.pad(x, (0, width - len(x)))]
+    # Those in the padding of a row have no probability.
+    offsets = [*others, torch.nn.functional.pad(x, (0, tensor.shape[-1] - len(x)))]
+    mean = kernels.displacement_moments(tensor, stage.temperature, offsets).mean
+    if recorder is not None:
+        recorder.marginals(nodes, tensor, offsets)
+    return mean if tensor is costs else mean.numpy()
 
 
-def enlarged(field: np.ndarray, factor: tuple[int, int, int], shape: tuple[int, ...]) -> np.ndarray:
+def enlarged(field: Any, factor: tuple[int, int, int], shape: tuple[int, ...], operations: Any = HostOperations) -> Any:
     """A field in voxels on a grid that is finer by whole factors."""
     if max(factor) == 1:
         return field
-    return upsample(field, factor, shape, order=1) * np.float32(factor[-1])
+    return operations.upsample(field, factor, shape, order=1) * float(factor[-1])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from itk_pdd.field import slabs
 from itk_pdd.grid import Grid
-from itk_pdd.kernels.interpolation import sample_linear, sample_lines
-from itk_pdd.kernels.thermometer import thermometer_codes
+from itk_pdd.kernels.interpolation import sample_linear
+from itk_pdd.operations import HostOperations
 
 __all__ = ["ClassMaps"]
 
@@ -49,22 +50,50 @@ class ClassMaps:
         """What a differing bit costs."""
         return self.weight / sum(self.bits)
 
-    def codes(self, shrink: int) -> np.ndarray:
-        """Thermometer codes at the centres of blocks of ``shrink`` working voxels, uint64 (z, y, x)."""
+    @property
+    def shrink(self) -> int:
+        """Working voxels per voxel of the probabilities along each axis: finer than this they cannot tell."""
+        return max(1, round(min(self.grid.spacing) / min(self.working.spacing)))
+
+    def codes(self, shrink: int, operations: Any = HostOperations) -> Any:
+        """Thermometer codes at the centres of blocks of ``shrink`` working voxels, 64 bits (z, y, x).
+
+        ``operations`` are those of the device that computes, see :func:`itk_pdd.operations.operations`.
+        """
         target = self.working.blocks(shrink)
-        codes = np.empty(target.shape, np.uint64)
+        codes = operations.no_codes(target.shape)
+        for part, values in self._sampled(target, operations):
+            codes[part] = operations.thermometer_codes(values, self.bits)
+        return codes
+
+    def features(self, shrink: int) -> np.ndarray:
+        """Probabilities at the centres of blocks of ``shrink`` working voxels as bytes, uint8 (z, y, x, 16 n).
+
+        They are scaled so that the squared difference of a class counts as much as its bits do in a code, 255 for the
+        class that counts most; channels beyond the classes are zero.
+        """
+        target = self.working.blocks(shrink)
+        classes = len(self.bits)
+        factors = (255 * np.sqrt(np.asarray(self.bits) / max(self.bits))).astype(np.float32)
+        result = np.zeros((*target.shape, -(-classes // 16) * 16), np.uint8)
+        for part, values in self._sampled(target, HostOperations):
+            result[part][..., :classes] = np.rint(values * factors)
+        return result
+
+    def _sampled(self, target: Grid, operations: Any) -> Iterator[tuple[slice, Any]]:
+        """Probabilities on a grid, some slices at a time, as arrays of the operations."""
         lines = self.grid.lines(target) if self.mapping is None else None
         if lines is not None:
             axes, (z, y, x) = lines
-            source = np.ascontiguousarray(self.probabilities.transpose(*axes, 3))
+            source = operations.array(self.probabilities.transpose(*axes, 3))
             for first in range(0, len(z), _SLAB):
                 part = slice(first, first + _SLAB)
-                codes[part] = thermometer_codes(sample_lines(source, (z[part], y, x)), self.bits)
-            return codes
+                yield part, operations.sample_lines(source, (z[part], y, x))
+            return
         for slab, points in slabs(target):
             for first in range(0, len(points), _SLAB):
-                part = points[first : first + _SLAB]
-                moved = part if self.mapping is None else self.mapping(part)
-                values = sample_linear(self.probabilities, self.grid.to_index(moved))
-                codes[slab][first : first + _SLAB] = thermometer_codes(values, self.bits)
-        return codes
+                moved = points[first : first + _SLAB]
+                moved = moved if self.mapping is None else self.mapping(moved)
+                begin = range(target.shape[0])[slab][first]
+                part = slice(begin, begin + len(moved))
+                yield part, operations.array(sample_linear(self.probabilities, self.grid.to_index(moved)))

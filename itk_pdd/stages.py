@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from itk_pdd.network.pddmodel import PddModel
 
 __all__ = ["Model", "Refinement", "Stage"]
 
@@ -72,6 +76,10 @@ class Refinement:
         First step of Adam in working voxels.
     dilation : int
         Dilation of the MIND-SSC features in voxels.
+    features : {"mind-ssc", "classes"}
+        What is compared: hand-made features at every working voxel, or the class probabilities of the model's network
+        where that gives them. ``cell``, ``stride``, ``diffusion`` and ``rate`` are in voxels of what is compared, and
+        the difference of class probabilities is a sum over the classes, so that as many as one likes can be added.
     """
 
     iterations: int = 30
@@ -80,6 +88,7 @@ class Refinement:
     diffusion: float = 0.02
     rate: float = 0.3
     dilation: int = 2
+    features: str = "mind-ssc"
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,11 @@ class Model:
         Folder of a trained network whose class probabilities are compared beside the MIND-SSC features.
     class_weight : float
         How much these count: what a difference in all classes costs, beside 1 for one in all MIND-SSC features.
+    smallest_jacobian : float, optional
+        Where the Jacobian determinant is smaller the field is relaxed, so that it nowhere folds; larger bends less and
+        fits less. None leaves folds where they are.
+    pdd : str or PddModel, optional
+        A trained PDD network, or its folder, which then does everything; stages and refinement are not used.
     """
 
     name: str
@@ -111,3 +125,5 @@ class Model:
     max_voxels: int = 8_000_000
     network: str | None = None
     class_weight: float = 4.0
+    smallest_jacobian: float | None = 0.05
+    pdd: str | PddModel | None = None

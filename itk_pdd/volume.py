@@ -20,6 +20,8 @@ __all__ = ["Volume", "grid_of", "image_kind", "is_itk", "is_simpleitk"]
 
 # Headers round direction cosines; a shear beyond this is no rounding.
 _ORTHONORMAL = 5e-3
+# No microscope resolves less (in millimetres), and no axis is sampled so much more densely than another.
+_FINEST, _COARSEST = 1e-6, 1e4
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,8 @@ class Volume:
         """A copy as a SimpleITK image; bool becomes uint8, other types are kept unless ``dtype`` is given."""
         import SimpleITK
 
-        dtype = dtype or (np.uint8 if self.array.dtype == bool else self.array.dtype)
-        image = SimpleITK.GetImageFromArray(self.array.astype(dtype, copy=False))
+        kind = np.dtype(dtype or (np.uint8 if self.array.dtype == bool else self.array.dtype))
+        image = SimpleITK.GetImageFromArray(self.array.astype(kind, copy=False))
         image.SetSpacing(self.grid.spacing)
         image.SetOrigin(self.grid.origin)
         image.SetDirection(np.asarray(self.grid.direction).ravel().tolist())
@@ -350,6 +352,11 @@ def _check_geometry(grid: Grid, name: str) -> None:
         raise RegistrationError(f"{name} has no voxels (size {' x '.join(map(str, grid.size))})")
     if not (np.isfinite(grid.spacing).all() and min(grid.spacing) > 0):
         raise RegistrationError(f"{name} has the spacing {grid.spacing} mm (x, y, z), expected positive numbers")
+    if min(grid.spacing) < _FINEST or max(grid.spacing) > _COARSEST * min(grid.spacing):
+        raise RegistrationError(
+            f"{name} has the spacing {grid.spacing} mm (x, y, z), expected {_FINEST:g} mm or more and none "
+            f"{_COARSEST:g} times another: correct the header"
+        )
     if not np.isfinite(grid.origin).all():
         raise RegistrationError(f"{name} has the origin {grid.origin} mm (x, y, z), expected finite numbers")
     direction = np.asarray(grid.direction)

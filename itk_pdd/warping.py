@@ -28,6 +28,8 @@ __all__ = [
     "warp_simpleitk",
 ]
 
+_SLAB_VOXELS = 8_000_000  # voxels warped at once: bounds the memory of transforms
+
 INTERPOLATIONS = {
     "linear": "sitkLinear",
     "bspline": "sitkBSpline3",
@@ -286,13 +288,28 @@ def warp_simpleitk(
     default : float
         Value where the image has none.
     """
-    return resampled(
-        image,
-        field_to_simpleitk(field),
-        field.grid,
-        interpolation="nearest" if labels else "linear",
-        default=default,
-    )
+    import SimpleITK
+
+    interpolation = "nearest" if labels else "linear"
+    grid = field.grid
+    step = max(1, _SLAB_VOXELS // max(1, int(np.prod(grid.shape[1:]))))
+    if step >= grid.shape[0]:
+        return resampled(image, field_to_simpleitk(field), grid, interpolation=interpolation, default=default)
+    # In slabs: ITK's transforms take double precision, twelve times the memory of a 16-bit image.
+    result = None
+    for first in range(0, grid.shape[0], step):
+        last = min(grid.shape[0], first + step)
+        lower, upper = [0] * grid.dimension, [0] * grid.dimension
+        lower[-1], upper[-1] = -first, last - grid.shape[0]
+        part = DisplacementField(field.vectors[first:last], grid.padded(lower, upper))
+        transform = field_to_simpleitk(part)
+        warped = resampled(image, transform, part.grid, interpolation=interpolation, default=default)
+        slab = SimpleITK.GetArrayViewFromImage(warped)
+        if result is None:
+            result = np.empty((grid.shape[0], *slab.shape[1:]), slab.dtype)
+        result[first:last] = slab
+    assert result is not None  # a grid has slices
+    return from_array(result, grid)
 
 
 def warp_channels(

@@ -114,6 +114,17 @@ def test_whole_nifti_files_are_not_taken_for_cut_ones(tmp_path, kind: str) -> No
     assert examine_nifti(path) == Flaws(missing=10)
 
 
+def test_what_follows_the_voxels_is_not_unpacked(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("itk_pdd.nifti._BLOCK", 1000)
+    SimpleITK.WriteImage(blobs(GEOMETRIES["oblique"]).to_simpleitk(), str(tmp_path / "image.nii"))
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(gzip.compress((tmp_path / "image.nii").read_bytes() + bytes(10_000_000)))
+    read, count = gzip.GzipFile.read, []
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda file, size: count.append(size) or read(file, size))
+    assert examine_nifti(path) == Flaws()
+    assert sum(count) < 20_000
+
+
 @pytest.mark.parametrize("name", ["image.nii", "image.nii.gz"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_voxels_that_are_no_numbers_are_found_in_nifti(tmp_path, name: str, dtype: str, monkeypatch) -> None:

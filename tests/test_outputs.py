@@ -49,6 +49,30 @@ def test_none_is_written_if_one_fails(tmp_path) -> None:
     assert (tmp_path / "old.txt").read_text() == "old"
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_is_never_without_its_file(tmp_path, monkeypatch, links: bool) -> None:
+    """Whenever the process may be killed, what was there is under its name (or, on disks without links, beside it)."""
+    names, replace, seen = [tmp_path / f"{name}.txt" for name in "ab"], os.replace, []
+    for name in names:
+        name.write_text("old")
+
+    def look(source, target) -> None:
+        seen.append([name.exists() for name in names])
+        replace(source, target)
+        seen.append([name.exists() for name in names])
+
+    def no_links(*_args) -> None:
+        raise OSError(1, os.strerror(1))
+
+    monkeypatch.setattr(os, "replace", look)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    write_all([(Output(name, "text", TEXT), put("new")) for name in names])
+    assert [name.read_text() for name in names] == ["new", "new"]
+    assert sorted(tmp_path.iterdir()) == names
+    assert (np.array(seen).all()) == links
+
+
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_what_was_there_comes_back_if_a_file_cannot_be_moved(tmp_path, monkeypatch, failing: int) -> None:
     (tmp_path / "a.txt").write_text("old")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import rotation
 
 from itk_pdd import engine, models
 from itk_pdd.errors import RegistrationError
@@ -12,8 +13,6 @@ from itk_pdd.grid import Grid
 from itk_pdd.kernels.thermometer import thermometer_codes
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.volume import Volume
-
-from conftest import rotation
 
 
 def ramp(grid):
@@ -33,7 +32,7 @@ def test_codes_are_those_of_the_physical_place(direction, shrink):
     different = maps.codes(shrink) ^ expected
     # One level of rounding is left to the interpolation.
     assert max(bin(int(v)).count("1") for v in different.ravel()) <= 2
-    shifted = ClassMaps(ramp(where), where, [20, 30], working, 1.0, lambda points: points + [8.0, 0, 0])
+    shifted = ClassMaps(ramp(where), where, [20, 30], working, 1.0, lambda points: points + np.array([8.0, 0, 0]))
     away = thermometer_codes(np.clip(ramp(working.blocks(shrink)) + np.float32([8 / 60, -8 / 60]), 0, 1), [20, 30])
     assert max(bin(int(v)).count("1") for v in (shifted.codes(shrink) ^ away).ravel()) <= 2
 
@@ -53,8 +52,8 @@ def test_classes_lead_where_the_image_says_nothing(monkeypatch):
         card = SimpleNamespace(classes=[SimpleNamespace(volume=1.0), SimpleNamespace(volume=1.0)])
 
         @classmethod
-        def from_folder(cls, folder):
-            assert folder == "somewhere"
+        def from_folder(cls, folder, *, device):
+            assert (folder, device) == ("somewhere", "cpu")
             return cls()
 
         def probabilities(self, volume):
@@ -76,5 +75,5 @@ def test_classes_lead_where_the_image_says_nothing(monkeypatch):
 
 
 def test_unknown_models_are_named():
-    with pytest.raises(RegistrationError, match="expected 'auto', one of .*mind-ssc"):
+    with pytest.raises(RegistrationError, match=r"expected 'auto', one of .*mind-ssc"):
         models.load("nonsense")

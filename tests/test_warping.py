@@ -8,13 +8,14 @@ import SimpleITK
 from conftest import GEOMETRIES, blobs, rotation, to_itk, wave
 from scipy import ndimage
 
-from itk_pdd import jacobian_determinant, warp_image, warp_labels
+from itk_pdd import jacobian_determinant, warp_image, warp_labels, warping
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.images import from_array
 from itk_pdd.transform import field_to_itk, field_to_simpleitk
-from itk_pdd.volume import Volume
+from itk_pdd.volume import Volume, grid_of
+from itk_pdd.warping import warp_simpleitk
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 
@@ -85,6 +86,19 @@ def test_integers_are_rounded_and_stay_in_range() -> None:
     large = np.full((4, 5), 2**31 - 1, np.int32)
     warped = array_of(warp_image(from_array(large, Grid.create((5, 4))), shift(0.25, 0), reference=Grid.create((5, 4))))
     assert (warped[:, :-1] == 2**31 - 1).all()
+
+
+@pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3-D", "2-D"])
+@pytest.mark.parametrize("labels", [False, True])
+def test_slabs_change_nothing(grid: Grid, labels: bool, monkeypatch) -> None:
+    field = wave(grid)
+    image = blobs(grid, dtype=np.int16).to_simpleitk()
+    expected = warp_simpleitk(image, field, labels=labels, default=-7)
+    monkeypatch.setattr(warping, "_SLAB_VOXELS", 3 * int(np.prod(grid.shape[1:])))
+    found = warp_simpleitk(image, field, labels=labels, default=-7)
+    assert found.GetPixelID() == expected.GetPixelID()
+    assert grid_of(found, "found").same_space(grid_of(expected, "expected"))
+    np.testing.assert_array_equal(array_of(found), array_of(expected))
 
 
 def test_sharper_interpolation_is_nearer_to_the_truth() -> None:

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,7 +82,9 @@ def _parse(path: Path, name: str) -> Entries:
         raise RegistrationError(f"{name}: {path} cannot be read ({(error.strerror or str(error)).lower()})") from error
     except UnicodeDecodeError as error:
         raise RegistrationError(f"{name}: {path} is no text, expected elastix' transform parameters") from error
-    entries = {key: [a or b for a, b in _VALUE.findall(values)] for key, values in _ENTRY.findall(text)}
+    found = {key: [a or b for a, b in _VALUE.findall(values)] for key, values in _ENTRY.findall(text)}
+    # An entry without a value says nothing.
+    entries = {key: values for key, values in found.items() if values}
     if "Transform" not in entries:
         raise RegistrationError(f"{name}: {path} has no entry (Transform ...), expected elastix' transform parameters")
     return entries
@@ -115,6 +117,8 @@ def _numbers(entries: Entries, key: str, path: Path, name: str, count: int | Non
         raise RegistrationError(f"{name}: {path} has no entry ({key} ...)") from error
     except ValueError as error:
         raise RegistrationError(f"{name}: ({key} ...) in {path} holds something other than numbers") from error
+    if not all(abs(value) < 1e12 for value in values):
+        raise RegistrationError(f"{name}: ({key} ...) in {path} holds numbers that are not finite or beyond reason")
     if count is not None and len(values) != count:
         raise RegistrationError(f"{name}: ({key} ...) in {path} has {len(values)} numbers, expected {count}")
     return values
@@ -140,7 +144,7 @@ def _transform(entries: Entries, path: Path, name: str) -> SimpleITK.Transform:
         from itk_pdd.files import read_transform
 
         return read_transform(_beside(entries["TransformFileName"][0], path, name), name=name)
-    makers = {
+    makers: dict[str, Any] = {
         "TranslationTransform": SimpleITK.TranslationTransform,
         "EulerTransform": SimpleITK.Euler2DTransform if dimension == 2 else SimpleITK.Euler3DTransform,
         "SimilarityTransform": SimpleITK.Similarity2DTransform if dimension == 2 else SimpleITK.Similarity3DTransform,
@@ -164,7 +168,8 @@ def _transform(entries: Entries, path: Path, name: str) -> SimpleITK.Transform:
 def _bspline(entries: Entries, dimension: int, path: Path, name: str) -> SimpleITK.Transform:
     import SimpleITK
 
-    order = int(float(entries.get("BSplineTransformSplineOrder", ["3"])[0]))
+    key = "BSplineTransformSplineOrder"
+    order = int(_numbers(entries, key, path, name, 1)[0]) if key in entries else 3
     if entries.get("UseCyclicTransform", ["false"])[0] == "true" or order not in (1, 2, 3):
         raise RegistrationError(
             f"{name}: {path} holds a cyclic B-spline or one of order {order}, expected order 1 to 3 and no cycle"
@@ -172,6 +177,13 @@ def _bspline(entries: Entries, dimension: int, path: Path, name: str) -> SimpleI
     size, spacing, origin = (
         np.asarray(_numbers(entries, key, path, name, dimension)) for key in ("GridSize", "GridSpacing", "GridOrigin")
     )
+    # ITK takes any size on trust, negative ones too.
+    if not all(1 <= n < 1e6 and n == int(n) for n in size):
+        raise RegistrationError(
+            f"{name}: (GridSize ...) in {path} is {size.tolist()}, expected whole numbers from 1 on"
+        )
+    count = int(np.prod(size)) * dimension
+    parameters = _numbers(entries, "TransformParameters", path, name, count)
     index = np.asarray(_numbers(entries, "GridIndex", path, name, dimension) if "GridIndex" in entries else size * 0)
     identity = np.eye(dimension).ravel().tolist()
     # elastix writes directions column by column.
@@ -180,8 +192,7 @@ def _bspline(entries: Entries, dimension: int, path: Path, name: str) -> SimpleI
     origin = origin + direction @ (spacing * index)
     transform = SimpleITK.BSplineTransform(dimension, order)
     transform.SetFixedParameters([*size, *origin, *spacing, *direction.ravel()])
-    count = int(np.prod(size)) * dimension
-    transform.SetParameters(_numbers(entries, "TransformParameters", path, name, count))
+    transform.SetParameters(parameters)
     return transform
 
 
@@ -212,7 +223,7 @@ def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
         Grid of the field: transformix resamples onto it.
     """
 
-    def numbers(values: object) -> str:
+    def numbers(values: Any) -> str:
         return " ".join(f"{value:.17g}" for value in np.ravel(values))
 
     dimension = grid.dimension

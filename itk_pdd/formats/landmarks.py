@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def read_csv(content: bytes, dimension: int, system: str | None, name: str) -> P
     text = _text(content, name)
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    rows = [row for row in _rows(io.StringIO(text, newline=""), name, delimiter) if any(cell.strip() for cell in row)]
     if not rows:
         raise RegistrationError(f"{name} is empty, expected a table of points")
     head = [cell.strip().lower() for cell in rows[0]]
@@ -64,7 +65,7 @@ def read_fcsv(content: bytes, dimension: int, system: str | None, name: str) -> 
     """Points of 3D Slicer's fiducial list, in the coordinate system its head names; see :func:`read_csv`."""
     lines = _text(content, name).splitlines()
     head = [line for line in lines if line.startswith("#")]
-    rows = list(csv.reader(line for line in lines if line.strip() and not line.startswith("#")))
+    rows = _rows([line for line in lines if line.strip() and not line.startswith("#")], name)
     declared = [line.split("=", 1)[1].strip() for line in head if "CoordinateSystem" in line and "=" in line]
     own = _stated(declared[0] if declared else "", system, name)
     names = next((line.split("=", 1)[1] for line in head if line.startswith("# columns") and "=" in line), "id,x,y,z")
@@ -128,6 +129,13 @@ def _text(content: bytes, name: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RegistrationError(f"{name} is no text, expected a table of points") from error
+
+
+def _rows(lines: Iterable[str], name: str, delimiter: str = ",") -> list[list[str]]:
+    try:
+        return list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error as error:
+        raise RegistrationError(f"{name} is no table that can be read ({error})") from error
 
 
 def _is_number(cell: str) -> bool:

@@ -42,6 +42,8 @@ def read_vtk(content: bytes, dimension: int, system: str | None, name: str) -> P
     coding, match = lines[2].strip().upper(), _POINTS.search(content)
     if match is None or coding not in (b"ASCII", b"BINARY") or match[2].lower() not in _TYPES:
         raise RegistrationError(f"{name}: the section POINTS cannot be read, expected float or double numbers")
+    if int(match[1]) > len(content):
+        raise RegistrationError(f"{name}: POINTS does not hold the {3 * int(match[1])} numbers it announces")
     count, number = int(match[1]), np.dtype(_TYPES[match[2].lower()])
     if coding == b"BINARY":
         end = match.end() + 3 * count * number.itemsize

@@ -31,6 +31,7 @@ __all__ = [
     "mean_field",
     "min_convolution",
     "regularise",
+    "shifted_differences",
     "use",
 ]
 
@@ -231,3 +232,22 @@ def expected_values(
     temperature = torch.as_tensor(temperature, dtype=costs.dtype)
     moving, coordinates = _reduced(moving, positions, displacements)
     return ExpectedValues.apply(backend, costs.contiguous(), temperature, moving.contiguous(), coordinates)
+
+
+def shifted_differences(source: Tensor, centres: Sequence[Tensor], shifts: Tensor, *, outside: str = "zero") -> Tensor:
+    """See :func:`itk_pdd.network.obelisk.shifted_differences`."""
+    import torch
+
+    from itk_pdd.network import obelisk as definition
+
+    module = _load("shifted_cpu") if source.device.type == "cpu" and _mode.get() != "torch" else None
+    if module is None or source.dtype not in (torch.float32, torch.float64) or len(centres) not in (2, 3):
+        return definition.shifted_differences(source, centres, shifts, outside=outside)
+    from itk_pdd.kernels.autograd import ShiftedDifferences
+
+    flat = len(centres) == 2
+    if flat:  # one slice
+        source, centres = source[:, None], [torch.zeros(1, dtype=torch.float64), *centres]
+        shifts = torch.nn.functional.pad(shifts, (1, 0))
+    result = ShiftedDifferences.apply(module, source.contiguous(), centres, shifts, outside)
+    return result[:, :, 0] if flat else result

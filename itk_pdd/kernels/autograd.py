@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Costs", "ExpectedValues", "MeanField", "MinConvolution", "MomentsOf", "Regularised", "regularise_in_place"]
+__all__ = [
+    "Costs",
+    "ExpectedValues",
+    "MeanField",
+    "MinConvolution",
+    "MomentsOf",
+    "Regularised",
+    "ShiftedDifferences",
+    "regularise_in_place",
+]
 
 
 def _temperature_gradient(costs: Tensor, gradient: Tensor, temperature: float, like: Tensor) -> Tensor:
@@ -236,3 +245,29 @@ class ExpectedValues(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             back_temperature = _temperature_gradient(costs, back, value, temperature)
         return None, back if ctx.needs_input_grad[1] else None, back_temperature, None, None
+
+
+class ShiftedDifferences(torch.autograd.Function):
+    """A map sampled on pairs of shifted regular grids, the second of each subtracted from the first (CPU)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, backend: ModuleType, source: Tensor, centres: Sequence[Tensor], shifts: Tensor, outside: str
+    ) -> Tensor:
+        # Shift (2, offsets, axes) and the positions along an axis make the coordinates (2 * offsets, n).
+        moved = shifts.detach().double().reshape(-1, shifts.shape[-1])
+        coordinates = [
+            (centre.double() + moved[:, axis : axis + 1]).contiguous().numpy() for axis, centre in enumerate(centres)
+        ]
+        ctx.save_for_backward(source, shifts)
+        ctx.backend, ctx.coordinates, ctx.outside = backend, coordinates, outside
+        return torch.from_numpy(backend.shifted_differences(source.numpy(), coordinates, outside))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        source, shifts = ctx.saved_tensors
+        back, moved = ctx.backend.shifted_differences_backward(
+            source.numpy(), ctx.coordinates, ctx.outside, gradient.contiguous().numpy()
+        )
+        return None, torch.from_numpy(back), None, torch.from_numpy(moved).to(shifts).reshape(shifts.shape), None

@@ -9,13 +9,33 @@ distance is that of Heinrich et al., IEEE TMI 32(7), 2013 (deeds).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, inlined, run
 from itk_pdd.kernels.vectors import FAR, FLOATS, MOST_CODES, add_hamming4, add_hamming8, add_hamming16
 
-__all__ = ["hamming_costs", "padded"]
+__all__ = ["ArrangedCodes", "arranged", "hamming_costs", "padded"]
+
+
+@dataclass(frozen=True)
+class ArrangedCodes:
+    """Moving codes in the order in which :func:`hamming_costs` reads them, made by :func:`arranged`.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray
+        The codes, flat.
+    per_row : int
+        How many of them there are per word, z and y.
+    shape : tuple of int
+        Of the codes: (words, z, y, x).
+    """
+
+    rows: np.ndarray
+    per_row: int
+    shape: tuple[int, ...]
 
 
 def padded(count: int) -> int:
@@ -45,6 +65,7 @@ def _add_row(out, first, count, rows, starts, shift, codes, samples, scale):
 def _costs(
     first_task,
     last_task,
+    points,
     fixed,
     weight,
     rows,
@@ -73,48 +94,47 @@ def _costs(
     starts, place = np.empty(most, np.int64), np.empty((3, most), np.int64)
     along_z = np.empty(most, np.int64)
     for task in range(first_task, last_task):
-        kz, ky = task // grid_y, task % grid_y
-        for kx in range(grid_x):
-            samples = 0
-            for z in range(kz * cell[0], min(size_z, (kz + 1) * cell[0]), stride[0]):
-                for y in range(ky * cell[1], min(size_y, (ky + 1) * cell[1]), stride[1]):
-                    for x in range(kx * cell[2], min(size_x, (kx + 1) * cell[2]), stride[2]):
-                        if has_weight and not weight[z, y, x]:
-                            continue
-                        bx, by, bz = x, y, z
-                        if has_base:
-                            found = base[z // block[0], y // block[1], x // block[2]]
-                            bx += int(np.floor(found[0] + np.float32(0.5)))
-                            by += int(np.floor(found[1] + np.float32(0.5)))
-                            bz += int(np.floor(found[2] + np.float32(0.5)))
-                        bx = min(max(bx, 0), length - 1)
-                        place[1, samples] = min(max(by, 0), height - 1)
-                        place[0, samples] = min(max(bz, 0), depth - 1)
-                        # The rows are padded in front by the reach: bx is where the first displacement is found.
-                        place[2, samples] = (bx % step[2]) * per_phase + bx // step[2]
-                        for w in range(words):
-                            codes[w, samples] = fixed[w, z, y, x]
-                        samples += 1
-            own = out[task * grid_x + kx]
-            for dz in range(count_z):
-                for v in range(samples):
-                    mz = min(max(place[0, v] + (dz - radius[0]) * step[0], 0), depth - 1)
-                    along_z[v] = mz * height * per_row + place[2, v]
-                for dy in range(count_y):
-                    row = (dz * count_y + dy) * width
-                    for v in range(samples):
-                        my = min(max(place[1, v] + (dy - radius[1]) * step[1], 0), height - 1)
-                        starts[v] = along_z[v] + my * per_row
-                    own[row : row + width] = 0
+        kz, ky, kx = points[task] // (grid_y * grid_x), (points[task] // grid_x) % grid_y, points[task] % grid_x
+        samples = 0
+        for z in range(kz * cell[0], min(size_z, (kz + 1) * cell[0]), stride[0]):
+            for y in range(ky * cell[1], min(size_y, (ky + 1) * cell[1]), stride[1]):
+                for x in range(kx * cell[2], min(size_x, (kx + 1) * cell[2]), stride[2]):
+                    if has_weight and not weight[z, y, x]:
+                        continue
+                    bx, by, bz = x, y, z
+                    if has_base:
+                        found = base[z // block[0], y // block[1], x // block[2]]
+                        bx += int(np.floor(found[0] + np.float32(0.5)))
+                        by += int(np.floor(found[1] + np.float32(0.5)))
+                        bz += int(np.floor(found[2] + np.float32(0.5)))
+                    bx = min(max(bx, 0), length - 1)
+                    place[1, samples] = min(max(by, 0), height - 1)
+                    place[0, samples] = min(max(bz, 0), depth - 1)
+                    # The rows are padded in front by the reach: bx is where the first displacement is found.
+                    place[2, samples] = (bx % step[2]) * per_phase + bx // step[2]
                     for w in range(words):
-                        scale = scales[w] / np.float32(max(samples, 1))
-                        _add_row(own, row, count_x, rows, starts, w * per_word, codes[w], samples, scale)
-                    own[row + count_x : row + width] = np.float32(FAR)
+                        codes[w, samples] = fixed[w, z, y, x]
+                    samples += 1
+        own = out[task]
+        for dz in range(count_z):
+            for v in range(samples):
+                mz = min(max(place[0, v] + (dz - radius[0]) * step[0], 0), depth - 1)
+                along_z[v] = mz * height * per_row + place[2, v]
+            for dy in range(count_y):
+                row = (dz * count_y + dy) * width
+                for v in range(samples):
+                    my = min(max(place[1, v] + (dy - radius[1]) * step[1], 0), height - 1)
+                    starts[v] = along_z[v] + my * per_row
+                own[row : row + width] = 0
+                for w in range(words):
+                    scale = scales[w] / np.float32(max(samples, 1))
+                    _add_row(own, row, count_x, rows, starts, w * per_word, codes[w], samples, scale)
+                own[row + count_x : row + width] = np.float32(FAR)
 
 
 def hamming_costs(
     fixed: np.ndarray,
-    moving: np.ndarray,
+    moving: np.ndarray | ArrangedCodes,
     *,
     cell: tuple[int, int, int],
     radius: tuple[int, int, int],
@@ -124,6 +144,8 @@ def hamming_costs(
     block: tuple[int, int, int] = (1, 1, 1),
     mask: np.ndarray | None = None,
     scales: Sequence[float] = (1 / 60,),
+    points: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Mean Hamming distance of the codes of a cell and of the moving codes, for every displacement.
 
@@ -132,7 +154,8 @@ def hamming_costs(
     Parameters
     ----------
     fixed, moving : numpy.ndarray
-        uint64 codes, shape (words, z, y, x); beyond the border of ``moving`` its nearest voxel counts.
+        uint64 codes, shape (words, z, y, x); beyond the border of ``moving`` its nearest voxel counts. Moving codes
+        that are compared several times can be :func:`arranged` once.
     cell : tuple of int
         Size of the cell of a control point in voxels; control point k owns the voxels from k * cell on.
     radius, step : tuple of int
@@ -148,29 +171,37 @@ def hamming_costs(
         Fixed voxels that count, bool; the costs of a cell without any are zero.
     scales : sequence of float
         Factor of the distance of each word: its weight divided by the bits that it uses.
+    points : numpy.ndarray, optional
+        Flat indices (n,) of the control points whose costs are wanted; all by default.
+    out : numpy.ndarray, optional
+        Where to write the result: contiguous, float32, of its shape.
 
     Returns
     -------
     numpy.ndarray
-        float32, shape (kz, ky, kx, dz, dy, width): the rows of displacements along x are padded to
-        ``padded(2 * radius + 1)`` with numbers larger than any cost.
+        float32, shape (kz, ky, kx, dz, dy, width), or (n, dz, dy, width) for some ``points``: the rows of displacements
+        along x are padded to ``padded(2 * radius + 1)`` with numbers larger than any cost.
     """
     cell, radius, step, stride = (np.asarray(v, dtype=np.int64) for v in (cell, radius, step, stride))
     grid = -(-np.asarray(fixed.shape[1:], dtype=np.int64) // cell)
-    reach = int(radius[2] * step[2])
-    width = padded(int(2 * radius[2] + 1))
-    # Behind the last voxel a vector operation may read more displacements than there are.
-    rows, per_row = _phases(moving, reach, reach + width * int(step[2]), int(step[2]))
+    if not isinstance(moving, ArrangedCodes):
+        moving = arranged(moving, radius, step)
     counts = [int(n) for n in 2 * radius + 1]
-    out = np.empty((int(grid.prod()), counts[0] * counts[1] * width), np.float32)
+    counts[2] = padded(counts[2])
+    shape = (*(grid.tolist() if points is None else (len(points),)), *counts)
+    points = np.arange(int(grid.prod())) if points is None else np.ascontiguousarray(points, dtype=np.int64)
+    out = np.empty(shape, np.float32) if out is None else out
+    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise ValueError(f"out is {out.dtype} of shape {out.shape}, expected contiguous float32 of shape {shape}")
     run(
         _costs,
-        int(grid[0] * grid[1]),
+        len(points),
+        points,
         np.ascontiguousarray(fixed),
         np.empty((0, 0, 0), np.bool_) if mask is None else np.ascontiguousarray(mask),
-        rows,
+        moving.rows,
         np.asarray(moving.shape[1:], dtype=np.int64),
-        per_row,
+        moving.per_row,
         np.empty((0, 0, 0, 3), np.float32) if base is None else np.ascontiguousarray(base),
         np.asarray(block, dtype=np.int64),
         cell,
@@ -179,9 +210,27 @@ def hamming_costs(
         step,
         np.asarray(scales, dtype=np.float32),
         grid,
-        out,
+        out.reshape(len(points), int(np.prod(counts))),
+        grain=max(1, int(grid[2])),
     )
-    return out.reshape(*grid, counts[0], counts[1], width)
+    return out
+
+
+def arranged(moving: np.ndarray, radius: Sequence[int], step: Sequence[int]) -> ArrangedCodes:
+    """Codes in the order in which those of neighbouring displacements stand together, rows padded by the border.
+
+    Parameters
+    ----------
+    moving : numpy.ndarray
+        uint64 codes, shape (words, z, y, x).
+    radius, step : sequence of int
+        As for :func:`hamming_costs`.
+    """
+    reach = int(radius[2] * step[2])
+    # Behind the last voxel a vector operation may read more displacements than there are.
+    after = reach + padded(int(2 * radius[2] + 1)) * int(step[2])
+    rows, per_row = _phases(moving, reach, after, int(step[2]))
+    return ArrangedCodes(rows, per_row, moving.shape)
 
 
 def _phases(moving: np.ndarray, before: int, after: int, step: int) -> tuple[np.ndarray, int]:

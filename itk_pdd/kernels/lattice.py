@@ -12,7 +12,7 @@ import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, run
 
-__all__ = ["compose", "make_consistent", "restrict", "spread", "upsample"]
+__all__ = ["compose", "make_consistent", "restrict", "spread", "upsample", "weighted_sums"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -108,6 +108,21 @@ def spread(
         index, weights = _taps(shape[axis], cell[axis], control[axis], 3, stride)
         result = _along(_scatter, result, axis, control[axis], index, weights)
     return result
+
+
+def weighted_sums(array: np.ndarray, axis: int, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Replace an axis by sums over some of its items.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        float32, contiguous.
+    axis : int
+        The axis.
+    index, weights : numpy.ndarray
+        Which items make up each new one (int64), and how much of each (float32), shape (new, taps).
+    """
+    return _along(_gather, array, axis, len(index), index, weights)
 
 
 def _along(kernel, array, axis, length, index, weights):

@@ -105,7 +105,7 @@ def _mind(
     shift,
     codes,
 ):
-    """Bytes of the features to ``out``, or, where that is empty, their thermometer bits from ``shift`` on to ``codes``."""
+    """Bytes of the features to ``out``; where that is empty, their thermometer bits from ``shift`` on to ``codes``."""
     depth, height, width = shape
     channels = pairs.shape[0]
     tiles_y = (height + _ROWS - 1) // _ROWS

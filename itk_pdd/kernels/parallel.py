@@ -108,6 +108,8 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
     return decorate
 
 
+_PIECES = 32  # of the work of a single thread
+
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _pool_lock = threading.Lock()
@@ -154,7 +156,10 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
 
     threads = min(torch.get_num_threads(), -(-count // grain))
     if threads <= 1:
-        kernel(0, count, *arguments)
+        # In pieces, between which Python sees that Ctrl-C was pressed.
+        piece = max(grain, -(-count // _PIECES))
+        for first in range(0, count, piece):
+            kernel(first, min(first + piece, count), *arguments)
         return
     tickets = itertools.count()  # next() on it is atomic
     failed = threading.Event()

@@ -74,9 +74,12 @@ def _costs(samples, moving, low, high, weight, out, channels, points_y, points_x
 
 @triton.jit
 def _stencil(source, added, factor, weights, out, size_in, size_out, inner, shift, total,
-             MINIMUM: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+             MINIMUM: tl.constexpr, ADD: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Along one axis of (outer, size, inner): minimum of 3, or weighted sum of 5, entries; the ends replicated."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    block = tl.program_id(0)
+    if WIDE:  # divisions of 64 bits would take longer than the memory
+        block = block.to(tl.int64)
+    i = block * BLOCK + tl.arange(0, BLOCK)
     inside = i < total
     column = i % inner
     k = i // inner % size_out
@@ -158,7 +161,7 @@ def displacement_costs(samples: Tensor, moving: Tensor, coordinates: Sequence[Te
     total = counts[0] * counts[1] * counts[2]
     number = points[0] * points[1] * points[2]
     _costs[(number, triton.cdiv(total, _BLOCK))](
-        samples, moving, torch.cat(low).to(moving.device), torch.cat(high).to(moving.device),
+        samples, moving, *(torch.cat(t).to(moving.device, torch.int32) for t in (low, high)),
         torch.cat(weight).to(moving), out, len(moving), points[1], points[2], counts[1], counts[2], total,
         size[1], size[2], size[0] * size[1] * size[2], number, lengths[0], lengths[0] + lengths[1], 1 / len(moving),
         BLOCK=_BLOCK,
@@ -198,7 +201,8 @@ def _along(
     out = values.new_empty(shape)
     _stencil[(triton.cdiv(out.numel(), _BLOCK),)](
         values, values if added is None else added, factor, values if weights is None else weights, out,
-        size_in, size_out, inner, shift, out.numel(), MINIMUM=weights is None, ADD=added is not None, BLOCK=_BLOCK,
+        size_in, size_out, inner, shift, out.numel(), MINIMUM=weights is None, ADD=added is not None,
+        WIDE=max(values.numel(), out.numel()) >= 2**31 - _BLOCK, BLOCK=_BLOCK,
     )  # fmt: skip
     return out
 

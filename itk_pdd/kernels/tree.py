@@ -170,7 +170,7 @@ def _buffers(shape, width):
 
 
 @compiled()
-def _upward(first, last, branches, size, order, parent, alpha, taps, offset, shape, width, energy, message):
+def upward(first, last, branches, size, order, parent, alpha, taps, offset, shape, width, energy, message):
     """Towards the root, within branches: what each control point tells its parent."""
     buffers = _buffers(shape, width)
     for b in range(first, last):
@@ -187,7 +187,7 @@ def _upward(first, last, branches, size, order, parent, alpha, taps, offset, sha
 
 
 @compiled()
-def _downward(first, last, branches, size, order, parent, alpha, taps, offset, shape, width, energy, message):
+def downward(first, last, branches, size, order, parent, alpha, taps, offset, shape, width, energy, message):
     """Away from the root, within branches: what is known outside each branch."""
     buffers = _buffers(shape, width)
     rest, out = np.empty_like(buffers[3]), np.empty_like(buffers[3])
@@ -205,7 +205,7 @@ def _downward(first, last, branches, size, order, parent, alpha, taps, offset, s
 
 
 @compiled()
-def _trunk(positions, branch, order, parent, alpha, taps, offset, shape, width, energy, message):
+def towards_root(positions, branch, order, parent, alpha, taps, offset, shape, width, energy, message):
     """Towards the root, from where the branches end."""
     buffers = _buffers(shape, width)
     for i in range(len(positions) - 1, -1, -1):
@@ -218,7 +218,7 @@ def _trunk(positions, branch, order, parent, alpha, taps, offset, shape, width, 
         energy[up] += message[node]
 
 
-def _branches(tree: SpanningTree) -> tuple[np.ndarray, np.ndarray]:
+def branches_of(tree: SpanningTree) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the roots of branches small enough to share among threads, and those of what joins them."""
     limit = max(len(tree.order) // _BRANCHES, 16)
     above = np.empty(len(tree.order), np.int64)
@@ -260,11 +260,11 @@ def min_marginals(
     energy = costs.reshape(-1, int(np.prod(shape)))
     offset = np.zeros((len(energy), 3), np.float32) if base is None else base.reshape(-1, 3).astype(np.float32)
     message = np.empty_like(energy)
-    branches, trunk = _branches(tree)
+    branches, trunk = branches_of(tree)
     rest = (tree.order, tree.parent, np.float32(alpha), taps, offset, shape, width, energy, message)
-    run(_upward, len(branches), branches, tree.size[branches], *rest)
+    run(upward, len(branches), branches, tree.size[branches], *rest)
     joined = np.union1d(branches, trunk)
-    _trunk(joined, tree.size[joined] <= tree.size[branches].max(initial=0), *rest)
-    _downward(0, len(trunk), trunk, np.ones(len(trunk), np.int64), *rest)
-    run(_downward, len(branches), branches, tree.size[branches], *rest)
+    towards_root(joined, tree.size[joined] <= tree.size[branches].max(initial=0), *rest)
+    downward(0, len(trunk), trunk, np.ones(len(trunk), np.int64), *rest)
+    run(downward, len(branches), branches, tree.size[branches], *rest)
     return costs

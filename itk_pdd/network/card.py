@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,14 +12,16 @@ from typing import Any
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
+from itk_pdd.network.settings import PddSettings
 from itk_pdd.network.unet import UNetSettings
 
-__all__ = ["CARD", "SCHEMA", "WEIGHTS", "LabelClass", "ModelCard"]
+__all__ = ["CARD", "SCHEMA", "WEIGHTS", "LabelClass", "ModelCard", "PddCard", "check_kind", "kind_of", "read_content"]
 
 SCHEMA = 1
 """The newest layout of a card that this version of the package reads."""
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 """Names of the two files of a model folder."""
+_AXES = {"L": "x", "R": "x", "P": "y", "A": "y", "S": "z", "I": "z"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class ModelCard:
     validation : mapping
         Measured figures.
     kind : str
-        "semantic": it gives class probabilities.
+        "semantic": it gives class probabilities. (That of a :class:`PddCard` is "pdd".)
     uncertainty : mapping
         Calibration of the uncertainty of registrations with the model (see :mod:`itk_pdd.uncertainty.calibration`);
         empty for that of the default model.
@@ -81,10 +84,18 @@ class ModelCard:
     uncertainty: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        numbers = [self.spacing, self.intensity.low, self.intensity.high, *(c.volume for c in self.classes)]
+        texts = [self.name, self.description, *(c.name for c in self.classes)]
+        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+            raise RegistrationError(f"card of {self.name}: spacing, intensities and volumes must be finite numbers")
+        if not all(isinstance(t, str) for t in texts) or not all(type(c.value) is int for c in self.classes):
+            raise RegistrationError(f"card of {self.name}: names must be texts and values of classes whole numbers")
+        if not all(c.volume > 0 for c in self.classes[1:]):
+            raise RegistrationError(f"card of {self.name}: a class has the volume 0, expected its mean in mm^3")
         if self.kind != "semantic":
             raise RegistrationError(f"card of {self.name}: kind is {self.kind!r}, expected 'semantic'")
-        if not self.spacing > 0:
-            raise RegistrationError(f"card of {self.name}: spacing is {self.spacing} mm, expected a positive number")
+        if not 1e-3 <= self.spacing <= 1e3:
+            raise RegistrationError(f"card of {self.name}: spacing is {self.spacing} mm, expected 0.001 to 1000")
         if len(self.classes) != self.network.classes:
             raise RegistrationError(
                 f"card of {self.name} names {len(self.classes)} classes, but its network has {self.network.classes}"
@@ -97,7 +108,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """The card as text."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
+        return as_text(self)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> ModelCard:
@@ -108,21 +119,8 @@ class ModelCard:
         RegistrationError
             If there is no card, it is no card, or it comes from a newer version of the package.
         """
-        path = Path(folder) / CARD
-        if not path.is_file():
-            raise RegistrationError(f"model: {folder} is no model folder, it has no {CARD}")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RegistrationError(f"model: {path} cannot be read ({error})") from error
-        schema = content.pop("schema", None) if isinstance(content, dict) else None
-        if not isinstance(schema, int):
-            raise RegistrationError(f"model: {path} is no model card, it has no number 'schema'")
-        if schema > SCHEMA:
-            raise RegistrationError(
-                f"model: {path} was written by a newer version of itk_pdd (schema {schema}, this one reads up to "
-                f"{SCHEMA}): update itk_pdd"
-            )
+        path, content = Path(folder) / CARD, read_content(folder)
+        check_kind(path, content, "semantic", "class probabilities")
         try:
             content["network"] = UNetSettings(**content["network"])
             content["intensity"] = Intensity(**content["intensity"])
@@ -132,3 +130,114 @@ class ModelCard:
             if isinstance(error, RegistrationError):
                 raise
             raise RegistrationError(f"model: {path} is no complete model card ({error})") from error
+
+
+@dataclass(frozen=True)
+class PddCard:
+    """What a trained PDD network is, what it was trained on, and how well it does.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    description : str
+        One or two sentences.
+    network : PddSettings
+        Features and searches.
+    intensity : Intensity
+        How it normalises intensities.
+    spacing : float, optional
+        Working spacing in millimetres; by default that of the fixed image (its geometric mean).
+    axes : str
+        Anatomical directions in which the axes x, y, z of the working grid run; the features of a network depend on
+        them. One of each pair L/R, A/P and S/I.
+    training, validation : mapping
+        See :class:`ModelCard`.
+    kind : str
+        "pdd": it gives displacements.
+    """
+
+    name: str
+    description: str
+    network: PddSettings
+    intensity: Intensity
+    spacing: float | None = None
+    axes: str = "LPS"
+    training: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "pdd"
+
+    def __post_init__(self) -> None:
+        if self.spacing is not None and not self.spacing > 0:
+            raise RegistrationError(f"card of {self.name}: spacing is {self.spacing} mm, expected a positive number")
+        if sorted(_AXES.get(letter, letter) for letter in self.axes) != sorted("xyz"):
+            raise RegistrationError(
+                f"card of {self.name}: axes is {self.axes!r}, expected one of L and R, of A and P, of S and I each"
+            )
+
+    def order(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Which anatomical axis (0 to the left, 1 to the back, 2 up) each axis x, y, z runs along, and if backwards."""
+        return tuple("xyz".index(_AXES[letter]) for letter in self.axes), tuple(c in "RAI" for c in self.axes)
+
+    def to_json(self) -> str:
+        """The card as text."""
+        return as_text(self)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str]) -> PddCard:
+        """Read the card of a model folder; see :meth:`ModelCard.from_folder`."""
+        path, content = Path(folder) / CARD, read_content(folder)
+        check_kind(path, content, "pdd", "displacements")
+        try:
+            content["network"] = PddSettings.from_json(content["network"])
+            content["intensity"] = Intensity(**content["intensity"])
+            return cls(**content)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, RegistrationError):
+                raise
+            raise RegistrationError(f"model: {path} is no complete model card ({error})") from error
+
+
+def as_text(card: ModelCard | PddCard) -> str:
+    """A card as JSON."""
+    return json.dumps({"schema": SCHEMA, **asdict(card)}, indent=2) + "\n"
+
+
+def kind_of(folder: str | os.PathLike[str]) -> str:
+    """The kind of the model in a folder, "semantic" or "pdd"; errors as :func:`read_content`."""
+    return str(read_content(folder).get("kind", "semantic"))
+
+
+def check_kind(path: Path, content: Mapping[str, Any], kind: str, gives: str) -> None:
+    """Raise unless the content of a card is of a kind."""
+    found = content.get("kind", "semantic")
+    if found != kind:
+        raise RegistrationError(
+            f"model: {path}: kind is {found!r}, expected {kind!r}, that of a network that gives {gives}"
+        )
+
+
+def read_content(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the card in a model folder says, unchecked but for its version.
+
+    Raises
+    ------
+    RegistrationError
+        If there is no card, it is no card, or it comes from a newer version of the package.
+    """
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise RegistrationError(f"model: {folder} is no model folder, it has no {CARD}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RegistrationError(f"model: {path} cannot be read ({error})") from error
+    schema = content.pop("schema", None) if isinstance(content, dict) else None
+    if not isinstance(schema, int):
+        raise RegistrationError(f"model: {path} is no model card, it has no number 'schema'")
+    if schema > SCHEMA:
+        raise RegistrationError(
+            f"model: {path} was written by a newer version of itk_pdd (schema {schema}, this one reads up to "
+            f"{SCHEMA}): update itk_pdd"
+        )
+    return content

@@ -228,6 +228,10 @@ class DisplacementDistribution:
         """Mean, covariance, entropy and log-partition in one pass."""
         return self._moments(second=True)
 
+    def log_partition(self) -> Tensor:
+        """Logarithm of the sum of exp(-temperature costs), shape (*control points)."""
+        return self._moments(second=False).log_partition
+
     def _moments(self, *, second: bool) -> Moments:
         from itk_pdd import kernels
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.costs import sample
 
-__all__ = ["Obelisk", "reference_positions"]
+__all__ = ["Obelisk", "reference_positions", "shifted_differences"]
 
 _STRIDE = 4  # image voxels per voxel of the first map: an average pooling and a convolution, each with a stride of 2
 
@@ -41,6 +42,33 @@ def reference_positions(size: Sequence[int], *, stride: int = 3) -> tuple[Tensor
         torch.linspace(0, _STRIDE * (m - 1), max(1, n // stride), dtype=torch.float64)
         for n, m in zip(size, _map_size(size), strict=True)
     )
+
+
+def shifted_differences(source: Tensor, centres: Sequence[Tensor], shifts: Tensor, *, outside: str = "zero") -> Tensor:
+    """Differences of a map sampled on two shifted regular grids, for many pairs of shifts.
+
+    This is the definition; :func:`itk_pdd.kernels.shifted_differences` is faster.
+
+    Parameters
+    ----------
+    source : Tensor, shape (C, *spatial)
+        The map.
+    centres : sequence of Tensor
+        Continuous indices along each axis, (z,) y, x: the grid before it is shifted.
+    shifts : Tensor, shape (2, offsets, dim)
+        Shifts of first and second grids in voxels of the map, components (z,) y, x.
+    outside : {"zero", "nearest"}
+        What lies beyond the map.
+
+    Returns
+    -------
+    Tensor, shape (C, offsets, *numbers of positions)
+    """
+
+    def at(shift: Tensor) -> Tensor:
+        return sample(source, [c + s for c, s in zip(centres, shift, strict=True)], outside=outside)
+
+    return torch.stack([at(one) - at(other) for one, other in zip(*shifts, strict=True)], dim=1)
 
 
 class Obelisk(nn.Module):
@@ -163,18 +191,11 @@ class Obelisk(nn.Module):
             for axis, m in enumerate(first.shape[1:])
         ]
         centres = [p.to(self.offsets) / _STRIDE for p in positions]
-
-        def context(index: int) -> Tensor:
-            # Offsets have components x, y(, z), the axes are (z,) y, x. All offsets shift the same regular grid.
-            shifts = self.offsets[:, index].flip(-1)
-            one, other = (
-                sample(first, [c + h * s for c, h, s in zip(centres, half, shift, strict=True)], outside=self.outside)
-                for shift in shifts
-            )
-            return one - other
-
+        # Offsets have components x, y(, z), the axes are (z,) y, x.
+        shifts = self.offsets.flip(-1) * torch.tensor(half).to(self.offsets)
+        gathered = kernels.shifted_differences(first, centres, shifts, outside=self.outside)
         # The channels of the map are outside, the offsets inside, as in the author's layout.
-        gathered = torch.stack([context(i) for i in range(self.offsets.shape[1])], dim=1).flatten(0, 1).unsqueeze(0)
+        gathered = gathered.flatten(0, 1).unsqueeze(0)
         gathered = torch.relu(self.batch1(self.layer1(gathered)))
         gathered = torch.relu(self.batch2(self.layer2(gathered)))
         return self.layer3(gathered)[0]

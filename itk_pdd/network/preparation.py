@@ -21,8 +21,9 @@ class Intensity:
 
     Parameters
     ----------
-    kind : {"range", "percentiles"}
-        Whether ``low`` and ``high`` are intensities (calibrated scans such as CT) or percentiles of the scan at hand.
+    kind : {"range", "percentiles", "linear"}
+        Whether ``low`` and ``high`` are intensities (calibrated scans such as CT) or percentiles of the scan at hand;
+        "linear" is "range" without clipping.
     low, high : float
         What becomes -1 and 1.
     """
@@ -32,21 +33,21 @@ class Intensity:
     high: float = 99.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("range", "percentiles"):
-            raise RegistrationError(f"intensity kind is {self.kind!r}, expected 'range' or 'percentiles'")
+        if self.kind not in ("range", "percentiles", "linear"):
+            raise RegistrationError(f"intensity kind is {self.kind!r}, expected 'range', 'percentiles' or 'linear'")
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
             raise RegistrationError(f"intensity low and high are {self.low} and {self.high}, expected low below high")
         if self.kind == "percentiles" and not 0 <= self.low < self.high <= 100:
             raise RegistrationError(f"intensity percentiles are {self.low} and {self.high}, expected 0 to 100")
 
     def normalise(self, array: np.ndarray) -> np.ndarray:
-        """The array as float32 numbers from -1 to 1."""
+        """The array as float32 numbers, ``low`` as -1 and ``high`` as 1."""
         low, high = self.low, self.high
         if self.kind == "percentiles":
             low, high = (float(value) for value in np.percentile(array, (self.low, self.high)))
             high = high if high > low else low + 1.0
         scaled = (np.asarray(array, dtype=np.float32) - np.float32(low)) * np.float32(2 / (high - low)) - 1
-        return np.clip(scaled, -1, 1, out=scaled)
+        return scaled if self.kind == "linear" else np.clip(scaled, -1, 1, out=scaled)
 
 
 def canonical_volume(volume: Volume) -> Volume:

@@ -161,10 +161,6 @@ def regularise(
     return result
 
 
-def _inverse_softplus(value: float) -> float:
-    return value + math.log(-math.expm1(-value))
-
-
 class Regularisation(nn.Module):
     """The regularisation with its learned factors: a temperature and a ratio.
 
@@ -176,7 +172,8 @@ class Regularisation(nn.Module):
     temperature : float
         Factor of the (channel-averaged) costs in the softmax, above 0. The larger, the sharper the distributions.
     ratio : float
-        Factor of the smoothed costs of the first round beside the costs in the second, above 0.
+        Factor of the smoothed costs of the first round beside the costs in the second. The author's published models
+        have positive and negative ones.
     rounds, convolve, average
         See :func:`regularise`.
     """
@@ -191,14 +188,15 @@ class Regularisation(nn.Module):
         average: bool = True,
     ) -> None:
         super().__init__()
-        for name, value in (("temperature", temperature), ("ratio", ratio)):
-            if not (math.isfinite(value) and value > 0):
-                raise RegistrationError(f"{name} must be above 0, found {value!r}")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise RegistrationError(f"temperature must be above 0, found {temperature!r}")
+        if not math.isfinite(ratio):
+            raise RegistrationError(f"ratio must be a finite number, found {ratio!r}")
         if rounds < 0:
             raise RegistrationError(f"rounds must be at least 0, found {rounds}")
-        # A temperature is known up to a factor (its logarithm is learned); a ratio may go to zero smoothly.
+        # A temperature is known up to a factor: its logarithm is learned.
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
-        self.raw_ratio = nn.Parameter(torch.tensor(_inverse_softplus(ratio)))
+        self.ratio = nn.Parameter(torch.tensor(float(ratio)))
         self.rounds, self.convolve, self.average = rounds, convolve, average
 
     @classmethod
@@ -228,19 +226,14 @@ class Regularisation(nn.Module):
         if len(values) != 6:
             raise RegistrationError(f"alpha must hold 6 factors, found {len(values)}")
         a1, _, a3, a4, _, a6 = values
-        if not (a1 > 0 and a3 > 0 and a4 > 0 and a6 > 0):
-            raise RegistrationError(f"alpha must have positive 1st, 3rd, 4th and 6th factors, found {values}")
+        if not (a1 > 0 and a3 > 0 and a6 > 0):
+            raise RegistrationError(f"alpha must have positive 1st, 3rd and 6th factors, found {values}")
         return cls(temperature=a6 * a1 * a3 * channels, ratio=a4 / a3, **options)
 
     @property
     def temperature(self) -> Tensor:
         """Factor of the costs in the softmax."""
         return self.log_temperature.exp()
-
-    @property
-    def ratio(self) -> Tensor:
-        """Factor of the smoothed costs in the second round."""
-        return nn.functional.softplus(self.raw_ratio)
 
     def forward(self, costs: Tensor, dimension: int) -> Tensor:
         """Smoothed costs, same shape; to be multiplied by the temperature in the softmax."""

@@ -16,7 +16,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.grid import Grid
 from itk_pdd.network.card import WEIGHTS, ModelCard
 from itk_pdd.network.preparation import prepare_image
-from itk_pdd.network.storage import load_weights, read_tensors
+from itk_pdd.network.storage import check_weights, load_weights, read_tensors
 from itk_pdd.network.unet import UNet
 from itk_pdd.volume import Volume
 
@@ -58,8 +58,12 @@ class SemanticNetwork:
             If a file is missing or damaged, comes from a newer version, or the two do not belong together.
         """
         card = ModelCard.from_folder(folder)
+        tensors = read_tensors(Path(folder) / WEIGHTS, name="model")
+        # Before memory is asked for: a network of shapes alone.
+        with torch.device("meta"):
+            check_weights(UNet(card.network), tensors, name=f"model {card.name}")
         network = UNet(card.network)
-        load_weights(network, read_tensors(Path(folder) / WEIGHTS, name="model"), name=f"model {card.name}")
+        load_weights(network, tensors, name=f"model {card.name}")
         return cls(network.to(device), card)
 
     def grid(self, grid: Grid) -> Grid:

@@ -12,7 +12,7 @@ from itk_pdd.errors import RegistrationError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["load_weights", "read_tensors"]
+__all__ = ["check_weights", "load_weights", "read_tensors"]
 
 
 def read_tensors(path: str | os.PathLike[str], *, name: str = "weights") -> dict[str, Tensor]:
@@ -59,6 +59,19 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str
     RegistrationError
         If a tensor is missing, not known, of another shape or not finite.
     """
+    check_weights(network, tensors, name=name)
+    expected = network.state_dict()
+    network.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()})
+
+
+def check_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str = "weights") -> None:
+    """Check that weights belong to a network, of which only the shapes count: it may be on torch's device "meta".
+
+    Raises
+    ------
+    RegistrationError
+        If a tensor is missing, not known, of another shape or not finite.
+    """
     expected = network.state_dict()
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or unknown:
@@ -75,4 +88,3 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str
             )
         if not bool(tensor.isfinite().all()):
             raise RegistrationError(f"{name}: {key} holds NaN or infinite numbers: train again with a smaller rate")
-    network.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()})

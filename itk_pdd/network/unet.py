@@ -14,6 +14,9 @@ from itk_pdd.errors import RegistrationError
 
 __all__ = ["UNet", "UNetSettings", "calibrate", "count_weights", "space_to_depth"]
 
+# A damaged card must not ask for more than any machine has.
+_MOST_BLOCKS, _MOST_FOLD, _MOST_LEVELS, _MOST_CHANNELS = 32, 16, 10, 1 << 16
+
 
 @dataclass(frozen=True)
 class UNetSettings:
@@ -44,8 +47,15 @@ class UNetSettings:
             raise RegistrationError(f"classes is {self.classes}, expected 2 or more (background is one)")
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise RegistrationError(f"widths is {self.widths}, expected two or more positive numbers of channels")
-        if self.blocks < 1 or self.fold < 1:
-            raise RegistrationError(f"blocks and fold are {self.blocks} and {self.fold}, expected 1 or more each")
+        if not (1 <= self.blocks <= _MOST_BLOCKS and 1 <= self.fold <= _MOST_FOLD):
+            raise RegistrationError(
+                f"blocks and fold are {self.blocks} and {self.fold}, expected 1 to {_MOST_BLOCKS} and 1 to {_MOST_FOLD}"
+            )
+        if len(self.widths) > _MOST_LEVELS or max(*self.widths, self.classes) > _MOST_CHANNELS:
+            raise RegistrationError(
+                f"widths and classes are {self.widths} and {self.classes}, expected up to {_MOST_LEVELS} widths, of up "
+                f"to {_MOST_CHANNELS} channels each"
+            )
 
     @property
     def multiple(self) -> int:

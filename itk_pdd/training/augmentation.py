@@ -3,6 +3,7 @@ right organs are different classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,11 @@ class Augmentation:
         if self.shape is not None:
             object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing moves."""
+        return self.rotation == self.scale == self.shear == self.elastic == 0
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -80,6 +86,7 @@ def random_crop(
     fold: int,
     augmentation: Augmentation,
     rng: np.random.Generator,
+    centre: Sequence[float] | None = None,
 ) -> Crop:
     """Draw a crop of a scan.
 
@@ -95,6 +102,8 @@ def random_crop(
         How much it varies.
     rng : numpy.random.Generator
         Determines the crop entirely.
+    centre : sequence of float, optional
+        Continuous index (z, y, x) in the scan of the crop's centre instead of a random one.
 
     Returns
     -------
@@ -104,8 +113,12 @@ def random_crop(
     if augmentation.shape is None:
         raise RegistrationError("augmentation has no shape of the crops, expected three numbers of voxels")
     shape = tuple(fold * n for n in augmentation.shape)
-    centre = _centre(labels, classes, np.asarray(shape), augmentation.foreground, rng)
-    points = _points(centre, shape, augmentation, rng, image.device)
+    if centre is None:
+        centre = _centre(labels, classes, np.asarray(shape), augmentation.foreground, rng)
+    if augmentation.still and shape == tuple(image.shape) and np.allclose(centre, (np.asarray(shape) - 1) / 2):
+        # All of the scan as it is: nothing to interpolate.
+        return Crop(_vary_intensity(image.float(), augmentation.intensity, rng), labels)
+    points = _points(np.asarray(centre, dtype=float), shape, augmentation, rng, image.device)
     crop = _sample(image, points, mode="bilinear", padding="border")
     found = _sample(labels, points, offset=1.0, mode="nearest", padding="zeros").to(torch.int16) - 1
     found = torch.where(found < 0, IGNORED, found).to(torch.uint8)
@@ -132,12 +145,12 @@ def soft_targets(labels: Tensor, classes: int, *, fold: int) -> Tensor:
     n, *size = labels.shape
     z, y, x = (length // fold for length in size)
     blocks = labels.reshape(n, z, fold, y, fold, x, fold).permute(0, 2, 4, 6, 1, 3, 5).reshape(n, fold**3, z, y, x)
-    # One spare class takes what is ignored.
+    # One spare class takes what is ignored. All blocks are counted in one pass over the voxels.
     index = torch.where(blocks == IGNORED, classes, blocks).long()
-    target = torch.zeros((n, classes + 1, z, y, x), device=labels.device)
-    for child in range(fold**3):
-        target.scatter_add_(1, index[:, child : child + 1], torch.ones_like(target[:, :1]))
-    return target[:, :classes] / fold**3
+    first = torch.arange(n * z * y * x, device=labels.device).view(n, 1, z, y, x) * (classes + 1)
+    counts = torch.bincount((index + first).flatten(), minlength=n * z * y * x * (classes + 1))
+    target = counts.view(n, z, y, x, classes + 1).permute(0, 4, 1, 2, 3)[:, :classes]
+    return target.to(torch.float32).contiguous() / fold**3
 
 
 def _centre(labels: Tensor, classes: int, shape: np.ndarray, foreground: float, rng: np.random.Generator) -> np.ndarray:
@@ -148,12 +161,17 @@ def _centre(labels: Tensor, classes: int, shape: np.ndarray, foreground: float, 
     jitter = rng.uniform(-0.25, 0.25, 3) * shape
     if biased:
         # A class that this scan does not show falls back to any foreground.
-        where = (labels == wanted).flatten().nonzero()
-        if not len(where):
-            where = (labels > 0).flatten().nonzero()
+        # Every second slice shows any organ, and looking through a whole scan would take as long as the network does.
+        for part in (labels[::2], labels):
+            where = (part == wanted).flatten().nonzero()
+            if len(where):
+                break
+        else:
+            where = (part > 0).flatten().nonzero()
         if len(where):
             flat = int(where[int(pick * len(where))])
-            anywhere = np.asarray(np.unravel_index(flat, tuple(size)), dtype=float) + jitter
+            found = np.asarray(np.unravel_index(flat, tuple(part.shape)), dtype=float)
+            anywhere = found * (size / part.shape).round() + jitter
     # Where the crop fits, keep it inside: beyond the border there is nothing to learn.
     half = np.minimum((shape - 1) / 2, (size - 1) / 2)
     return np.clip(anywhere, half, size - 1 - half)
@@ -199,9 +217,10 @@ def _sample(volume: Tensor, points: Tensor, *, mode: str, padding: str, offset: 
     """Values at continuous indices (x, y, z), plus an offset where they lie inside."""
     # Only the part that is looked at is turned into numbers of single precision.
     size = torch.tensor(volume.shape[::-1], dtype=torch.float32, device=volume.device)
-    flat = points.reshape(-1, 3)
-    lower = torch.minimum((flat.amin(0).floor() - 1).clamp(min=0), size - 2).clamp(min=0)
-    upper = torch.maximum(torch.minimum(flat.amax(0).ceil() + 2, size), torch.minimum(lower + 2, size))
+    # Points are stored one component after the other: a minimum over each is fast, over rows of three it is not.
+    flat = points.movedim(-1, 0).flatten(1)
+    lower = torch.minimum((flat.amin(1).floor() - 1).clamp(min=0), size - 2).clamp(min=0)
+    upper = torch.maximum(torch.minimum(flat.amax(1).ceil() + 2, size), torch.minimum(lower + 2, size))
     window = tuple(slice(int(a), int(b)) for a, b in zip(lower.flip(0), upper.flip(0), strict=True))
     part = volume[window].float() + offset
     normalised = (points - lower) * (2 / (upper - lower - 1).clamp(min=1)) - 1

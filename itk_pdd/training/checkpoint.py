@@ -13,9 +13,9 @@ from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.storage import read_tensors
-from itk_pdd.outputs import Output, OutputError, write_all
+from itk_pdd.outputs import Output, write_all, write_bytes
 
-__all__ = ["CHECKPOINT", "optimizer_tensors", "read_checkpoint", "restore_optimizer", "write_bytes", "write_checkpoint"]
+__all__ = ["CHECKPOINT", "optimizer_tensors", "read_checkpoint", "restore_optimizer", "write_checkpoint"]
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the file in the folder of a training."""
@@ -66,9 +66,12 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("state")
     try:
-        return tensors, json.loads(text or "")
-    except ValueError as error:
-        raise RegistrationError(f"checkpoint: {path} holds no state of a training: remove it to start anew") from error
+        state = json.loads(text or "")
+    except (ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise RegistrationError(f"checkpoint: {path} holds no state of a training: remove it to start anew")
+    return tensors, state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -81,22 +84,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the moments of :func:`optimizer_tensors` back."""
+    """Put the moments of :func:`optimizer_tensors` back; raises ValueError where some are missing."""
     content = optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
             state.setdefault(int(number), {})[key] = value
+    if len({frozenset(entries) for entries in state.values()}) > 1:
+        raise ValueError("some moments are missing")
     content["state"] = state
     optimizer.load_state_dict(content)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file and see it through to the disk."""
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    if path.stat().st_size != len(content):
-        raise OutputError("it was cut short; is the disk full?")

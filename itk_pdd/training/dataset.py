@@ -18,9 +18,8 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.network.preparation import Intensity, prepare_image, prepare_labels
 from itk_pdd.network.storage import read_tensors
-from itk_pdd.outputs import OutputError
+from itk_pdd.outputs import OutputError, write_bytes
 from itk_pdd.training.cases import LabelledScan
-from itk_pdd.training.checkpoint import write_bytes
 from itk_pdd.volume import Volume
 
 __all__ = ["Sample", "Survey", "load_samples", "read_labelled", "survey"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["class_weights", "segmentation_loss"]
+__all__ = ["class_weights", "label_weights", "segmentation_loss", "squared_label_loss"]
 
 
 def class_weights(counts: Tensor, *, power: float = 0.25, largest: float = 4.0) -> Tensor:
@@ -32,6 +32,52 @@ def class_weights(counts: Tensor, *, power: float = 0.25, largest: float = 4.0) 
     weights = torch.where(share > 0, share.clamp(min=1e-12) ** -power, 0.0)
     weights = weights / (weights * share).sum()
     return weights.clamp(max=largest * float(weights[share > 0].mean())).float()
+
+
+def label_weights(counts: Tensor, *, background: float = 0.15) -> Tensor:
+    """The paper's weights of the classes in a label loss: 1 over the root of their frequency.
+
+    Parameters
+    ----------
+    counts : Tensor, shape (classes,)
+        Voxels of each class, background first.
+    background : float
+        Weight of the background beside a mean weight of 1 of all the classes.
+
+    Returns
+    -------
+    Tensor, shape (classes,)
+        0 for classes that do not occur.
+    """
+    counts = counts.double()
+    weights = torch.where(counts > 0, counts.clamp(min=1).rsqrt(), 0.0)
+    weights = weights / weights[counts > 0].mean()
+    weights[0] = background
+    return weights.float()
+
+
+def squared_label_loss(found: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """Mean squared difference of two maps of class shares.
+
+    With the labels *expected* over a distribution of displacements it is the non-local label loss of the paper, with
+    labels warped by one displacement the usual one.
+
+    Parameters
+    ----------
+    found, wanted : Tensor, shape (classes, ...)
+        Shares of the classes; where those of ``wanted`` sum to less than 1 (beyond the field of view) the place counts
+        less.
+    weights : Tensor, shape (classes,)
+        Of the classes.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
+    known = wanted.sum(0, keepdim=True)
+    difference = (found - wanted).square() * weights.view(-1, *[1] * (wanted.ndim - 1)) * known
+    return difference.sum() / (known.sum() * len(weights)).clamp(min=1e-6)
 
 
 def segmentation_loss(

@@ -16,6 +16,7 @@ import numpy as np
 from itk_pdd._version import __version__
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import LabelClass, ModelCard
+from itk_pdd.network.export import rounded, write_model
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.storage import load_weights
@@ -27,10 +28,18 @@ from itk_pdd.training.curve import write_table
 from itk_pdd.training.dataset import Survey, load_samples, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import segmentation_dice, summary
-from itk_pdd.training.export import rounded, write_model
+from itk_pdd.training.loop import Loop
 from itk_pdd.training.trainer import Trainer, TrainingSettings
 
-__all__ = ["Recipe", "cross_validate", "train_model"]
+__all__ = [
+    "Recipe",
+    "cross_validate",
+    "label_classes",
+    "planned_iterations",
+    "tell_progress",
+    "train_model",
+    "work_folder",
+]
 
 log = logging.getLogger("itk_pdd")
 
@@ -122,19 +131,15 @@ def train_model(
         If the results cannot be written.
     """
     processes = processes or Processes()
-    work = Path(folder) / "training"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {work} cannot be made ({(error.strerror or str(error)).lower()})") from error
+    work = work_folder(folder)
     train, validation = of_split(scans, "train"), of_split(scans, "validation")
     if not train:
         raise RegistrationError("data: no scan is for training, expected at least one of the split 'train'")
     if not validation:
         log.warning("no scan is of the split 'validation': nothing will tell how good the model is")
-    _tell(progress, 0.0, "reading")
+    tell_progress(progress, 0.0, "reading")
     found = survey(train)
-    classes = _classes(found, recipe.class_names)
+    classes = label_classes(found, recipe.class_names)
     network, spacing = _network(recipe, found, len(classes))
     augmentation = recipe.augmentation
     if augmentation.shape is None:
@@ -159,7 +164,7 @@ def train_model(
 
     settings = recipe.settings
     if recipe.minutes is not None:
-        settings = replace(settings, iterations=_iterations(trainer(settings), recipe.minutes, processes))
+        settings = replace(settings, iterations=planned_iterations(trainer(settings), recipe.minutes, processes))
         log.info("%g minutes are about %d iterations", recipe.minutes, settings.iterations)
     loop = trainer(settings)
     log.info(
@@ -168,10 +173,10 @@ def train_model(
     )  # fmt: skip
 
     def on_step(iteration: int, loss: float) -> None:
-        _tell(progress, 0.98 * iteration / settings.iterations, f"training, loss {loss:.3f}")
+        tell_progress(progress, 0.98 * iteration / settings.iterations, f"training, loss {loss:.3f}")
 
     weights = loop.run(on_step=on_step)
-    _tell(progress, 0.98, "validating")
+    tell_progress(progress, 0.98, "validating")
     card = ModelCard(
         recipe.name, recipe.description, network, spacing, recipe.intensity, classes,
         training=_provenance(recipe, loop, train),
@@ -210,7 +215,7 @@ def cross_validate(
         part = Path(folder) / f"fold-{number + 1}"
 
         def tell(fraction: float, message: str, number: int = number) -> None:
-            _tell(progress, (number + fraction) / count, f"fold {number + 1}: {message}")
+            tell_progress(progress, (number + fraction) / count, f"fold {number + 1}: {message}")
 
         model = train_model(
             split, part, replace(recipe, name=f"{recipe.name}-{number + 1}"), processes=processes, progress=tell
@@ -244,7 +249,18 @@ def _finish(
     return model
 
 
-def _classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, ...]:
+def work_folder(folder: str | os.PathLike[str]) -> Path:
+    """The subfolder of a model for checkpoint, log and curve; it is made if it is not there."""
+    work = Path(folder) / "training"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {work} cannot be made ({(error.strerror or str(error)).lower()})") from error
+    return work
+
+
+def label_classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, ...]:
+    """The classes to learn, background first: all that occur, or those that are named."""
     missing = sorted(set(names) - set(found.volumes))
     if missing:
         raise RegistrationError(
@@ -279,7 +295,7 @@ def _crop_shape(found: Survey, spacing: float, multiple: int) -> tuple[int, int,
     return z, y, x
 
 
-def _iterations(trainer: Trainer, minutes: float, processes: Processes) -> int:
+def planned_iterations(trainer: Loop, minutes: float, processes: Processes) -> int:
     """How many iterations fit, from the median of a few; the checkpoint's number if the training has begun."""
     begun = trainer.planned()
     if begun is not None:
@@ -309,6 +325,7 @@ def _provenance(recipe: Recipe, loop: Trainer, train: Sequence[LabelledScan]) ->
     }
 
 
-def _tell(progress: Callable[[float, str], None] | None, fraction: float, message: str) -> None:
+def tell_progress(progress: Callable[[float, str], None] | None, fraction: float, message: str) -> None:
+    """Report progress to whoever wants to know."""
     if progress is not None:
         progress(fraction, message)

@@ -97,42 +97,64 @@ class Recorder:
     def _per_axis(self, value: int) -> tuple[int, int, int]:
         return (value if self.dimension == 3 else 1, value, value)
 
-    def marginals(self, stage: Stage, costs: Any, offsets: Any, mean: Any, found: np.ndarray | None) -> None:
-        """Take in the distribution of a stage.
+    def begin(self, stage: Stage, points: tuple[int, ...], found: np.ndarray | None) -> None:
+        """A stage begins.
 
         Parameters
         ----------
         stage : Stage
             Its settings.
-        costs : torch.Tensor
-            Regularised costs, shape (kz, ky, kx, dz, dy, width).
-        offsets : sequence of torch.Tensor
-            Displacements along z, y, x in voxels of the stage, padded with zeros along x.
-        mean : torch.Tensor
-            What was added to the displacement, in voxels of the stage.
+        points : tuple of int
+            Its control points along z, y, x.
         found : numpy.ndarray, optional
             Displacement of the control points before the stage, in its voxels.
         """
-        scale = np.float32(stage.shrink)
+        scale, count = np.float32(stage.shrink), int(np.prod(points))
+        base = np.zeros((*points, 3), np.float32) if found is None else found * scale
+        self._stage, self._base = stage, base
+        self._covariance, self._entropy = np.empty((count, 3, 3), np.float32), np.empty(count, np.float32)
+        self._several: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def marginals(self, nodes: np.ndarray, costs: Any, offsets: Any) -> None:
+        """Take in the distributions of some control points; each is told once.
+
+        Parameters
+        ----------
+        nodes : numpy.ndarray
+            The control points (n,), counted through.
+        costs : torch.Tensor
+            Regularised costs, shape (n, dz, dy, width).
+        offsets : sequence of torch.Tensor
+            Displacements along z, y, x in voxels of the stage, padded with zeros along x.
+        """
+        stage, scale = self._stage, np.float32(self._stage.shrink)
         temperature = self.temperature * stage.temperature
         moments = kernels.displacement_moments(costs, temperature, offsets, second=True)
-        increment = mean.cpu().numpy() * scale
-        base = np.zeros_like(increment) if found is None else found * scale
-        covariance = moments.covariance.cpu().numpy() * scale**2
-        block = self._per_axis(stage.cell * stage.shrink)
-        step = float(stage.step * stage.shrink)
-        count = 2 * stage.radius + 1
-        where, modes, weights = _hypotheses(costs.cpu().numpy(), temperature, count)
+        self._covariance[nodes] = moments.covariance.cpu().numpy() * scale**2
+        self._entropy[nodes] = moments.entropy.cpu().numpy()
+        several, modes, weights = _hypotheses(costs.cpu().numpy(), temperature, 2 * stage.radius + 1)
         axes = [np.asarray(o.cpu().numpy() * scale, np.float32) for o in offsets]
         vectors = np.stack([axes[2 - i][np.maximum(modes[..., 2 - i], 0)] for i in range(3)], axis=-1)
-        vectors += base[tuple(where.T)][:, None]
+        places = nodes[several]
+        vectors += self._base.reshape(-1, 3)[places][:, None]
         vectors[modes[..., 0] < 0] = np.nan
+        self._several.append((places, vectors, weights))
+
+    def end(self, increment: np.ndarray) -> None:
+        """The stage has added ``increment`` (kz, ky, kx, 3), in its voxels, to the displacements."""
+        stage, points = self._stage, self._base.shape[:3]
+        increment = increment * np.float32(stage.shrink)
+        places, vectors, weights = (np.concatenate(each) for each in zip(*self._several, strict=True))
+        order = np.argsort(places)
+        where = np.stack(np.unravel_index(places[order], points), axis=-1)
         self.stages.append(
             StageRecord(
-                self.dimension, block, step, base + increment, increment, covariance, moments.entropy.cpu().numpy(),
-                where, vectors, weights,
+                self.dimension, self._per_axis(stage.cell * stage.shrink), float(stage.step * stage.shrink),
+                self._base + increment, increment, self._covariance.reshape(*points, 3, 3),
+                self._entropy.reshape(points), where, vectors[order], weights[order],
             )
         )  # fmt: skip
+        del self._base, self._covariance, self._entropy, self._several
 
     def fields(self, stage: Stage, found: list[np.ndarray], lattice: int) -> None:
         """Take in forward and backward field of a stage, in units of and on a lattice of ``lattice`` working voxels."""
@@ -143,9 +165,15 @@ class Recorder:
         cell = tuple(b // s for b, s in zip(record.block, self._per_axis(lattice), strict=True))
         record.disagreement = np.sqrt(restrict(square, cell))
 
-    def refinement(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Take in the field in working voxels before and after the instance optimisation."""
-        self.refined = np.sqrt(restrict(np.sum(np.square(after - before), axis=-1), self.stages[-1].block))
+    def refinement(self, before: np.ndarray, block: int, after: np.ndarray, lattice: int) -> None:
+        """Take in the field before and after the instance optimisation.
+
+        Both in working voxels, at the centres of blocks of ``block`` and of ``lattice`` working voxels along each axis.
+        """
+        start = relaid(before, self._per_axis(block), self._per_axis(lattice), self.shape)
+        change = np.sum(np.square(after - start), axis=-1)
+        target = self.stages[-1].block
+        self.refined = np.sqrt(relaid(change[..., None], self._per_axis(lattice), target, self.shape)[..., 0])
 
 
 def relaid(
@@ -222,12 +250,11 @@ def _find(first, last, costs, temperature, count, limit, found, weight):
 
 
 def _hypotheses(costs: np.ndarray, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Control points (n, 3) with at least two modes, indices of the modes (n, modes, 3) as z, y, x, probabilities."""
-    flat = costs.reshape(-1, *costs.shape[3:])
+    """Which of the control points have at least two modes, indices of these (n, modes, 3) as z, y, x, probabilities."""
+    flat = np.ascontiguousarray(costs)
     found = np.full((len(flat), _MODES, 3), -1, np.int16)
     weight = np.zeros((len(flat), _MODES), np.float32)
     limit = np.float32(-np.log(_LEAST_RATIO) / temperature)
     run(_find, len(flat), flat, np.float32(temperature), count, limit, found, weight, grain=16)
     several = np.flatnonzero(found[:, 1, 0] >= 0)
-    points = np.stack(np.unravel_index(several, costs.shape[:3]), axis=-1)
-    return points, found[several], weight[several]
+    return several, found[several], weight[several]

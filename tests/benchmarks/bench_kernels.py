@@ -4,7 +4,8 @@
     python tests/benchmarks/bench_kernels.py --scaling --csv kernels.csv --plot kernels.png
 
 Every measurement runs in a process of its own, in turn, so that peak memory is its own and a busy machine slows all
-down alike. Seconds are medians over the repetitions. Memory is the peak beyond what the process held with the inputs.
+down alike. Seconds are medians over the repetitions; those of all processors together stay nearly the same on a busy
+machine. Memory is the peak beyond what the process held with the inputs.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.processor_seconds = 0.0
 
     def __call__(self, name: str, function: Callable, *arguments: object, **options: object) -> object:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         result = function(*arguments, **options)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds[name] = time.perf_counter() - start
+        self.processor_seconds += time.process_time() - used
         return result
 
 
@@ -184,7 +187,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     if arguments.result and result is not None:
         costs, mean = (r.cpu().numpy() for r in result)
         np.savez(arguments.result, costs=costs[::4, ::4, ::4], mean=mean)
-    return {"seconds": clock.seconds, "memory": after - before}
+    return {"seconds": clock.seconds, "processors": clock.processor_seconds, "memory": after - before}
 
 
 def in_process(kind: str, arguments: argparse.Namespace, result: Path | None = None, **changes: object) -> dict:
@@ -212,6 +215,7 @@ def summary(runs: list[dict]) -> dict:
         "total": statistics.median(totals),
         "least": min(totals),
         "most": max(totals),
+        "processors": statistics.median(r["processors"] for r in runs),
         "memory": max(r["memory"] for r in runs),
     }
 
@@ -243,6 +247,8 @@ def compare(arguments: argparse.Namespace) -> list[dict]:
         print(f"{'total':<20}" + "".join(f"{f['total']:>10.3f}" for f in found))
         print(f"{'total, least..most':<20}" + "".join(f"{f['least']:>5.2f}..{f['most']:.2f}" for f in found))
         print(f"{'ratio to fast':<20}" + "".join(f"{f['total'] / found[0]['total']:>10.1f}" for f in found))
+        print(f"{'processor seconds':<20}" + "".join(f"{f['processors']:>10.2f}" for f in found))
+        print(f"{'ratio of these':<20}" + "".join(f"{f['processors'] / found[0]['processors']:>10.1f}" for f in found))
         print(f"{'peak memory, GB':<20}" + "".join(f"{f['memory'] / 1e9:>10.2f}" for f in found))
         for kind in kinds[1:]:
             costs, mean = difference(Path(folder) / "fast.npz", Path(folder) / f"{kind}.npz")

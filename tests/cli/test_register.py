@@ -84,11 +84,12 @@ def test_options_reach_the_engine(engine, pair) -> None:
     result = run(
         pair.fixed, pair.moving, "-o", pair.out / "u.mha", "--fixed-mask", mask, "--moving-mask", mask,
         "--initial-transform", pair.folder / "a.mat", "--model", "m", "--device", "cpu", "--threads", 1, "--seed", 9,
-        "--spacing", 2.5,
+        "--spacing", 2.5, "--memory", 1.5,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     (call,) = engine.calls
     assert (call.model, call.device, call.threads, call.seed, call.spacing) == ("m", "cpu", 1, 9, 2.5)
+    assert call.memory == 1.5
     assert call.fixed_mask.array.all()
     assert call.moving_mask.array.all()
     np.testing.assert_allclose(call.initial(np.zeros(3)), [3, 2, 1])
@@ -114,7 +115,7 @@ def test_verbose_says_what_is_done(engine, pair) -> None:
     text = run(pair.fixed, pair.moving, "-o", pair.out / "u.mha", "-v").output
     for part in (
         "fixed: 17 x 14 x 12 voxels of 1.5 x 2 x 3.1 mm",
-                f"wrote {pair.out / 'u.mha'}",
+        f"wrote {pair.out / 'u.mha'}",
     ):
         assert part in text
 
@@ -275,6 +276,7 @@ def test_full_disk(engine, pair) -> None:
             "exclude each other",
         ),
         (["f.nii", "m.nii", "-o", "u.nii", "--threads", "0"], "--threads"),
+        (["f.nii", "m.nii", "-o", "u.nii", "--memory", "0"], "--memory"),
         (["f.nii", "m.nii", "-o", "u.nii", "--magic"], "--magic"),
         (["--demo", "d", "f.nii", "m.nii"], "--demo makes its own images"),
         (["--demo", "d", "-o", "u.nii"], "--demo makes its own images"),

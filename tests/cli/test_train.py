@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -16,7 +17,9 @@ from itk_pdd.cli.evaluate import main as evaluate
 from itk_pdd.cli.train import main as train
 from training.conftest import listed, scans  # noqa: F401
 
+from itk_pdd.network.card import ModelCard, PddCard
 from itk_pdd.network.semantic import SemanticNetwork
+from itk_pdd.network.settings import Warp
 
 SMALL = ("--widths", "8,16", "--rate", "0.005", "--crop", "16", "16", "16", "--elastic", "0", "--threads", "1")
 
@@ -93,6 +96,106 @@ def test_cross_validation(listed, tmp_path):  # noqa: F811
     assert set(parts[0].training["scans"]) == set(parts[1].validation["scans"])
 
 
+PDD = ("--method", "pdd", "--channels", "4", "--warp", "0.5", "5", "6", "--stride", "2", "--threads", "1",
+       "--optimisation", "5", "--pairs", "2")  # fmt: skip
+
+
+def test_a_pdd_network_is_trained_registered_with_and_measured(listed, tmp_path):  # noqa: F811
+    folder, table = tmp_path / "pdd", tmp_path / "pairs.csv"
+    words = (train, listed, "-o", folder, *PDD, "--iterations", 4, "--validate-every", 2, "--no-mean-field")
+    result = run(*words, "-v")
+    assert result.exit_code == 0, result.output
+    card = PddCard.from_folder(folder)
+    assert card.network.warps == (Warp(0.5, 5, 6),) and not card.network.mean_field
+    assert card.network.extent == (16.0, 20.0, 24.0) and card.spacing == pytest.approx(2.0)
+    assert card.training["scans"] == [f"image_{n}" for n in range(4)] and card.training["iterations"] == 4
+    assert "control points 6 x 6 x 6" in result.stderr
+    assert {file.name for file in (folder / "training").iterdir()} == {"checkpoint.safetensors", "log.csv", "curve.png"}
+
+    measured = run(evaluate, listed, "-m", folder, "--split", "validation", "-o", table, "--threads", 1)
+    assert measured.exit_code == 0, measured.output
+    figures = card.validation
+    with table.open(newline="") as stream:
+        dice = [float(row["dice"]) for row in csv.DictReader(stream)]
+    assert sum(dice) / len(dice) == pytest.approx(figures["registration_dice"]["mean"], abs=2e-4)
+    assert figures["pairs"] == 2 and f"{figures['sd_log_j3']:.4f}" in measured.stdout
+
+    other = run(evaluate, listed, "-m", folder, "--segmentation")
+    assert other.exit_code == 1 and "has no network that names organs" in other.stderr
+    # The same again goes on from the end; another temperature of the loss does not.
+    assert run(*words).exit_code == 0
+    assert "other objective (diffusion is 2.0, was 1.5)" in run(*words, "--diffusion", 2.0).stderr
+
+
+def test_a_model_of_synthetic_pairs_needs_no_scan(tmp_path):
+    result = run(
+        train,
+        "--synthetic",
+        "-o",
+        tmp_path / "general",
+        *PDD[2:],
+        "--size",
+        24,
+        24,
+        24,
+        "--iterations",
+        2,
+        "--loss",
+        "truth",
+    )
+    assert result.exit_code == 0, result.output
+    card = PddCard.from_folder(tmp_path / "general")
+    assert card.spacing is None and card.network.extent is None and card.training["scans"] == []
+    assert card.validation["registration_dice"]["mean"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--loss", "warped"), "--loss has no meaning with --method segmentation: add --method pdd"),
+        (("--method", "pdd", "--crop", 8, 8, 8), "--crop has no meaning with --method pdd: leave it out"),
+        (("--method", "pdd", "--folds", 2), "--folds has no meaning with --method pdd"),
+        (("--method", "pdd", "--synthetic"), "DATA and --synthetic are both given"),
+        (("--method", "pdd", "--loss", "truth"), "loss is 'truth', but the true displacements of scans are not known"),
+        (("--method", "pdd", "--warp", "0.4", "4", "8"), "displacements is 4, expected an odd number"),
+    ],
+)
+def test_options_of_the_other_method_are_refused(listed, tmp_path, options, complaint):  # noqa: F811
+    result = run(train, listed, "-o", tmp_path / "m", "--iterations", 1, *options)
+    assert result.exit_code in (1, 2) and complaint in " ".join(result.stderr.split())
+    assert "Missing argument 'DATA'" in run(train, "-o", tmp_path / "m").stderr
+
+
+@pytest.mark.parametrize("method", ["segmentation", "pdd"])
+def test_a_full_disk_and_a_damaged_checkpoint_are_one_sentence(listed, tmp_path, monkeypatch, method):  # noqa: F811
+    from itk_pdd.training import checkpoint
+
+    folder, small = tmp_path / "m", SMALL if method == "segmentation" else PDD
+    words = (train, listed, "-o", folder, *small, "--iterations", 3, "--validate-every", 1)
+    write, written = checkpoint.write_bytes, []
+
+    def full(path, content):
+        if len(written) == 2:
+            path.write_bytes(content[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    result = run(*words)
+    assert result.exit_code != 0 and result.stderr.count("Error") == 1
+    assert "could not be written (no space left on device)" in result.stderr
+    monkeypatch.setattr(checkpoint, "write_bytes", write)
+    # The checkpoint of the second iteration is there, and the training goes on from it.
+    again = run(*words, "-v")
+    assert again.exit_code == 0 and "resumed at iteration 2" in again.stderr
+    path = folder / "training" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    damaged = run(*words)
+    assert damaged.exit_code == 1 and damaged.stderr.count("\n") == 1 and "is damaged" in damaged.stderr
+    assert (folder / "card.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "code", "complaint"),
     [
@@ -127,18 +230,20 @@ def test_help_is_quick_to_load():
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network(listed, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("method", ["segmentation", "pdd"])
+def test_two_processes_train_one_network(listed, tmp_path, method):  # noqa: F811
     """What torchrun starts agrees on one set of weights and writes one model."""
+    options = SMALL if method == "segmentation" else (*PDD, "--pretrain", "2", "--batch", "2")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617",
-            "-m", "itk_pdd.cli.train", str(listed), "-o", str(tmp_path / "m"), *SMALL, "--iterations", "4",
+            "-m", "itk_pdd.cli.train", str(listed), "-o", str(tmp_path / "m"), *options, "--iterations", "4",
             "--validate-every", "2", "--device", "cpu",
         ],
         capture_output=True, text=True, env=environment, cwd=Path(listed).parent, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    card = SemanticNetwork.from_folder(tmp_path / "m").card
+    card = (ModelCard if method == "segmentation" else PddCard).from_folder(tmp_path / "m")
     assert card.training["batch"] == 4 and card.training["iterations"] == 4
     assert done.stdout.count("mean") == 1

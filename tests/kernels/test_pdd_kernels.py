@@ -63,6 +63,20 @@ def compare(function, *inputs):
         torch.testing.assert_close(fast, plain, **TOLERANCE[plain.dtype])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_random_sizes(seed):
+    """All operations and their gradients, at sizes that nobody chose."""
+    rng = np.random.default_rng(seed)
+    dimension = 2 + seed % 2
+    points, displacements, fixed, moving = (tuple(rng.integers(1, most, dimension)) for most in (5, 7, 9, 9))
+    size = (points, displacements, fixed, moving, int(rng.integers(1, 20)))
+    fixed, moving, costs, lattice = problem(size, torch.float64, seed)
+    compare(lambda f, m: kernels.displacement_costs(f, m, **lattice), fixed.requires_grad_(), moving.requires_grad_())
+    compare(lambda c: kernels.regularise(c, 0.6, dimension), costs.requires_grad_())
+    compare(lambda c: tuple(kernels.displacement_moments(c, 5.0, lattice["displacements"], second=True)), costs)
+    compare(lambda c: kernels.expected_values(c, 5.0, moving.detach(), **lattice), costs)
+
+
 @sizes
 @dtypes
 def test_costs(size, dtype):

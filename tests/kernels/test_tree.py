@@ -62,7 +62,7 @@ def test_branches_and_trunk_give_what_one_sweep_gives(monkeypatch):
     results = []
     for branches in (1, 4, 20):
         monkeypatch.setattr(tree_module, "_BRANCHES", branches)
-        found, trunk = tree_module._branches(tree)
+        found, trunk = tree_module.branches_of(tree)
         assert sorted([k for b in found for k in range(b, b + tree.size[b])] + trunk.tolist()) == list(range(6 * 7 * 8))
         results.append(min_marginals(costs, tree, alpha=0.1, base=base))
     for result in results[1:]:

@@ -90,8 +90,9 @@ def test_two_rounds():
     assert regularise(costs, 0.4, 3, rounds=0) is costs
 
 
-def test_author_factors_give_the_same_probabilities():
-    alpha, channels = (1.3, -0.7, 0.9, 2.1, 0.4, 5.2), 16
+@pytest.mark.parametrize("fourth", [2.1, -0.75])  # the author's published models have either sign
+def test_author_factors_give_the_same_probabilities(fourth):
+    alpha, channels = (1.3, -0.7, 0.9, fourth, 0.4, 5.2), 16
     summed = random((3, 2, 3, 3, 4, 3)) * channels
     a1, a2, a3, a4, a5, a6 = alpha
     first = a1 * summed + a2
@@ -125,7 +126,9 @@ def test_bad_input_is_named():
         lower_envelope(costs, -1.0, 2)
     with pytest.raises(RegistrationError, match="temperature must be above 0"):
         Regularisation(temperature=0.0)
+    with pytest.raises(RegistrationError, match="ratio must be a finite number"):
+        Regularisation(ratio=float("nan"))
     with pytest.raises(RegistrationError, match="6 factors, found 5"):
         Regularisation.from_alpha([1.0] * 5, channels=16)
     with pytest.raises(RegistrationError, match="positive 1st, 3rd"):
-        Regularisation.from_alpha([1.0, 0, 1, -1, 0, 1], channels=16)
+        Regularisation.from_alpha([1.0, 0, -1, 1, 0, 1], channels=16)

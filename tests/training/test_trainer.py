@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.unet import UNetSettings
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import of_split
-from itk_pdd.training.checkpoint import CHECKPOINT
+from itk_pdd.training.checkpoint import CHECKPOINT, read_checkpoint
 from itk_pdd.training.dataset import load_samples
 from itk_pdd.training.segmentation import dice_per_class, majority
 from itk_pdd.training.trainer import Trainer, TrainingSettings, learning_rate
@@ -96,6 +98,35 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, samples):
     content = (tmp_path / CHECKPOINT).read_bytes()
     (tmp_path / CHECKPOINT).write_bytes(content[: len(content) // 2])
     with pytest.raises(RegistrationError, match="is damaged"):
+        trainer(tmp_path, samples, settings).run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iteration": None},
+        {"best": []},
+        {"rows": 3},
+        {"rows": [{"loss": {}}]},
+        {"since_best": "a"},
+        "list",
+        {"optimizer.0.exp_avg": None},
+        {"optimizer.x.step": torch.ones(1)},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_without_a_whole_state_is_refused(tmp_path, samples, change):
+    settings = replace(SETTINGS, iterations=1, validate_every=1)
+    trainer(tmp_path, samples, settings).run()
+    tensors, state = read_checkpoint(tmp_path)
+    for key, value in change.items() if isinstance(change, dict) else ():
+        where = tensors if key.startswith("optimizer") else state
+        where[key] = value
+        if value is None:
+            del where[key]
+    content = json.dumps([state] if change == "list" else state)
+    (tmp_path / CHECKPOINT).write_bytes(save(tensors, metadata={"state": content}))
+    with pytest.raises(RegistrationError, match=r"holds no complete state|holds no state"):
         trainer(tmp_path, samples, settings).run()
 
 

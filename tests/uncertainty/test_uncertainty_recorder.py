@@ -28,7 +28,13 @@ def recorded(costs: np.ndarray, found: np.ndarray | None = None) -> StageRecord:
     padded[..., :5] = costs
     recorder = Recorder(tuple(2 * n for n in costs.shape[:3]), 3)
     row = torch.nn.functional.pad(offsets[2], (0, 3))
-    recorder.marginals(STAGE, torch.from_numpy(padded), [*offsets[:2], row], moments.mean, found)
+    points = costs.shape[:3]
+    recorder.begin(STAGE, points, found)
+    # In parts and out of order, as the blocks of the min-sum are.
+    nodes = np.random.default_rng(1).permutation(int(np.prod(points)))
+    for part in np.array_split(nodes, 2):
+        recorder.marginals(part, torch.from_numpy(padded.reshape(-1, *padded.shape[3:])[part]), [*offsets[:2], row])
+    recorder.end(moments.mean.numpy())
     return recorder.stages[0], distribution
 
 

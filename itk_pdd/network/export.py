@@ -5,32 +5,30 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from itk_pdd.network.card import CARD, WEIGHTS, ModelCard
-from itk_pdd.network.unet import UNet
-from itk_pdd.outputs import Output, write_all
-from itk_pdd.training.checkpoint import write_bytes
+from itk_pdd.network.card import CARD, WEIGHTS, ModelCard, PddCard
+from itk_pdd.outputs import Output, write_all, write_bytes
 
 __all__ = ["rounded", "write_model"]
 
 
-def rounded(network: UNet) -> dict[str, Tensor]:
+def rounded(network: nn.Module) -> dict[str, Tensor]:
     """Weights as they are kept: convolutions in half precision, the few numbers of the norms as they are."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     return {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
 
 
-def write_model(folder: str | os.PathLike[str], network: UNet, card: ModelCard) -> None:
+def write_model(folder: str | os.PathLike[str], network: nn.Module, card: ModelCard | PddCard) -> None:
     """Write card and weights (see :func:`rounded`) into a folder, both or none.
 
     Parameters
     ----------
     folder : path-like
         Is made if it is not there.
-    network : UNet
+    network : torch.nn.Module
         With trained weights.
-    card : ModelCard
+    card : ModelCard or PddCard
         What it is.
 
     Raises

@@ -1,0 +1,87 @@
+"""Registration with a trained PDD network: what the engine does where the model is one. Free of ITK."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.field import DisplacementField
+from itk_pdd.grid import Grid
+from itk_pdd.mapping import Mapping
+from itk_pdd.stages import Model
+from itk_pdd.volume import Volume
+
+if TYPE_CHECKING:
+    from itk_pdd.network.pddmodel import PddModel
+
+__all__ = ["register_learned"]
+
+log = logging.getLogger("itk_pdd")
+
+
+def register_learned(
+    fixed: tuple[Volume, ...],
+    moving: tuple[Volume, ...],
+    model: Model,
+    *,
+    initial: Mapping | None,
+    masked: bool,
+    device: str,
+    spacing: float | None,
+    refinement_iterations: int | None,
+    progress: Callable[[float, str], None],
+) -> tuple[DisplacementField, Grid, float]:
+    """Register with a PDD network; the parameters are those of :func:`itk_pdd.engine.register_volumes`.
+
+    Returns
+    -------
+    field : DisplacementField
+        On the grid of the fixed image, the initial transform included.
+    grid : Grid
+        The working grid.
+    capture_range_mm : float
+        Half of the farthest displacement that is tried, as for the other models.
+
+    Raises
+    ------
+    RegistrationError
+        If there are several channels or another working spacing is asked for, or see
+        :meth:`itk_pdd.network.pddmodel.PddModel.displacements`.
+    """
+    import torch
+
+    learned = _loaded(model)
+    if len(fixed) > 1:
+        raise RegistrationError(
+            f"fixed and moving have {len(fixed)} channels, but model {model.name} was trained on images of one: give "
+            "one, or choose another model"
+        )
+    if spacing is not None:
+        raise RegistrationError(
+            f"spacing is {spacing}, but model {model.name} works at the spacing it was trained for: leave it out, or "
+            "choose another model"
+        )
+    if refinement_iterations is not None and refinement_iterations < 0:
+        raise RegistrationError(f"refinement_iterations is {refinement_iterations}, expected at least 0")
+    if masked:
+        warnings.warn(f"masks are given, but model {model.name} does not use them", RegistrationWarning, stacklevel=4)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    mapping, grid = learned.displacements(
+        fixed[0], moving[0], initial=initial, iterations=refinement_iterations, device=device, progress=progress
+    )
+    capture = 0.5 * learned.capture_range_mm(grid)
+    log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
+    progress(0.95, "field")
+    return DisplacementField.from_function(mapping, fixed[0].grid), grid, capture
+
+
+def _loaded(model: Model) -> PddModel:
+    from itk_pdd.network.pddmodel import PddModel
+
+    if isinstance(model.pdd, PddModel):
+        return model.pdd
+    return PddModel.from_folder(str(model.pdd))

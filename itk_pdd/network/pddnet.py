@@ -1,0 +1,237 @@
+"""The PDD network as a whole: features of two images, dense searches, and the displacements they find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.costs import ControlGrid, DisplacementSet, interpolate, sample
+from itk_pdd.network.distribution import DisplacementDistribution
+from itk_pdd.network.instance import optimise
+from itk_pdd.network.mind import mind_ssc
+from itk_pdd.network.obelisk import Obelisk, reference_positions
+from itk_pdd.network.pdd import ProbabilisticDenseDisplacements
+from itk_pdd.network.regularisation import Regularisation
+from itk_pdd.network.settings import PddSettings, Warp
+
+__all__ = ["Lattice", "PddNetwork", "dense", "descriptors", "lattice"]
+
+# Costs of self-similarities, which lie in (0, 1], are smaller than those of learned features: where training begins.
+_TEMPERATURE = {"obelisk": 16.0, "mind-ssc": 150.0}
+_MIND_CHANNELS = 12
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Where features lie in an image, and the control points and displacements of a search among them.
+
+    Parameters
+    ----------
+    features : tuple of Tensor
+        Image voxel indices of the features along z, y, x.
+    control : ControlGrid
+        Control points in feature voxels.
+    displacements : DisplacementSet
+        In feature voxels.
+    first, step : tuple of float
+        Image voxel index of the first feature, and image voxels per feature voxel, along z, y, x: how results in
+        feature voxels are understood.
+    half : tuple of float
+        Half the extent in feature voxels along z, y, x: the unit of reaches.
+    """
+
+    features: tuple[Tensor, ...]
+    control: ControlGrid
+    displacements: DisplacementSet
+    first: tuple[float, ...]
+    step: tuple[float, ...]
+    half: tuple[float, ...]
+
+    def positions(self) -> list[Tensor]:
+        """Image voxel indices of the control points along z, y, x."""
+        along = zip(self.control.positions(), self.first, self.step, strict=True)
+        return [p * step + first for p, first, step in along]
+
+    def to_image(self, vectors: Tensor) -> Tensor:
+        """Displacements (..., 3), components x, y, z, from feature to image voxels."""
+        return vectors * torch.tensor(self.step[::-1]).to(vectors)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of features along z, y, x."""
+        return tuple(len(along) for along in self.features)
+
+
+def lattice(settings: PddSettings, warp: Warp, size: Sequence[int]) -> Lattice:
+    """Lay out a search in an image.
+
+    Parameters
+    ----------
+    settings : PddSettings
+        The network.
+    warp : Warp
+        The search.
+    size : sequence of int
+        Shape of the image, z, y, x.
+
+    Raises
+    ------
+    RegistrationError
+        If the image is too small for two features along an axis.
+    """
+    count = [n // settings.stride for n in size]
+    if min(count) < 2:
+        raise RegistrationError(
+            f"the image has {' x '.join(str(n) for n in reversed(size))} voxels (x, y, z) on the working grid, "
+            f"expected at least {2 * settings.stride} along each axis"
+        )
+    radius = (warp.displacements - 1) // 2
+    if settings.corners:
+        features = reference_positions(size, stride=settings.stride)
+        half = tuple((n - 1) / 2 for n in count)
+        control = ControlGrid((warp.points,) * 3, (0.0,) * 3, tuple((n - 1) / (warp.points - 1) for n in count))
+        first, step = (0.0,) * 3, tuple((n - 1) / (c - 1) for n, c in zip(size, count, strict=True))
+    else:
+        extent = settings.extent or tuple(float(n) for n in size)
+        first = tuple((n - 1 - settings.stride * (c - 1)) / 2 for n, c in zip(size, count, strict=True))
+        step = (float(settings.stride),) * 3
+        features = tuple(
+            torch.arange(c, dtype=torch.float64) * settings.stride + f for c, f in zip(count, first, strict=True)
+        )
+        half = tuple(e / (2 * settings.stride) for e in extent)
+        # Between the features there is nothing new to be found: no more control points than those.
+        shape = [max(2, min(c, round(warp.points * n / e))) for n, e, c in zip(size, extent, count, strict=True)]
+        control = ControlGrid.covering(count, shape=shape)
+    displacements = DisplacementSet((radius,) * 3, tuple(warp.reach * h / radius for h in half))
+    return Lattice(features, control, displacements, first, step, half)
+
+
+def descriptors(image: Tensor, positions: Sequence[Tensor], *, stride: int) -> Tensor:
+    """MIND-SSC features (12, ...) of an image (z, y, x) at some positions, averaged over ``stride`` voxels per axis."""
+    found = mind_ssc(image)
+    if stride > 1:
+        margin = stride // 2
+        padding = (margin, stride - 1 - margin) * 3
+        found = functional.avg_pool3d(functional.pad(found[None], padding, mode="replicate"), stride, stride=1)[0]
+        # An even window is centred between two voxels.
+        positions = [p + (margin - (stride - 1) / 2) for p in positions]
+    return sample(found, positions)
+
+
+class PddNetwork(nn.Module):
+    """Features shared by both images, and a regularisation for each search.
+
+    Parameters
+    ----------
+    settings : PddSettings
+        What it consists of.
+    generator : torch.Generator, optional
+        Source of the random initial weights.
+    """
+
+    def __init__(self, settings: PddSettings, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.settings = settings
+        self.obelisk = None
+        if settings.features == "obelisk":
+            self.obelisk = Obelisk(
+                channels=settings.channels, norm=settings.norm, extent=settings.extent, outside=settings.outside,
+                generator=generator,
+            )  # fmt: skip
+        self.searches = nn.ModuleList(
+            ProbabilisticDenseDisplacements(
+                Regularisation(temperature=_TEMPERATURE[settings.features], average=settings.mean_field)
+            )
+            for _ in settings.warps
+        )
+
+    @property
+    def channels(self) -> int:
+        """Number of features."""
+        return _MIND_CHANNELS if self.obelisk is None else self.settings.channels
+
+    def lattice(self, size: Sequence[int], *, warp: int = 0) -> Lattice:
+        """The layout of a search in an image of a shape (z, y, x); see :func:`lattice`."""
+        return lattice(self.settings, self.settings.warps[warp], size)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features (channels, z', y', x') of an image (1, z, y, x)."""
+        positions = self.lattice(image.shape[1:]).features
+        if self.obelisk is None:
+            return descriptors(image[0], positions, stride=self.settings.stride)
+        return self.obelisk(image, positions)
+
+    def search(
+        self, fixed: Tensor, moving: Tensor, layout: Lattice, *, warp: int = 0, block: Sequence[slice] | None = None
+    ) -> DisplacementDistribution:
+        """Distribution over the displacements from control points in the fixed to places in the moving features.
+
+        Parameters
+        ----------
+        fixed, moving : Tensor, shape (channels, z', y', x')
+            Features of images of one size.
+        layout : Lattice
+            Of that size.
+        warp : int
+            Which of the searches.
+        block : sequence of slice, optional
+            Only these control points along z, y, x; all by default.
+        """
+        control = layout.control
+        if block is not None:
+            begins = [part.start for part in block]
+            first = tuple(f + s * b for f, s, b in zip(control.first, control.spacing, begins, strict=True))
+            control = ControlGrid(tuple(part.stop - part.start for part in block), first, control.spacing)
+        return self.searches[warp](fixed, moving, control=control, displacements=layout.displacements)
+
+    @torch.no_grad()
+    def displacements(
+        self, fixed: Tensor, moving: Tensor, layout: Lattice, *, warp: int = 0, iterations: int | None = None
+    ) -> Tensor:
+        """Displacements of the control points in image voxels, with instance optimisation where there is one.
+
+        Parameters
+        ----------
+        fixed, moving, layout, warp
+            See :meth:`search`.
+        iterations : int, optional
+            Steps of the instance optimisation instead of those of the settings.
+
+        Returns
+        -------
+        Tensor, shape (*control points, 3)
+            Components x, y, z.
+        """
+        distribution = self.search(fixed, moving, layout, warp=warp)
+        vectors = distribution.mean()
+        settings = self.settings.optimisation
+        if iterations is not None:
+            settings = replace(settings, iterations=iterations)
+        if settings.iterations:
+            vectors = optimise(distribution, vectors, settings, half=sum(layout.half) / len(layout.half))
+        return layout.to_image(vectors)
+
+
+def dense(vectors: Tensor, positions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Displacements of control points interpolated linearly on a regular grid; beyond the outermost they go on.
+
+    Parameters
+    ----------
+    vectors : Tensor, shape (*control points, 3)
+        Of any unit.
+    positions, targets : sequences of Tensor
+        Where the control points lie and where values are wanted, along z, y, x, in one unit.
+
+    Returns
+    -------
+    Tensor, shape (*targets, 3)
+    """
+    for axis, (along, wanted) in enumerate(zip(positions, targets, strict=True)):
+        step = float(along[1] - along[0]) if len(along) > 1 else 1.0
+        vectors = interpolate(vectors, (wanted.double() - along[0]) / step, axis)
+    return vectors

@@ -1,0 +1,135 @@
+"""What a PDD network consists of: plain settings, as they stand in its card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from itk_pdd.errors import RegistrationError
+
+__all__ = ["FEATURES", "InstanceOptimisation", "PddSettings", "Warp"]
+
+FEATURES = ("obelisk", "mind-ssc")
+"""Learned features, or hand-made ones."""
+
+
+@dataclass(frozen=True)
+class Warp:
+    """One dense search; a second one works on the moving image warped by the first.
+
+    Parameters
+    ----------
+    reach : float
+        Largest displacement along each axis as a share of half the extent (the paper's q). A larger one captures more
+        and is coarser.
+    displacements : int
+        How many are tried along each axis, odd so that none at all is among them. More are more exact; time and memory
+        grow with their cube.
+    points : int
+        Control points along each axis of the extent. More follow finer deformations; time and memory grow with their
+        cube.
+    """
+
+    reach: float = 0.4
+    displacements: int = 15
+    points: int = 32
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.reach) and self.reach > 0):
+            raise RegistrationError(f"reach is {self.reach}, expected a share of half the extent above 0")
+        if self.displacements < 3 or self.displacements % 2 == 0:
+            raise RegistrationError(f"displacements is {self.displacements}, expected an odd number from 3 on")
+        if self.points < 2:
+            raise RegistrationError(f"points is {self.points}, expected 2 or more control points along each axis")
+
+
+@dataclass(frozen=True)
+class InstanceOptimisation:
+    """Gradient descent on the displacements of one pair, for larger probabilities and a smoother field.
+
+    Parameters
+    ----------
+    iterations : int
+        Adam steps; 0 for none.
+    diffusion : float
+        Weight of the squared differences of neighbouring displacements, in the units of the paper (see
+        :func:`itk_pdd.network.instance.diffusion`); larger is smoother.
+    rate : float
+        Step of Adam as a share of half the extent.
+    """
+
+    iterations: int = 0
+    diffusion: float = 1.5
+    rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0 or self.diffusion < 0 or not self.rate > 0:
+            raise RegistrationError(
+                f"iterations, diffusion and rate of the instance optimisation are {self.iterations}, {self.diffusion} "
+                f"and {self.rate}, expected none below 0 and a rate above it"
+            )
+
+
+@dataclass(frozen=True)
+class PddSettings:
+    """A PDD network.
+
+    Parameters
+    ----------
+    features : {"obelisk", "mind-ssc"}
+        Learned features, or hand-made ones of which only temperature and ratio of the regularisation are learned.
+    channels : int
+        Number of learned features.
+    warps : tuple of Warp
+        One dense search, or several one after the other.
+    mean_field : bool
+        Whether the costs of neighbouring control points are averaged (the paper's mean-field inference).
+    optimisation : InstanceOptimisation
+        What follows each search.
+    stride : int
+        Image voxels per voxel of the features.
+    extent : tuple of float, optional
+        Image voxels, axes z, y, x, that reaches and numbers of control points refer to: those of the training. Images
+        of another size get more or fewer control points and the same reach. By default each image's own extent.
+    norm : {"group", "batch"}
+        Normalisation of the learned features, see :class:`itk_pdd.network.obelisk.Obelisk`.
+    outside : {"nearest", "zero"}
+        What the learned features see beyond the image.
+    corners : bool
+        Features, control points and displacements from corner to corner of the image, as in the author's program.
+    """
+
+    features: str = "obelisk"
+    channels: int = 16
+    warps: tuple[Warp, ...] = (Warp(),)
+    mean_field: bool = True
+    optimisation: InstanceOptimisation = InstanceOptimisation()
+    stride: int = 3
+    extent: tuple[float, float, float] | None = None
+    norm: str = "group"
+    outside: str = "nearest"
+    corners: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "warps", tuple(self.warps))
+        if self.extent is not None:
+            object.__setattr__(self, "extent", tuple(float(length) for length in self.extent))
+            if len(self.extent) != 3 or min(self.extent) <= 0:
+                raise RegistrationError(f"extent is {self.extent}, expected three lengths above 0")
+        if self.features not in FEATURES:
+            raise RegistrationError(f"features is {self.features!r}, expected one of {', '.join(FEATURES)}")
+        if self.channels < 1 or self.stride < 1 or not self.warps:
+            raise RegistrationError(
+                f"channels, stride and number of warps are {self.channels}, {self.stride} and {len(self.warps)}, "
+                "expected 1 or more of each"
+            )
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> PddSettings:
+        """The settings of a card."""
+        values = dict(content)
+        values["warps"] = tuple(Warp(**warp) for warp in values["warps"])
+        values["optimisation"] = InstanceOptimisation(**values["optimisation"])
+        return cls(**values)

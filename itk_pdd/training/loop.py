@@ -1,0 +1,232 @@
+"""What all trainings share: the loop, its checkpoints, early stopping, the averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.storage import check_weights, load_weights
+from itk_pdd.training.checkpoint import (
+    CHECKPOINT,
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
+from itk_pdd.training.curve import write_curve, write_log
+from itk_pdd.training.distributed import Processes
+from itk_pdd.training.schedule import TrainingSettings, learning_rate
+
+__all__ = ["Loop", "mean_over_scans"]
+
+log = logging.getLogger("itk_pdd")
+
+
+class Loop(ABC):
+    """Trains a network from where a checkpoint in its folder ends.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where checkpoint, log.csv and curve.png go; must exist. Several machines need the same folder.
+    network : torch.nn.Module
+        What is trained.
+    settings : TrainingSettings
+        How.
+    names : sequence of str
+        Of the classes, background first, for the log.
+    processes : Processes
+        Which of several processes this is.
+    """
+
+    def __init__(
+        self, folder: Path, network: nn.Module, *, settings: TrainingSettings, names: list[str], processes: Processes
+    ) -> None:
+        self.folder, self.settings, self.names, self.processes = Path(folder), settings, names, processes
+        self.network = network
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.best_weights: dict[str, Tensor] = {}
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99)
+        )
+        self.iteration, self.best, self.since_best = 0, -1.0, 0
+        self.rows: list[dict[str, float]] = []
+
+    @abstractmethod
+    def _loss(self, rng: np.random.Generator) -> Tensor:
+        """Loss of one iteration on what is drawn with ``rng``, with its gradient."""
+
+    @abstractmethod
+    def _measure(self) -> np.ndarray | None:
+        """Dice of the averaged weights, shape (scans or pairs, classes - 1), None if there is nothing to measure on."""
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """Whatever must be the same for a training to be resumed."""
+
+    def run(self, *, on_step: Callable[[int, float], None] | None = None) -> nn.Module:
+        """Train to the end, or until patience runs out.
+
+        Parameters
+        ----------
+        on_step : callable, optional
+            Called with the number of the iteration and its loss; if it raises, training stops.
+
+        Returns
+        -------
+        Module
+            With the averaged weights: the last ones, or the best ones where there is patience.
+
+        Raises
+        ------
+        RegistrationError
+            If there is a checkpoint of other settings, or the loss is not finite.
+        OutputError
+            If a checkpoint cannot be written; the one before is kept.
+        """
+        self._resume()
+        losses: list[float] = []
+        began = time.monotonic()
+        while self.iteration < self.settings.iterations and not 0 < self.settings.patience <= self.since_best:
+            losses.append(self.step())
+            if on_step is not None:
+                on_step(self.iteration, losses[-1])
+            if self.iteration % self.settings.validate_every == 0 or self.iteration == self.settings.iterations:
+                self._validate(float(np.mean(losses)), time.monotonic() - began)
+                losses, began = [], time.monotonic()
+                self._save()
+        if self.best_weights:
+            self.average.load_state_dict(self.best_weights)
+        return self.average
+
+    def planned(self) -> int | None:
+        """Number of iterations that a training begun in this folder was planned for, None if none was."""
+        found = read_checkpoint(self.folder)
+        return None if found is None else int(found[1]["settings"]["iterations"])
+
+    def step(self) -> float:
+        """One iteration; returns its loss."""
+        settings = self.settings
+        # Every iteration has a generator of its own, so that a resumed training draws what an uninterrupted one would.
+        rank = [self.processes.rank] if self.processes.rank else []
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.iteration, settings)
+        self.network.train()
+        loss = self._loss(np.random.default_rng([settings.seed, self.iteration, *rank]))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RegistrationError(f"the loss is {value} at iteration {self.iteration}: choose a smaller rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimizer.step()
+        self._update_average()
+        self.iteration += 1
+        return value
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Early on the average would remember the random start for too long.
+        decay = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
+        for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
+
+    def _validate(self, loss: float, seconds: float) -> None:
+        rate = learning_rate(self.iteration - 1, self.settings)
+        row = {"iteration": self.iteration, "rate": rate, "loss": self.processes.mean(loss)}
+        measured = self._measure()
+        if measured is not None:
+            dice = mean_over_scans(measured)
+            row["dice"] = self.processes.mean(float(np.nanmean(dice)))
+            row |= {f"dice {name}": float(value) for name, value in zip(self.names[1:], dice, strict=True)}
+            self.since_best += 1
+            if row["dice"] > self.best:
+                self.best, self.since_best = row["dice"], 0
+                if self.settings.patience:
+                    self.best_weights = {name: value.clone() for name, value in self.average.state_dict().items()}
+        row["seconds"] = seconds
+        self.rows.append(row)
+        log.info("iteration %d: loss %.4f, Dice %.4f, %.0f s", self.iteration, loss, row.get("dice", math.nan), seconds)
+
+    def _save(self) -> None:
+        if self.processes.rank == 0:
+            tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+            tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+            tensors |= optimizer_tensors(self.optimizer)
+            progress = {"iteration": self.iteration, "best": self.best, "since_best": self.since_best}
+            write_checkpoint(self.folder, tensors, {**progress, "rows": self.rows, **self._settings()})
+            write_log(self.folder / "log.csv", self.rows)
+            write_curve(self.folder / "curve.png", self.rows)
+        self.processes.wait()
+
+    def _resume(self) -> None:
+        found = read_checkpoint(self.folder)
+        if found is None:
+            return
+        tensors, state = found
+        wanted = self._settings()
+        for name, value in wanted.items():
+            # By way of text, as the state was: tuples have become lists.
+            if state.get(name) != _as_json(value):
+                raise RegistrationError(
+                    f"checkpoint: {self.folder / CHECKPOINT} belongs to a training of other {name} "
+                    f"({_difference(state.get(name), _as_json(value))}): choose another folder, or remove it"
+                )
+        for prefix, network in (("network.", self.network), ("average.", self.average)):
+            load_weights(network, _without(prefix, tensors), name="checkpoint")
+        self.best_weights = _without("best.", tensors)
+        if self.best_weights:
+            check_weights(self.average, self.best_weights, name="checkpoint")
+        try:
+            restore_optimizer(self.optimizer, tensors)
+            self.iteration, self.since_best = int(state["iteration"]), int(state["since_best"])
+            self.best = float(state["best"])
+            self.rows = [{name: float(value) for name, value in row.items()} for row in state["rows"]]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            raise RegistrationError(
+                f"checkpoint: {self.folder / CHECKPOINT} holds no complete state of a training "
+                f"({type(error).__name__}): remove it to start anew"
+            ) from error
+        log.info("resumed at iteration %d", self.iteration)
+
+
+def _parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Decay for the convolutions, none for biases and norms."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def mean_over_scans(dice: np.ndarray) -> np.ndarray:
+    """Mean over the scans that show a class, NaN where none does."""
+    shown = ~np.isnan(dice)
+    return np.where(shown.any(0), np.nansum(dice, 0) / np.maximum(shown.sum(0), 1), np.nan)
+
+
+def _without(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_json(entry) for name, entry in value.items()}
+    return [_as_json(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        name = next(n for n in wanted if found.get(n) != wanted[n])
+        return f"{name} is {wanted[name]}, was {found.get(name)}"
+    return f"{wanted}, was {found}"

@@ -1,0 +1,206 @@
+"""Pairs of images to learn registration from: of labelled scans, or of synthetic anatomies."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.preparation import Intensity
+from itk_pdd.training.augmentation import Augmentation, Crop, random_crop
+from itk_pdd.training.dataset import Sample
+from itk_pdd.training.losses import label_weights
+
+__all__ = ["PairSource", "ScanPairs", "SyntheticPairs", "TrainingPair"]
+
+_STILL = Augmentation(rotation=0, scale=0, shear=0, elastic=0, intensity=0)
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    """Two images on one working grid, and what is known about them.
+
+    Parameters
+    ----------
+    fixed, moving : Tensor, shape (1, z, y, x)
+        Normalised intensities.
+    fixed_labels, moving_labels : Tensor, shape (z, y, x), uint8
+        Classes; :data:`itk_pdd.training.augmentation.IGNORED` beyond the field of view.
+    weights : Tensor, shape (classes,)
+        Of the classes in a label loss.
+    truth : Tensor, shape (z, y, x, 3), optional
+        Displacements in voxels, components x, y, z, where they are known.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_labels: Tensor
+    moving_labels: Tensor
+    weights: Tensor
+    truth: Tensor | None = None
+
+    def to(self, device: torch.device) -> TrainingPair:
+        """The same on a device."""
+        return TrainingPair(
+            *(part.to(device) for part in (self.fixed, self.moving, self.fixed_labels, self.moving_labels)),
+            self.weights.to(device),
+            None if self.truth is None else self.truth.to(device),
+        )
+
+
+class PairSource(Protocol):
+    """Where pairs come from."""
+
+    shape: tuple[int, int, int]
+    """Shape of the images, z, y, x."""
+    names: list[str]
+    """Names of the classes, background first."""
+
+    def draw(self, rng: np.random.Generator) -> TrainingPair:
+        """A random pair to learn from, determined by ``rng``."""
+        ...
+
+    def validation(self) -> Sequence[TrainingPair]:
+        """The pairs to measure on, always the same; one is made when it is asked for."""
+        ...
+
+
+class _Lazy(Sequence):
+    """Pairs that are made when they are asked for: many of them would not fit in memory."""
+
+    def __init__(self, count: int, make) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._make(index)
+
+
+class ScanPairs:
+    """Pairs of labelled scans, their centres laid on each other.
+
+    Parameters
+    ----------
+    train, validation : sequence of Sample
+        Scans on one working spacing.
+    names : sequence of str
+        Of the classes, background first.
+    shape : tuple of int
+        Shape of the images, z, y, x; scans are cut or continued to it.
+    augmentation : Augmentation
+        How the fixed images vary; the moving ones vary in their intensities only, so that a pair varies once.
+    pairs : int
+        Upper limit of the number of validation pairs; drawn with the seed among all ordered ones.
+    seed : int
+        Which ones.
+
+    Raises
+    ------
+    RegistrationError
+        If there are fewer than two scans to train on.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Sample],
+        validation: Sequence[Sample],
+        names: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        augmentation: Augmentation,
+        pairs: int = 6,
+        seed: int = 0,
+    ) -> None:
+        if len(train) < 2:
+            raise RegistrationError(f"data: {len(train)} scan is for training, expected two or more to make pairs of")
+        self.shape, self.names = shape, list(names)
+        self._train, self._validation = list(train), list(validation)
+        self._augmentation = replace(augmentation, shape=shape)
+        counts = torch.stack([torch.bincount(s.labels.flatten().int(), minlength=len(names)) for s in train])
+        self._weights = label_weights(counts.sum(0).cpu())
+        ordered = list(itertools.permutations(range(len(validation)), 2))
+        chosen = np.random.default_rng(seed).permutation(len(ordered))[:pairs]
+        self._ordered = [ordered[index] for index in sorted(chosen)]
+
+    def draw(self, rng: np.random.Generator) -> TrainingPair:
+        """See :class:`PairSource`."""
+        one, other = rng.choice(len(self._train), 2, replace=False)
+        return self._pair(self._train[one], self._train[other], self._augmentation, rng)
+
+    def validation(self) -> Sequence[TrainingPair]:
+        """See :class:`PairSource`."""
+        scans, still = self._validation, replace(_STILL, shape=self.shape)
+
+        def make(number: int) -> TrainingPair:
+            one, other = (scans[index] for index in self._ordered[number])
+            return self._pair(one, other, still, np.random.default_rng(0))
+
+        return _Lazy(len(self._ordered), make)
+
+    def _pair(self, one: Sample, other: Sample, augmentation: Augmentation, rng: np.random.Generator) -> TrainingPair:
+        fixed = self._crop(one, augmentation, rng)
+        moving = self._crop(other, replace(_STILL, shape=self.shape, intensity=augmentation.intensity), rng)
+        return TrainingPair(fixed.image[None], moving.image[None], fixed.labels, moving.labels, self._weights)
+
+    def _crop(self, scan: Sample, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
+        centre = [(n - 1) / 2 for n in scan.image.shape]
+        return random_crop(
+            scan.image, scan.labels, len(self.names), fold=1, augmentation=augmentation, rng=rng, centre=centre
+        )
+
+
+class SyntheticPairs:
+    """Pairs of random shapes in random contrasts, deformed in a known way; no scan of anyone.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the images, z, y, x.
+    displacement : float
+        Largest displacement as a share of the mean extent.
+    pairs : int
+        Number of validation pairs.
+    seed : int
+        Of the validation pairs.
+    """
+
+    _INTENSITY = Intensity("percentiles", 1.0, 99.0)
+
+    def __init__(
+        self, shape: tuple[int, int, int], *, displacement: float = 0.1, pairs: int = 4, seed: int = 0
+    ) -> None:
+        from itk_pdd.synthesis import label_names
+
+        self.shape, self._displacement, self._pairs, self._seed = shape, displacement, pairs, seed
+        self.names = [name for _, name in sorted(label_names("shapes").items())]
+
+    def draw(self, rng: np.random.Generator) -> TrainingPair:
+        """See :class:`PairSource`."""
+        return self._pair(int(rng.integers(2**62)), self._displacement * rng.uniform(0.2, 1.0))
+
+    def validation(self) -> Sequence[TrainingPair]:
+        """See :class:`PairSource`."""
+        seeds = np.random.default_rng([self._seed, 1]).integers(2**62, size=self._pairs)
+        return _Lazy(self._pairs, lambda i: self._pair(int(seeds[i]), self._displacement))
+
+    def _pair(self, seed: int, displacement: float) -> TrainingPair:
+        from itk_pdd.synthesis import make_pair
+
+        made = make_pair(
+            self.shape[::-1], 1.0, seed=seed, kind="shapes", modality="random",
+            displacement=displacement * float(np.mean(self.shape)),
+        )  # fmt: skip
+        images = [torch.from_numpy(self._INTENSITY.normalise(v.array))[None] for v in (made.fixed, made.moving)]
+        labels = [torch.from_numpy(v.array) for v in (made.fixed_labels, made.moving_labels)]
+        counts = sum(torch.bincount(part.flatten().int(), minlength=len(self.names)) for part in labels)
+        return TrainingPair(*images, *labels, label_weights(counts), torch.from_numpy(made.truth.vectors))

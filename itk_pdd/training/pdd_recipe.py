@@ -1,0 +1,267 @@
+"""From labelled scans, or from none, to the folder of a trained PDD network."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from itk_pdd._version import __version__
+from itk_pdd.engine import register_volumes
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.card import PddCard
+from itk_pdd.network.export import rounded, write_model
+from itk_pdd.network.pddmodel import PddModel
+from itk_pdd.network.preparation import Intensity
+from itk_pdd.network.settings import PddSettings
+from itk_pdd.network.storage import load_weights
+from itk_pdd.network.unet import count_weights
+from itk_pdd.training.augmentation import Augmentation
+from itk_pdd.training.cases import LabelledScan, of_split
+from itk_pdd.training.dataset import Survey, load_samples, survey
+from itk_pdd.training.distributed import Processes
+from itk_pdd.training.evaluation import registration_scores
+from itk_pdd.training.objective import ObjectiveSettings
+from itk_pdd.training.pairs import PairSource, ScanPairs, SyntheticPairs
+from itk_pdd.training.pdd_trainer import PddTrainer
+from itk_pdd.training.recipe import label_classes, planned_iterations, tell_progress, work_folder
+from itk_pdd.training.schedule import TrainingSettings
+
+__all__ = ["PDD_AUGMENTATION", "PDD_TRAINING", "PddRecipe", "train_pdd"]
+
+log = logging.getLogger("itk_pdd")
+
+PDD_TRAINING = TrainingSettings(iterations=1000, batch=1, rate=5e-3, decay=0.0, average=0.98, validate_every=50)
+"""The paper's, but for the averaged weights and the falling rate."""
+PDD_AUGMENTATION = Augmentation(rotation=8.0, scale=0.1, shear=0.05, elastic=0.04)
+"""Weaker than for segmentation: what a pair of patients differs by is there already."""
+
+_VOXELS = 10_000_000  # of the working grid of a typical scan, where the spacing is not given
+_FEATURES = 150_000  # positions of features in it, where the stride is not given
+
+
+@dataclass(frozen=True)
+class PddRecipe:
+    """What is trained, and how.
+
+    Parameters
+    ----------
+    name, description, licence, command : str
+        For the card.
+    network : PddSettings
+        What is trained. Its extent is set to that of the scans.
+    stride : int, optional
+        Image voxels per voxel of the features instead of the network's; by default so many that a typical scan has at
+        most 150,000 of them.
+    objective : ObjectiveSettings
+        What for.
+    settings : TrainingSettings
+        Length, learning rate, seed.
+    minutes : float, optional
+        See :class:`itk_pdd.training.recipe.Recipe`.
+    augmentation : Augmentation
+        How the scans vary.
+    spacing : float, optional
+        Of the working grid in millimetres; by default that of the scans, or coarser for large ones.
+    intensity : Intensity
+        Normalisation of the intensities.
+    class_names : mapping of int to str
+        Names of label values; only these are learned if any are given.
+    pairs : int
+        Upper limit of the validation pairs.
+    synthetic : tuple of int, optional
+        Shape (z, y, x) of synthetic pairs to learn from instead of scans.
+    device : str
+        "cpu" or "cuda".
+    cache : path-like, optional
+        Folder for scans on their working grid.
+    """
+
+    name: str
+    description: str = ""
+    licence: str = ""
+    command: str = ""
+    network: PddSettings = field(default_factory=PddSettings)
+    stride: int | None = None
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    settings: TrainingSettings = PDD_TRAINING
+    minutes: float | None = None
+    augmentation: Augmentation = PDD_AUGMENTATION
+    spacing: float | None = None
+    intensity: Intensity = field(default_factory=Intensity)
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    pairs: int = 6
+    synthetic: tuple[int, int, int] | None = None
+    device: str = "cpu"
+    cache: str | os.PathLike[str] | None = None
+
+
+def train_pdd(
+    scans: Sequence[LabelledScan],
+    folder: str | os.PathLike[str],
+    recipe: PddRecipe,
+    *,
+    processes: Processes | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> PddModel:
+    """Train a PDD network and write it as a model folder.
+
+    Parameters
+    ----------
+    scans : sequence of LabelledScan
+        Those of the split "train" are learned from, those of "validation" measured on; none for a training on
+        synthetic pairs.
+    folder : path-like
+        Gets card.json, weights.safetensors and, in the subfolder training, checkpoint, log.csv and curve.png. A
+        training that was interrupted is resumed.
+    recipe, processes, progress
+        See :func:`itk_pdd.training.recipe.train_model`.
+
+    Raises
+    ------
+    RegistrationError
+        If the scans cannot be used.
+    OutputError
+        If the results cannot be written.
+    """
+    processes = processes or Processes()
+    work = work_folder(folder)
+    if recipe.objective.loss == "truth" and recipe.synthetic is None:
+        raise RegistrationError(
+            "loss is 'truth', but the true displacements of scans are not known: use another one, or synthetic pairs"
+        )
+    tell_progress(progress, 0.0, "reading")
+    source, network, spacing = (_synthetic if recipe.synthetic else _from_scans)(scans, recipe)
+
+    def trainer(settings: TrainingSettings, objective: ObjectiveSettings) -> PddTrainer:
+        return PddTrainer(
+            work, network, source, objective=objective, settings=settings, device=recipe.device,
+            source={
+                "scans": [scan.name for scan in of_split(scans, "train")], "shape": list(source.shape),
+                "spacing": spacing, "intensity": asdict(recipe.intensity), "augmentation": asdict(recipe.augmentation),
+            },
+            processes=processes,
+        )  # fmt: skip
+
+    settings = recipe.settings
+    if recipe.minutes is not None:
+        # Steps that only name classes are faster than those that count here.
+        timed = trainer(settings, replace(recipe.objective, pretrain=0))
+        settings = replace(settings, iterations=planned_iterations(timed, recipe.minutes, processes))
+        log.info("%g minutes are about %d iterations", recipe.minutes, settings.iterations)
+    loop = trainer(settings, recipe.objective)
+    layouts = [loop.network.network.lattice(source.shape, warp=number) for number in range(len(network.warps))]
+    log.info(
+        "%d classes, %d weights, images of %s voxels of %s mm (z, y, x), control points %s",
+        len(source.names), count_weights(loop.network.network), _by(source.shape), spacing or 1.0,
+        ", ".join(_by(layout.control.shape) for layout in layouts),
+    )  # fmt: skip
+
+    def on_step(iteration: int, loss: float) -> None:
+        tell_progress(progress, 0.98 * iteration / settings.iterations, f"training, loss {loss:.4f}")
+
+    weights = loop.run(on_step=on_step).network.cpu()
+    # What is measured is what is kept: rounded weights.
+    load_weights(weights, rounded(weights))
+    card = PddCard(
+        recipe.name, recipe.description, network, recipe.intensity, spacing, training=_provenance(recipe, loop, scans)
+    )
+    model = PddModel(weights, card)
+    if processes.rank == 0:
+        tell_progress(progress, 0.98, "validating")
+        model = PddModel(weights, replace(card, validation=_validated(model, scans, recipe, loop)))
+        write_model(folder, model.network, model.card)
+    return model
+
+
+def _from_scans(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairSource, PddSettings, float]:
+    train, validation = of_split(scans, "train"), of_split(scans, "validation")
+    if len(train) < 2:
+        raise RegistrationError(
+            f"data: {len(train)} scans are for training, expected two or more of the split 'train' to make pairs of"
+        )
+    if len(validation) < 2:
+        log.warning("fewer than two scans are of the split 'validation': nothing will tell how good the model is")
+    found = survey(train)
+    spacing = recipe.spacing or _spacing(found)
+    classes = label_classes(found, recipe.class_names)
+    shape = tuple(max(8, round(length / spacing)) for length in reversed(found.extent))
+    network = replace(
+        recipe.network,
+        stride=recipe.stride or max(1, int(np.ceil((np.prod(shape) / _FEATURES) ** (1 / 3) - 0.05))),
+        extent=shape,
+    )
+    load = {
+        "spacing": spacing,
+        "intensity": recipe.intensity,
+        "values": [c.value for c in classes],
+        "cache": recipe.cache,
+    }
+    samples = [load_samples(part, **load) for part in (train, validation)]
+    names = [c.name for c in classes]
+    pairs = ScanPairs(
+        *samples, names, shape, augmentation=recipe.augmentation, pairs=recipe.pairs, seed=recipe.settings.seed
+    )
+    return pairs, network, spacing
+
+
+def _synthetic(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairSource, PddSettings, None]:
+    if scans:
+        raise RegistrationError("scans are given together with synthetic pairs, expected one or the other")
+    assert recipe.synthetic is not None
+    pairs = SyntheticPairs(recipe.synthetic, pairs=recipe.pairs, seed=recipe.settings.seed)
+    # No spacing and no extent: what is learned is as large as the image, whatever that shows.
+    return pairs, replace(recipe.network, stride=recipe.stride or recipe.network.stride, extent=None), None
+
+
+def _spacing(found: Survey) -> float:
+    coarsest = (float(np.prod(found.extent)) / _VOXELS) ** (1 / 3)
+    return found.spacing if coarsest <= found.spacing else float(np.ceil(coarsest * 2 - 0.1) / 2)
+
+
+def _validated(model: PddModel, scans: Sequence[LabelledScan], recipe: PddRecipe, loop: PddTrainer) -> dict[str, Any]:
+    """Figures of registrations as a user gets them; of synthetic pairs those of the last validation."""
+    validation = of_split(scans, "validation")
+    if recipe.synthetic is not None:
+        return {"synthetic_pairs": recipe.pairs, "registration_dice": {"mean": round(loop.rows[-1]["dice"], 4)}}
+    if len(validation) < 2:
+        return {}
+    rows = list(
+        registration_scores(
+            validation,
+            lambda fixed, moving: register_volumes(fixed, moving, model=model, device=recipe.device).field,
+            count=recipe.pairs,
+            seed=recipe.settings.seed,
+        )
+    )
+    return {
+        "scans": [scan.name for scan in validation],
+        "pairs": len(rows),
+        "registration_dice": {"mean": round(float(np.mean([row["dice"] for row in rows])), 4)},
+        "folding_pct": round(float(np.mean([row["folding"] for row in rows])), 4),
+        "sd_log_j3": round(float(np.mean([row["sd_log_j3"] for row in rows])), 4),
+    }
+
+
+def _provenance(recipe: PddRecipe, loop: PddTrainer, scans: Sequence[LabelledScan]) -> dict[str, Any]:
+    return {
+        "scans": [scan.name for scan in of_split(scans, "train")],
+        "licence": recipe.licence or ("random synthetic anatomies only" if recipe.synthetic else ""),
+        "command": recipe.command,
+        "objective": asdict(recipe.objective),
+        "iterations": loop.iteration,
+        "batch": loop.settings.batch * loop.processes.count,
+        "shape": list(loop.pairs.shape),
+        "seed": loop.settings.seed,
+        "seconds": round(sum(row["seconds"] for row in loop.rows)),
+        "device": recipe.device,
+        "version": __version__,
+    }
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(str(n) for n in shape)

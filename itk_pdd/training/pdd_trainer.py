@@ -1,0 +1,124 @@
+"""The training of the PDD network: pairs of images, features and regularisation end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itk_pdd.network.pddnet import PddNetwork, dense
+from itk_pdd.network.settings import PddSettings
+from itk_pdd.training.augmentation import IGNORED
+from itk_pdd.training.distributed import Processes
+from itk_pdd.training.loop import Loop
+from itk_pdd.training.objective import Objective, ObjectiveSettings
+from itk_pdd.training.pairs import PairSource, TrainingPair
+from itk_pdd.training.pulling import compose, pull, pull_labels
+from itk_pdd.training.schedule import TrainingSettings
+from itk_pdd.training.segmentation import dice_per_class
+
+__all__ = ["PddTrainer", "registered_dice"]
+
+
+_RAMP = 0.3  # share of the iterations
+
+
+class PddTrainer(Loop):
+    """Trains a PDD network on pairs, from where a checkpoint in its folder ends.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where checkpoint, log.csv and curve.png go; must exist.
+    network : PddSettings
+        What is trained.
+    pairs : PairSource
+        What it learns from, and what it is measured on.
+    objective : ObjectiveSettings
+        What for.
+    settings : TrainingSettings
+        How; ``batch`` is the number of pairs of a step and process.
+    source : dict
+        Whatever else must be the same for a training to be resumed: names of the scans, augmentation.
+    device : str
+        "cpu" or "cuda".
+    processes : Processes
+        Which of several processes this is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        network: PddSettings,
+        pairs: PairSource,
+        *,
+        objective: ObjectiveSettings,
+        settings: TrainingSettings,
+        source: dict[str, Any],
+        device: str = "cpu",
+        processes: Processes | None = None,
+    ) -> None:
+        self.pairs, self.source, self.device = pairs, source, torch.device(device)
+        torch.manual_seed(settings.seed)
+        module = Objective(network, objective, len(pairs.names)).to(self.device)
+        super().__init__(folder, module, settings=settings, names=pairs.names, processes=processes or Processes())
+        self.parallel = self.processes.wrap(module, unused=module.unused)
+
+    def _loss(self, rng: np.random.Generator) -> Tensor:
+        pretrain = self.network.settings.pretrain
+        naming = self.iteration < pretrain
+        # The diffusion grows to its weight: while the features say little yet, the easiest way to a smooth field would
+        # be to look at them less and less.
+        share = (self.iteration - pretrain + 1) / max(1.0, _RAMP * (self.settings.iterations - pretrain))
+        drawn = [self.pairs.draw(rng).to(self.device) for _ in range(self.settings.batch)]
+        return self.parallel(drawn, naming=naming, rng=rng, smoothness=min(1.0, share))
+
+    def _measure(self) -> np.ndarray | None:
+        pairs = self.pairs.validation()
+        return registered_dice(self.average.network.eval(), pairs, len(self.names), self.device) if len(pairs) else None
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "settings": asdict(self.settings),
+            "objective": asdict(self.network.settings),
+            "network": asdict(self.network.network.settings),
+            "source": self.source,
+            "processes": self.processes.count,
+        }
+
+
+@torch.no_grad()
+def registered_dice(
+    network: PddNetwork, pairs: Iterable[TrainingPair], classes: int, device: torch.device
+) -> np.ndarray:
+    """Dice of the classes after registration, without instance optimisation, on the working grid.
+
+    Returns
+    -------
+    numpy.ndarray, shape (pairs, classes - 1)
+        NaN where one of the images lacks a class.
+    """
+    rows = []
+    for pair in pairs:
+        pair = pair.to(device)
+        size = pair.fixed.shape[1:]
+        voxels = [torch.arange(n, dtype=torch.float64) for n in size]
+        first, moving, total = network.features(pair.fixed), pair.moving, None
+        for warp in range(len(network.settings.warps)):
+            layout = network.lattice(size, warp=warp)
+            found = network.displacements(first, network.features(moving), layout, warp=warp, iterations=0)
+            field = dense(found, layout.positions(), voxels)
+            total = field if total is None else compose(total, field, voxels)
+            moving = pull(pair.moving, total, voxels)
+        labels = pull_labels(pair.moving_labels, total, voxels)
+        # Beyond the field of view of either image nothing is known.
+        known = (pair.fixed_labels != IGNORED) & (labels != IGNORED)
+        dice = dice_per_class(labels[known], pair.fixed_labels[known], classes)
+        shown = torch.bincount(pair.moving_labels.flatten().int(), minlength=256)[1:classes].cpu().numpy() > 0
+        rows.append(np.where(shown, dice, np.nan))
+    return np.asarray(rows).reshape(len(rows), classes - 1)

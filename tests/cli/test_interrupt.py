@@ -1,0 +1,133 @@
+"""Ctrl-C while a library does not return to Python, and memory, disk and folders that are not to be had."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import SimpleITK
+from conftest import GEOMETRIES, blobs
+
+_BUSY = """
+    import hashlib, os, sys
+    from pathlib import Path
+    from itk_pdd import outputs
+    import itk_pdd.filewise
+
+    def register_files(fixed, moving, *, output, **rest):
+        def write(path):
+            path.write_bytes(b"half")
+            print("busy", flush=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # as while the file libraries write
+            # One call that takes a minute and does not look at signals.
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 120_000_000)
+        outputs.write_all([(outputs.Output(output, "output", (".nii",)), write)])
+
+    itk_pdd.filewise.register_files = register_files
+    from itk_pdd.cli.register import main
+    main(sys.argv[1:])
+"""
+
+
+def interrupted(code: str, folder: Path) -> subprocess.Popen:
+    """A process that was told of Ctrl-C once it had said that it is busy."""
+    command = [sys.executable, "-P", "-c", textwrap.dedent(code), "f.nii", "m.nii", "-o", str(folder / "u.nii")]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests are a job in the background of a shell, Ctrl-C would not be for them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.readline() == "busy\n"
+    process.send_signal(signal.SIGINT)
+    return process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_while_a_library_is_busy(tmp_path) -> None:
+    process = interrupted(_BUSY, tmp_path)
+    sent = time.perf_counter()
+    _, stderr = process.communicate(timeout=50)
+    # Half a second of grace, and what a busy machine adds.
+    assert time.perf_counter() - sent < 5
+    assert (process.returncode, stderr) == (130, "Interrupted; nothing was written.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+_BETWEEN = """
+    import sys, threading, time
+    import itk_pdd.filewise
+
+    def register_files(*files, **options):
+        # Another thread computes on, and the exception passes through code made from text.
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        print("busy", flush=True)
+        exec("import time\\nwhile True: time.sleep(0.01)")
+
+    itk_pdd.filewise.register_files = register_files
+    from itk_pdd.cli.register import main
+    main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_between_two_steps(tmp_path) -> None:
+    process = interrupted(_BETWEEN, tmp_path)
+    sent = time.perf_counter()
+    _, stderr = process.communicate(timeout=50)
+    assert time.perf_counter() - sent < 5
+    assert (process.returncode, stderr) == (130, "Interrupted; nothing was written.\n")
+
+
+@pytest.fixture
+def pair(tmp_path) -> list[str]:
+    paths = [str(tmp_path / name) for name in ("fixed.nii", "moving.nii")]
+    for seed, path in enumerate(paths):
+        SimpleITK.WriteImage(blobs(GEOMETRIES["oblique"], seed=seed).to_simpleitk(), path)
+    return paths
+
+
+def run(arguments: list[str], out: Path, limit: tuple[int, int] | None = None) -> subprocess.CompletedProcess:
+    out.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "itk_pdd.cli.register", *arguments, "-o", str(out / "u.nii.gz")],
+        capture_output=True,
+        text=True,
+        preexec_fn=None if limit is None else lambda: resource.setrlimit(limit[0], (limit[1], limit[1])),
+    )
+
+
+@pytest.mark.slow
+def test_out_of_memory(pair, tmp_path) -> None:
+    """Images that need more memory than there is end in one sentence."""
+    SimpleITK.WriteImage(SimpleITK.Image((900, 900, 900), SimpleITK.sitkUInt8), str(tmp_path / "large.nii.gz"))
+    found = run([pair[0], str(tmp_path / "large.nii.gz")], tmp_path / "out", (resource.RLIMIT_AS, 1 << 30))
+    assert found.returncode == 1
+    assert found.stderr.startswith("Error: ") and found.stderr.count("\n") == 1, found.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_system_ends_writing(pair, tmp_path) -> None:
+    """A limit on the size of files stands for a full disk."""
+    found = run(pair, tmp_path / "out", (resource.RLIMIT_FSIZE, 8192))
+    assert (found.returncode, found.stderr.count("\n")) == (3, 1), found.stderr
+    assert found.stderr.startswith("Error: ")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_that_may_not_be_written(pair, tmp_path) -> None:
+    (tmp_path / "out").mkdir(mode=0o555)
+    found = run(pair, tmp_path / "out")
+    assert (found.returncode, found.stderr.count("\n")) == (3, 1)
+    assert "nothing can be written to the folder" in found.stderr
