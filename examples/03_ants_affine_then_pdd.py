@@ -15,7 +15,7 @@ from itk_pdd.synthesis import make_pair, random_affine
 
 def main() -> None:
     grid = itk_pdd.Grid.create((48, 40, 32), 6.0)
-    affine = random_affine(grid, seed=3, rotation=12.0, translation=25.0)
+    affine = random_affine(grid, seed=3, rotation=6.0, translation=15.0)
     pair = make_pair(grid.size, grid.spacing, seed=1, displacement=20.0, affine=affine)
     with tempfile.TemporaryDirectory() as folder:
         run(pair, Path(folder))
