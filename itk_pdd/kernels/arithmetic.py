@@ -10,7 +10,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["exponential", "load", "store"]
+__all__ = ["LANES", "add_scaled", "average_of_five", "exponential", "load", "lowest_of_three", "repeat", "store"]
+
+LANES = 8
+"""Numbers that :func:`lowest_of_three` and :func:`average_of_five` take at a time."""
 
 
 @intrinsic
@@ -38,6 +41,111 @@ def store(typingctx, array, index, value):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, array.dtype), generate
+
+
+def _vectors(context, builder, signature, arguments, count):
+    """The vectors of ``LANES`` numbers from the given places of the first ``count`` arrays on."""
+    found = []
+    for k in range(count):
+        data = context.make_array(signature.args[2 * k])(context, builder, arguments[2 * k]).data
+        vector = ir.VectorType(data.type.pointee, LANES)
+        place = builder.bitcast(builder.gep(data, [arguments[2 * k + 1]], inbounds=True), vector.as_pointer())
+        # The places are those of numbers, not of vectors.
+        found.append((place, vector, signature.args[2 * k].dtype.bitwidth // 8))
+    return found
+
+
+def _splat(builder, value, vector):
+    """A vector of copies of a value."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    single = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(single, undefined, zeros)
+
+
+@intrinsic
+def lowest_of_three(typingctx, a, ia, b, ib, c, ic, out, io):
+    """``out = min(a, b, c)`` for ``LANES`` numbers from the given places of contiguous 1-D arrays on.
+
+    All are read before any is written, which the compiler could not know of a loop: whether the arrays overlap it would
+    ask before each, and shorter ones it would leave to single numbers.
+    """
+
+    def generate(context, builder, signature, arguments):
+        *sources, (target, _, align) = _vectors(context, builder, signature, arguments, 4)
+        lowest = None
+        for place, _, _ in sources:
+            value = builder.load(place, align=align)
+            if lowest is None:
+                lowest = value
+            else:
+                lowest = builder.select(builder.fcmp_ordered("<", value, lowest), value, lowest)
+        builder.store(lowest, target, align=align)
+        return context.get_dummy_value()
+
+    places = (types.intp, types.intp, types.intp, types.intp)
+    kinds = [kind for pair in zip((a, b, c, out), places, strict=True) for kind in pair]
+    return types.void(*kinds), generate
+
+
+@intrinsic
+def add_scaled(typingctx, a, ia, b, ib, factor, out, io):
+    """``out = a + factor b``, as :func:`lowest_of_three`; ``b`` is not read where the factor is zero."""
+
+    def generate(context, builder, signature, arguments):
+        arrays = [k for k in range(7) if k != 4]
+        kept = signature.return_type(*[signature.args[k] for k in arrays])
+        places = _vectors(context, builder, kept, [arguments[k] for k in arrays], 3)
+        (first, vector, align), (second, _, _), (target, _, _) = places
+        value = builder.load(first, align=align)
+        nothing = ir.Constant(vector.element, 0.0)
+        used = builder.fcmp_unordered("!=", arguments[4], nothing)
+        with builder.if_else(used) as (then, otherwise):
+            with then:
+                more = builder.load(second, align=align)
+                total = builder.fadd(value, builder.fmul(_splat(builder, arguments[4], vector), more))
+                where_used = builder.block
+            with otherwise:
+                where_not = builder.block
+        result = builder.phi(vector)
+        result.add_incoming(total, where_used)
+        result.add_incoming(value, where_not)
+        builder.store(result, target, align=align)
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, b, types.intp, a.dtype, out, types.intp), generate
+
+
+@intrinsic
+def repeat(typingctx, value, out, io):
+    """``out = value`` for ``LANES`` numbers."""
+
+    def generate(context, builder, signature, arguments):
+        kept = signature.return_type(*signature.args[1:])
+        ((target, vector, align),) = _vectors(context, builder, kept, arguments[1:], 1)
+        builder.store(_splat(builder, arguments[0], vector), target, align=align)
+        return context.get_dummy_value()
+
+    return types.void(out.dtype, out, types.intp), generate
+
+
+@intrinsic
+def average_of_five(typingctx, a, ia, b, ib, c, ic, d, id_, e, ie, out, io, ninth):
+    """``out = ninth * (a + 2 b + 3 c + 2 d + e)``, as :func:`lowest_of_three`."""
+
+    def generate(context, builder, signature, arguments):
+        *sources, (target, vector, align) = _vectors(context, builder, signature, arguments, 6)
+        first, second, third, fourth, fifth = (builder.load(place, align=align) for place, _, _ in sources)
+        near = builder.fadd(second, fourth)
+        total = builder.fadd(builder.fadd(first, fifth), builder.fadd(near, near))
+        three = ir.Constant(vector, [3.0] * LANES)
+        total = builder.fadd(total, builder.fmul(three, third))
+        builder.store(builder.fmul(total, _splat(builder, arguments[-1], vector)), target, align=align)
+        return context.get_dummy_value()
+
+    places = (types.intp,) * 6
+    kinds = [kind for pair in zip((a, b, c, d, e, out), places, strict=True) for kind in pair]
+    return types.void(*kinds, out.dtype), generate
 
 
 @intrinsic

@@ -18,7 +18,7 @@ import numba
 from numba.core import config, event
 from numba.core.caching import FunctionCache
 
-__all__ = ["cache_folder", "compiled", "inlined", "run"]
+__all__ = ["allocating", "cache_folder", "compiled", "inlined", "run"]
 
 _log = logging.getLogger("itk_pdd")
 _SHARED = ("arithmetic.py", "costs_cpu.py", "parallel.py", "vectors.py")
@@ -81,8 +81,21 @@ class _TolerantCache(FunctionCache):
 
 
 def inlined(function: Callable) -> Callable:
-    """Decorator: compile a function that only compiled functions of the same file call; kept with those."""
-    return numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy", no_cpython_wrapper=True)(function)
+    """Decorator: compile a function that only compiled functions of the same file call; kept with those.
+
+    It must not allocate arrays. Numba counts the references to them otherwise, with atomic operations at every call
+    that no optimisation takes out again once there are branches: that took two thirds of the time of small loops.
+    """
+    return _kept_with_callers(function, _nrt=False)
+
+
+def allocating(function: Callable) -> Callable:
+    """Decorator: as :func:`inlined`, for a function that makes arrays, which should not be called often."""
+    return _kept_with_callers(function)
+
+
+def _kept_with_callers(function: Callable, **options: Any) -> Callable:
+    return numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy", no_cpython_wrapper=True, **options)(function)
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:

@@ -33,8 +33,9 @@ _GRAIN = 64  # control points a thread takes at a time
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    # NumPy asks the system for huge pages, torch does not, and faulting in hundreds of megabytes takes time.
-    return torch.from_numpy(np.empty(tuple(shape), like.numpy().dtype))
+    # Not by NumPy, which asks the system for huge pages: where memory is fragmented, finding them takes ten times as
+    # long as faulting in small ones.
+    return torch.empty(tuple(shape), dtype=like.dtype)
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Min-convolution and mean field on the CPU, forward and backward.
 
 Min-convolution: all displacements of one control point stay in the first-level cache. Minimum and average are
-separable; rows are stored with room for borders (``stride`` = Dx + 8), so that every step is one loop over contiguous
-memory that needs no case for the ends. What the loops compute between the rows is never looked at.
+separable; rows are stored with room for borders (``stride``, Dx + 8 or a little more), so that every step is one loop
+over contiguous memory that needs no case for the ends. What the loops compute between the rows is never looked at.
 
 Mean field: the two averages over three neighbours are one sum with the weights [1 2 3 2 1] / 9 along each axis. With
 the border replicated that is a matrix with five diagonals; its transpose, for the way back, is one as well.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from itk_pdd.kernels.arithmetic import load, store
+from itk_pdd.kernels.arithmetic import LANES, add_scaled, average_of_five, load, lowest_of_three, repeat, store
 from itk_pdd.kernels.parallel import compiled, inlined
 
 __all__ = ["CHUNK", "min_convolution", "min_convolution_backward", "weigh_axis"]
@@ -22,23 +22,23 @@ CHUNK = 1024  # numbers side by side in one pass of the mean field
 
 
 @inlined
+def _stride(width):
+    """Length of a row with its borders, a multiple of ``LANES``."""
+    return (width + 2 * BORDER + LANES - 1) // LANES * LANES
+
+
+@inlined
 def _minimum(a, ia, b, ib, c, ic, out, io, count):
-    """``out = min(a, b, c)`` of ``count`` numbers from the given places on."""
-    for i in range(count):
-        m = load(a, ia + i)
-        n = load(b, ib + i)
-        m = n if n < m else m
-        n = load(c, ic + i)
-        store(out, io + i, n if n < m else m)
+    """``out = min(a, b, c)`` of ``count`` numbers, a multiple of ``LANES``, from the given places on."""
+    for i in range(0, count, LANES):
+        lowest_of_three(a, ia + i, b, ib + i, c, ic + i, out, io + i)
 
 
 @inlined
 def _average(a, ia, b, ib, c, ic, d, id_, e, ie, out, io, count, ninth):
-    """``out = (a + 2 b + 3 c + 2 d + e) / 9``."""
-    for i in range(count):
-        far = load(a, ia + i) + load(e, ie + i)
-        near = load(b, ib + i) + load(d, id_ + i)
-        store(out, io + i, ninth * (far + (near + near)) + (ninth * 3) * load(c, ic + i))
+    """``out = (a + 2 b + 3 c + 2 d + e) / 9``, as :func:`_minimum`."""
+    for i in range(0, count, LANES):
+        average_of_five(a, ia + i, b, ib + i, c, ic + i, d, id_ + i, e, ie + i, out, io + i, ninth)
 
 
 @inlined
@@ -54,44 +54,47 @@ def _copy(a, ia, out, io, count):
 
 
 @inlined
-def _copy_row(a, ia, out, io, count):
-    """Copy a row of a dozen numbers or so: in pieces of constant length, which overlap where they do not fit."""
-    if count >= 16:
-        for j in range(0, count - 16, 16):
-            for i in range(16):
-                store(out, io + j + i, load(a, ia + j + i))
-        for i in range(16):
-            store(out, io + count - 16 + i, load(a, ia + count - 16 + i))
-    elif count >= 8:
-        for i in range(8):
-            store(out, io + i, load(a, ia + i))
-        for i in range(8):
-            store(out, io + count - 8 + i, load(a, ia + count - 8 + i))
-    else:
+def _copy_lanes(a, ia, out, io, count):
+    """Copy numbers, a multiple of ``LANES`` of them."""
+    for j in range(0, count, LANES):
+        add_scaled(a, ia + j, a, ia + j, a.dtype.type(0), out, io + j)
+
+
+@inlined
+def _add_rows(a, ia, b, ib, factor, out, io, count):
+    """``out = a + factor * b`` for a row of any length: the last piece overlaps the one before if it does not fit."""
+    if count >= LANES:
+        for j in range(0, count - LANES, LANES):
+            add_scaled(a, ia + j, b, ib + j, factor, out, io + j)
+        end = count - LANES
+        add_scaled(a, ia + end, b, ib + end, factor, out, io + end)
+    elif factor == a.dtype.type(0):
         _copy(a, ia, out, io, count)
+    else:
+        for i in range(count):
+            store(out, io + i, load(a, ia + i) + factor * load(b, ib + i))
+
+
+@inlined
+def _copy_row(a, ia, out, io, count):
+    """Copy a row of any length."""
+    _add_rows(a, ia, a, ia, a.dtype.type(0), out, io, count)
 
 
 @inlined
 def _pad(costs, smoothed, factor, source, out, to, width):
-    """Copy a row of ``costs + factor * smoothed`` with 3 copies of its ends on either side."""
+    """Copy a row of ``costs + factor * smoothed`` with 3 copies of its ends on either side.
+
+    What is written beyond them is covered by the next row.
+    """
     zero = costs.dtype.type(0)
-    if factor == zero:
-        _copy_row(costs, source, out, to + 3, width)
-    elif width >= 8:
-        for j in range(0, width - 8, 8):
-            for i in range(8):
-                k = source + j + i
-                store(out, to + 3 + j + i, load(costs, k) + factor * load(smoothed, k))
-        for i in range(8):
-            k = source + width - 8 + i
-            store(out, to + width - 5 + i, load(costs, k) + factor * load(smoothed, k))
-    else:
-        for i in range(width):
-            store(out, to + 3 + i, load(costs, source + i) + factor * load(smoothed, source + i))
-    first, last = load(out, to + 3), load(out, to + 2 + width)
-    for i in range(3):
-        store(out, to + i, first)
-        store(out, to + width + 3 + i, last)
+    first, last = load(costs, source), load(costs, source + width - 1)
+    if factor != zero:
+        first += factor * load(smoothed, source)
+        last += factor * load(smoothed, source + width - 1)
+    repeat(first, out, to)
+    _add_rows(costs, source, smoothed, source, factor, out, to + 3, width)
+    repeat(last, out, to + 3 + width)
 
 
 @inlined
@@ -110,7 +113,7 @@ def _minima(costs, at, smoothed, factor, shape, padded, across, down):
         Minima over x and y, row r of a slice at y = r - 2.
     """
     depth, height, width = shape
-    stride = width + 2 * BORDER
+    stride = _stride(width)
     for row in range(depth * height):
         _pad(costs, smoothed, factor, at + row * width, padded, row * stride, width)
     _minimum(padded, 0, padded, 1, padded, 2, across, 0, depth * height * stride)
@@ -118,8 +121,8 @@ def _minima(costs, at, smoothed, factor, shape, padded, across, down):
         source, to = z * height * stride, z * (height + 4) * stride
         last = source + (height - 1) * stride
         for r in (0, 1):
-            _copy(across, source, down, to + r * stride, stride)
-            _copy(across, last, down, to + (height + 2 + r) * stride, stride)
+            _copy_lanes(across, source, down, to + r * stride, stride)
+            _copy_lanes(across, last, down, to + (height + 2 + r) * stride, stride)
         second = source + min(1, height - 1) * stride
         _minimum(across, source, across, source, across, second, down, to + 2 * stride, stride)
         if height > 1:
@@ -130,27 +133,14 @@ def _minima(costs, at, smoothed, factor, shape, padded, across, down):
             _minimum(across, source, across, source + stride, across, source + 2 * stride, down, to + 3 * stride, inner)
 
 
-@compiled()
-def min_convolution(first, last, costs, smoothed, factor, shape, out):
-    """Min-convolution of the control points first .. last.
-
-    Parameters
-    ----------
-    costs, smoothed, out : flat arrays
-        What is smoothed is ``costs + factor * smoothed``, ``costs`` alone for a factor of zero; ``out`` may be either.
-    shape : tuple of 3 int
-        Number of displacements along z, y, x.
-    """
+@inlined
+def _min_convolutions(first, last, costs, smoothed, factor, shape, buffers, out):
+    """The loop of :func:`min_convolution`."""
     depth, height, width = shape
-    stride = width + 2 * BORDER
+    stride = _stride(width)
     area, slab, plane = height * width, (height + 4) * stride, height * stride
     ninth = costs.dtype.type(1) / costs.dtype.type(9)
-    padded = np.zeros(depth * plane + 2 * BORDER, costs.dtype)
-    across = np.zeros_like(padded)
-    down = np.zeros(depth * slab, costs.dtype)
-    deep = np.zeros(depth * slab, costs.dtype)
-    mean = np.zeros(slab, costs.dtype)
-    half = np.zeros(plane + 2 * BORDER, costs.dtype)
+    padded, across, down, deep, mean, half = buffers
     for point in range(first, last):
         at = point * depth * area
         _minima(costs, at, smoothed, factor, shape, padded, across, down)
@@ -170,6 +160,30 @@ def min_convolution(first, last, costs, smoothed, factor, shape, out):
             _average(half, 0, half, 1, half, 2, half, 3, half, 4, mean, 0, plane, ninth)
             for y in range(height):
                 _copy_row(mean, y * stride, out, at + z * area + y * width, width)
+
+
+@compiled()
+def min_convolution(first, last, costs, smoothed, factor, shape, out):
+    """Min-convolution of the control points first .. last.
+
+    Parameters
+    ----------
+    costs, smoothed, out : flat arrays
+        What is smoothed is ``costs + factor * smoothed``, ``costs`` alone for a factor of zero; ``out`` may be either.
+    shape : tuple of 3 int
+        Number of displacements along z, y, x.
+    """
+    depth, height, width = shape
+    stride = _stride(width)
+    slab, plane = (height + 4) * stride, height * stride
+    padded = np.zeros(depth * plane + 2 * BORDER, costs.dtype)
+    across = np.zeros_like(padded)
+    down = np.zeros(depth * slab, costs.dtype)
+    deep = np.zeros(depth * slab, costs.dtype)
+    mean = np.zeros(slab, costs.dtype)
+    half = np.zeros(plane + 2 * BORDER, costs.dtype)
+    buffers = (padded, across, down, deep, mean, half)
+    _min_convolutions(first, last, costs, smoothed, factor, shape, buffers, out)
 
 
 @inlined
@@ -225,7 +239,7 @@ def min_convolution_backward(first, last, costs, smoothed, factor, shape, gradie
         May be the same.
     """
     depth, height, width = shape
-    stride = width + 2 * BORDER
+    stride = _stride(width)
     size, slab, plane = depth * height * width, (height + 4) * stride, height * stride
     ninth, zero = costs.dtype.type(1) / costs.dtype.type(9), costs.dtype.type(0)
     padded = np.zeros(depth * plane + 2 * BORDER, costs.dtype)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from itk_pdd.kernels.arithmetic import exponential, load, store
-from itk_pdd.kernels.parallel import compiled, inlined
+from itk_pdd.kernels.parallel import allocating, compiled, inlined
 
 __all__ = ["moments", "moments_backward"]
 
 _LANES = 16
 
 
-@inlined
+@allocating
 def _least(costs, start, count):
     """Minimum of ``count`` costs: lane by lane first, which needs no assumption about NaN to become vector code."""
     lanes = np.empty(_LANES, costs.dtype)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from itk_pdd.kernels.parallel import compiled, inlined, run
+from itk_pdd.kernels.parallel import allocating, compiled, inlined, run
 from itk_pdd.kernels.vectors import FAR, FLOATS, lowest8, lowest16
 
 __all__ = ["SpanningTree", "min_marginals", "spanning_tree"]
@@ -147,11 +147,13 @@ def _message(costs, shape, alpha, taps, delta, buffers, out):
     if count_y > 1:
         _envelope(out, work, count_z, count_y, width, taps, delta[1], alpha, prices)
     else:
-        work[:] = out
+        for i in range(len(out)):
+            work[i] = out[i]
     if count_z > 1:
         _envelope(work, out, 1, count_z, count_y * width, taps, delta[2], alpha, prices)
     else:
-        out[:] = work
+        for i in range(len(out)):
+            out[i] = work[i]
     # The energy of whole branches would drown the differences in single precision.
     lowest8(work, 0, out, 0, 8, nothing, 0, len(nothing))
     smallest = work[0]
@@ -161,7 +163,7 @@ def _message(costs, shape, alpha, taps, delta, buffers, out):
         out[i] -= smallest
 
 
-@inlined
+@allocating
 def _buffers(shape, width):
     rows = np.full((2 * shape[1] + 1) * width, FAR, np.float32)
     size = shape[0] * shape[1] * width
