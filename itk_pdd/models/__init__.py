@@ -33,7 +33,7 @@ _SEMANTIC = replace(
     # What the classes know lies in their probabilities: a descent on these finds more, in less time and with a smoother
     # field, than another search among finer self-similarities.
     stages=DEFAULT.stages[:3],
-    refinement=Refinement(iterations=40, cell=2, stride=1, diffusion=0.0025, rate=0.2, features="classes"),
+    refinement=Refinement(iterations=40, cell=2, stride=1, diffusion=0.0015, rate=0.2, features="classes"),
     class_weight=15.0,
 )
 
