@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd import capture, models
-from itk_pdd.errors import RegistrationError
+from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.interpolation import sample_lines
@@ -206,8 +207,14 @@ def register_volumes(
             if recorder is not None:
                 recorder.refinement(start, before, found, block)
         if model.smallest_jacobian is not None:
-            found, moved = unfold(found, scale=(float(block),) * 3, minimum=model.smallest_jacobian)
+            found, moved, left = unfold(found, scale=(float(block),) * 3, minimum=model.smallest_jacobian)
             log.info("folds: %d of %d nodes relaxed", moved, found[..., 0].size)
+            if left:
+                warnings.warn(
+                    f"the field folds in {left} places that could not be relaxed: check the result there",
+                    RegistrationWarning,
+                    stacklevel=3,
+                )
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
         estimate = None

@@ -73,7 +73,7 @@ def refine(
         control -= np.float32(settings.rate) * direction
         if step % _UNFOLD == 0 and step < settings.iterations:
             update = upsample(control, cell, shape)
-            unfolded, moved = unfold(field + update)
+            unfolded, moved, _ = unfold(field + update)
             if moved:
                 field = unfolded - update
                 start = np.ascontiguousarray(field[compared])

@@ -51,7 +51,8 @@ def test_nothing_folds_any_more(shape, minimum):
     field[middle] = rng.normal(0, 1.5, field[middle].shape)
     assert (smallest_determinants(field, (1, 1, 1)) < 0).any()
     before = field.copy()
-    found, moved = unfold(field, minimum=minimum)
+    found, moved, left = unfold(field, minimum=minimum)
+    assert left == 0
     assert (smallest_determinants(found, (1, 1, 1)) >= minimum).all()
     assert np.array_equal(field, before)
     assert (found != before).any(axis=-1).sum() <= moved < field[..., 0].size
@@ -60,17 +61,23 @@ def test_nothing_folds_any_more(shape, minimum):
 def test_what_does_not_fold_is_returned_as_it_is():
     rng = np.random.default_rng(2)
     field = rng.normal(0, 0.05, (8, 9, 10, 3)).astype(np.float32)
-    found, moved = unfold(field)
-    assert found is field and moved == 0
+    found, moved, left = unfold(field)
+    assert found is field and moved == left == 0
 
 
 def test_only_the_surroundings_of_a_fold_change():
     field = np.zeros((20, 20, 20, 3), np.float32)
     field[4, 4, 4] = (3, 0, 0)
     field += np.linspace(0, 2, 20, dtype=np.float32)[:, None]
-    found, _ = unfold(field)
+    found, _, _ = unfold(field)
     changed = np.argwhere((found != field).any(axis=-1))
     assert len(changed) > 0 and np.abs(changed - 4).max() <= 5
+
+
+def test_what_could_not_be_relaxed_is_counted():
+    field = np.random.default_rng(3).normal(0, 2, (8, 8, 8, 3)).astype(np.float32)
+    found, _, left = unfold(field, rounds=1)
+    assert left == (smallest_determinants(found, (1, 1, 1)) < 0.05).sum() > 0
 
 
 def test_fields_of_one_node_along_an_axis_cannot_fold():
