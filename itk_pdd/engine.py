@@ -180,13 +180,12 @@ def register_volumes(
             report(0.02, "organs")
             first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model, device)
         share = 0.75 if model.refinement.iterations else 0.95
-        recorder = calibration = None
-        if uncertainty:
-            calibration = calibration_of(model)
-            recorder = Recorder(first.shape, first.dimension, calibration.temperature)
+        calibration = calibration_of(model) if uncertainty else None
 
-        def searched(operations: Any) -> tuple[np.ndarray, int]:
-            return search(
+        def searched(operations: Any) -> tuple[np.ndarray, int, Recorder | None]:
+            # A search that begins anew on another device is not to be mixed with the one that was given up.
+            recorder = None if calibration is None else Recorder(first.shape, first.dimension, calibration.temperature)
+            found, block = search(
                 first,
                 second,
                 model.stages,
@@ -196,8 +195,9 @@ def register_volumes(
                 recorder=recorder,
                 at_edge=lambda edge, reach: capture.tell_edge(edge, reach * max(grid.spacing)),
             )
+            return found, block, recorder
 
-        found, block = on_device(device, searched)
+        found, block, recorder = on_device(device, searched)
         if model.refinement.iterations:
             report(0.8, "refinement")
             start, before = found, block
