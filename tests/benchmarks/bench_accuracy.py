@@ -29,12 +29,12 @@ LARGE_ORGANS = (1, 2, 3, 6, 7)
 _FOLDER = tempfile.TemporaryDirectory()
 
 
-def pairs_of(name: str, split: str) -> list[datasets.Pair]:
-    """The benchmark pairs of a data set."""
+def pairs_of(name: str, split: str, count: int | None = None) -> list[datasets.Pair]:
+    """The benchmark pairs of a data set, ``count`` of the hippocampi."""
     if name == "abdomen":
         return datasets.abdomen_pairs(split)
     if name == "hippocampus":
-        return datasets.hippocampus_pairs(split, 20)
+        return datasets.hippocampus_pairs(split, count or 20)
     if name == "lung":
         return [datasets.lung_pair()]
     names = [
@@ -94,14 +94,14 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=names, default=names, help="data sets to run")
     parser.add_argument("--split", default="validation", choices=("train", "validation"), help="patients to take")
     parser.add_argument("--model", default="auto", help="model to register with")
-    parser.add_argument("--pairs", type=int, help="only the first N pairs of each data set")
+    parser.add_argument("--pairs", type=int, help="the first N pairs of each data set (by default all, 20 hippocampi)")
     parser.add_argument("--surfaces", action="store_true", help="measure HD95 as well (slower)")
     parser.add_argument("-o", "--output", type=Path, help="CSV file for the rows")
     options = parser.parse_args()
     rows = []
     for name in options.data:
         mine = []
-        for pair in pairs_of(name, options.split)[: options.pairs]:
+        for pair in pairs_of(name, options.split, options.pairs)[: options.pairs]:
             row = {"data": name, **measure(pair, options.model, options.surfaces)}
             mine.append(row)
             print(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()), flush=True)
