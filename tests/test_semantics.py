@@ -11,6 +11,8 @@ from itk_pdd import engine, models
 from itk_pdd.errors import RegistrationError
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.thermometer import thermometer_codes
+from itk_pdd.refinement import refined
+from itk_pdd.search import WorkingImage
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.volume import Volume
 
@@ -35,6 +37,44 @@ def test_codes_are_those_of_the_physical_place(direction, shrink):
     shifted = ClassMaps(ramp(where), where, [20, 30], working, 1.0, lambda points: points + np.array([8.0, 0, 0]))
     away = thermometer_codes(np.clip(ramp(working.blocks(shrink)) + np.float32([8 / 60, -8 / 60]), 0, 1), [20, 30])
     assert max(bin(int(v)).count("1") for v in (shifted.codes(shrink) ^ away).ravel()) <= 2
+
+
+@pytest.mark.parametrize("direction", [np.eye(3), rotation(10, 20, -15)])
+def test_features_are_the_probabilities_of_the_physical_place(direction):
+    where = Grid.create((22, 21, 20), 4.0, direction @ [-42.0, -40.0, -38.0], direction)
+    working = Grid.create((21, 20, 11), 2.0, (-20.0, -20.0, -10.0))
+    maps = ClassMaps(ramp(where), where, [16, 32], working, 1.0)
+    assert maps.shrink == 2
+    found = maps.features(2)
+    assert found.shape == (*working.blocks(2).shape, 16) and not found[..., 2:].any()
+    # Squared differences count as the bits do: half as much for the first class.
+    expected = 255 * np.sqrt([0.5, 1.0]) * ramp(working.blocks(2))
+    assert np.abs(found[..., :2] - expected).max() <= 1.5
+
+
+def test_descent_on_class_probabilities_finds_a_small_shift():
+    grid = Grid.create((40, 38, 36), 2.0)
+    noise = np.random.default_rng(0).normal(size=grid.shape).astype(np.float32)
+    shift = np.asarray([3.0, -2.0, 1.5])  # voxels
+
+    def image(centre):
+        radius = np.linalg.norm(grid.points() - centre, axis=-1)
+        organ = (1 / (1 + np.exp((radius - 18) / 2))).astype(np.float32)
+        maps = ClassMaps(organ[..., None], grid, [64], grid, 1.0)
+        return WorkingImage((noise,), 3, classes=maps), radius
+
+    (fixed, radius), (moving, _) = image(grid.centre), image(grid.centre + 2 * shift)
+    settings = models.load("abdomen-ct").refinement
+    assert settings.features == "classes"
+    start = np.zeros((*grid.shape, 3), np.float32)
+    found, block = refined(fixed, moving, start, 1, settings)
+    assert block == 1
+    surface = np.abs(radius - 18) < 4
+    normal = (grid.points() - grid.centre)[surface] / radius[surface][:, None]
+    # Along the surface nothing tells how far it moved.
+    missing = ((found[surface] - shift) * normal).sum(axis=-1)
+    assert np.abs((shift * normal).sum(axis=-1)).mean() > 1.5
+    assert np.abs(missing).mean() < 0.4
 
 
 def ball(grid, centre):
