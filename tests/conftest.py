@@ -36,6 +36,17 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread():
+    """Sums in the same order whatever the machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def rotation(*degrees: float) -> np.ndarray:
     """A rotation matrix: by one angle in 2-D, by three angles about x, y and z in 3-D."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))

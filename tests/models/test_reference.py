@@ -19,12 +19,7 @@ ALPHA = (1.13, 0.08, 1.05, -0.55, 0.07, 900.0)
 SIZE = (30, 26, 33)  # the author's axes: left to right as stored, back to front, upwards
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Described(nn.Module):

@@ -23,13 +23,7 @@ from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
 from itk_pdd.resampling import resample
 from itk_pdd.volume import Volume
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def mind_model(*warps: Warp, axes: str = "LPS", spacing: float | None = 2.0, **options) -> PddModel:

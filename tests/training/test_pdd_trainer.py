@@ -28,12 +28,7 @@ NAMES = ("background", "left", "right")
 NETWORK = PddSettings(channels=4, warps=(Warp(0.5, 5, 6),), stride=2, extent=SHAPE)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,7 @@ def samples(scans):
     return [load_samples(of_split(scans, split), **options) for split in ("train", "validation")]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trainer(folder, samples, settings=SETTINGS, **options):
