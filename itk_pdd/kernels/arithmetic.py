@@ -10,6 +10,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
+from itk_pdd.kernels.vectors import splat
+
 __all__ = ["LANES", "add_scaled", "average_of_five", "exponential", "load", "lowest_of_three", "repeat", "store"]
 
 LANES = 8
@@ -55,14 +57,6 @@ def _vectors(context, builder, signature, arguments, count):
     return found
 
 
-def _splat(builder, value, vector):
-    """A vector of copies of a value."""
-    undefined = ir.Constant(vector, ir.Undefined)
-    single = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(single, undefined, zeros)
-
-
 @intrinsic
 def lowest_of_three(typingctx, a, ia, b, ib, c, ic, out, io):
     """``out = min(a, b, c)`` for ``LANES`` numbers from the given places of contiguous 1-D arrays on.
@@ -103,7 +97,7 @@ def add_scaled(typingctx, a, ia, b, ib, factor, out, io):
         with builder.if_else(used) as (then, otherwise):
             with then:
                 more = builder.load(second, align=align)
-                total = builder.fadd(value, builder.fmul(_splat(builder, arguments[4], vector), more))
+                total = builder.fadd(value, builder.fmul(splat(builder, arguments[4], vector), more))
                 where_used = builder.block
             with otherwise:
                 where_not = builder.block
@@ -123,7 +117,7 @@ def repeat(typingctx, value, out, io):
     def generate(context, builder, signature, arguments):
         kept = signature.return_type(*signature.args[1:])
         ((target, vector, align),) = _vectors(context, builder, kept, arguments[1:], 1)
-        builder.store(_splat(builder, arguments[0], vector), target, align=align)
+        builder.store(splat(builder, arguments[0], vector), target, align=align)
         return context.get_dummy_value()
 
     return types.void(out.dtype, out, types.intp), generate
@@ -140,7 +134,7 @@ def average_of_five(typingctx, a, ia, b, ib, c, ic, d, id_, e, ie, out, io, nint
         total = builder.fadd(builder.fadd(first, fifth), builder.fadd(near, near))
         three = ir.Constant(vector, [3.0] * LANES)
         total = builder.fadd(total, builder.fmul(three, third))
-        builder.store(builder.fmul(total, _splat(builder, arguments[-1], vector)), target, align=align)
+        builder.store(builder.fmul(total, splat(builder, arguments[-1], vector)), target, align=align)
         return context.get_dummy_value()
 
     places = (types.intp,) * 6

@@ -12,7 +12,17 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["FAR", "FLOATS", "MOST_CODES", "add_hamming4", "add_hamming8", "add_hamming16", "lowest8", "lowest16"]
+__all__ = [
+    "FAR",
+    "FLOATS",
+    "MOST_CODES",
+    "add_hamming4",
+    "add_hamming8",
+    "add_hamming16",
+    "lowest8",
+    "lowest16",
+    "splat",
+]
 
 FLOATS = 8  # rows of floats are padded to a multiple of this number
 FAR = 1e30  # what stands in the padding: more than any cost
@@ -26,7 +36,8 @@ def _pointer(context, builder, array_type, array, index, vector):
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
-def _splat(builder, value, vector):
+def splat(builder, value, vector):
+    """A vector of copies of a value, in an intrinsic."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
     zeros = ir.Constant(ir.VectorType(_INT, vector.count), [0] * vector.count)
@@ -59,7 +70,7 @@ def _hamming(lanes):
             with cgutils.for_range_slice(builder, begin, end, ir.Constant(begin.type, 1), begin.type) as (v, _):
                 row = builder.add(builder.load(builder.gep(rows, [v])), shift)
                 other = builder.load(_pointer(context, builder, kinds[2], codes, row, longs), align=8)
-                different = builder.xor(_splat(builder, builder.load(builder.gep(fixed, [v])), longs), other)
+                different = builder.xor(splat(builder, builder.load(builder.gep(fixed, [v])), longs), other)
                 bits = builder.call(popcount, [builder.bitcast(different, bytes_)])
                 builder.store(builder.add(builder.load(counts), bits), counts)
             # The eight bytes of each code are added up, in pairs, fours and eights.
@@ -69,7 +80,7 @@ def _hamming(lanes):
             for distance in (16, 32):
                 total = builder.add(total, builder.lshr(total, _constant(longs, distance)))
             total = builder.trunc(builder.and_(total, _constant(longs, 0xFFFF)), ir.VectorType(_INT, lanes))
-            amount = builder.fmul(builder.sitofp(total, floats), _splat(builder, scale, floats))
+            amount = builder.fmul(builder.sitofp(total, floats), splat(builder, scale, floats))
             where = _pointer(context, builder, kinds[0], target, first, floats)
             builder.store(builder.fadd(builder.load(where, align=4), amount), where, align=4)
             return context.get_dummy_value()
@@ -98,7 +109,7 @@ def _lowest(lanes):
                 position = builder.add(begin, builder.mul(loop.index, stride))
                 row = builder.load(_pointer(context, builder, kinds[2], source, position, vector), align=4)
                 price = builder.load(builder.gep(prices, [builder.add(from_, loop.index)]))
-                candidate = builder.fadd(row, _splat(builder, price, vector))
+                candidate = builder.fadd(row, splat(builder, price, vector))
                 present = builder.load(best)
                 smaller = builder.fcmp_ordered("<", candidate, present)
                 builder.store(builder.select(smaller, candidate, present), best)
