@@ -1,8 +1,10 @@
 """Removing folds from a displacement field: the few places where space is turned inside out are relaxed.
 
-Between the nodes of its lattice a field is linear, and its Jacobian determinant at the corners of a cell follows from
-the edges of that cell that meet there. Cells with a corner below a bound are relaxed: their nodes move towards the mean
-of their neighbours until no such cell is left. The rest of the field stays as it is, to the bit.
+Between the nodes of its lattice a field is interpolated linearly along each axis, and its Jacobian determinant at the
+corners of a cell follows from the edges of that cell that meet there (in three dimensions it may still be smaller
+between them). Cells with a corner below a bound are relaxed: their nodes move half-way to the mean of their neighbours
+on the lattice, again and again, until no such cell is left or the rounds are used up. The rest of the field stays as
+it is, to the bit.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ def _relax(field, scale, flat, minimum, cells, rounds, marked, moved):
 
     ``cells`` are first nodes (n, 3); ``marked`` is all zero and comes back so; ``moved`` gets 1 where nodes changed.
     """
-    depth, height, width, dimension = field.shape
-    deep = 0 if flat else 1
+    depth, height, width = field.shape[:3]
+    deep, components = (0, 2) if flat else (1, 3)
     todo = cells
     for turn in range(rounds):
         # The nodes of what folds are moved, and their neighbours as well where that did not help for long.
@@ -75,10 +77,10 @@ def _relax(field, scale, flat, minimum, cells, rounds, marked, moved):
                             marked[z, y, x], moved[z, y, x] = 1, 1
                             nodes[count, 0], nodes[count, 1], nodes[count, 2] = z, y, x
                             count += 1
-        work = np.empty((count, dimension), np.float32)
+        work = np.empty((count, components), np.float32)
         for n in range(count):
             z, y, x = nodes[n, 0], nodes[n, 1], nodes[n, 2]
-            for c in range(dimension):
+            for c in range(components):
                 total = field[z, max(y - 1, 0), x, c] + field[z, min(y + 1, height - 1), x, c]
                 total += field[z, y, max(x - 1, 0), c] + field[z, y, min(x + 1, width - 1), c]
                 share = np.float32(4)
@@ -89,7 +91,7 @@ def _relax(field, scale, flat, minimum, cells, rounds, marked, moved):
         for n in range(count):
             z, y, x = nodes[n, 0], nodes[n, 1], nodes[n, 2]
             marked[z, y, x] = 0
-            for c in range(dimension):
+            for c in range(components):
                 field[z, y, x, c] = work[n, c]
         # Only cells with a node that moved can have changed.
         found = 0
@@ -162,8 +164,8 @@ def unfold(
 
     Notes
     -----
-    Relaxing is averaging: the nodes of a region tend to the harmonic function of its border values, and every few
-    rounds their neighbours give way as well.
+    Every few rounds the neighbours of the nodes give way as well. A node takes part only while a cell at it is below
+    the bound.
     """
     scale = tuple(float(s) for s in scale)
     bad = np.argwhere(smallest_determinants(field, scale) < minimum)

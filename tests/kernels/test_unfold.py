@@ -43,17 +43,20 @@ def test_determinants_are_those_of_the_edges(shape):
 
 
 @pytest.mark.parametrize("shape", [(24, 25, 26), (1, 40, 30), (2, 9, 9)])
+@pytest.mark.parametrize("scale", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.5)])
 @pytest.mark.parametrize("minimum", [0.05, 0.3])
-def test_nothing_folds_any_more(shape, minimum):
+def test_nothing_folds_any_more(shape, scale, minimum):
     rng = np.random.default_rng(1)
     field = np.zeros((*shape, 3), np.float32)
     middle = tuple(slice(n // 3, 2 * n // 3 + 1) for n in shape)
     field[middle] = rng.normal(0, 1.5, field[middle].shape)
-    assert (smallest_determinants(field, (1, 1, 1)) < 0).any()
+    assert (smallest_determinants(field, scale) < 0).any()
     before = field.copy()
-    found, moved, left = unfold(field, minimum=minimum)
+    found, moved, left = unfold(field, scale=scale, minimum=minimum)
     assert left == 0
-    assert (smallest_determinants(found, (1, 1, 1)) >= minimum).all()
+    assert (smallest_determinants(found, scale) >= minimum).all()
+    if shape[0] == 1:
+        assert np.array_equal(found[..., 2], before[..., 2])
     assert np.array_equal(field, before)
     assert (found != before).any(axis=-1).sum() <= moved < field[..., 0].size
 
