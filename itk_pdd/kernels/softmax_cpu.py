@@ -9,17 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from itk_pdd.kernels.arithmetic import exponential, load, store
-from itk_pdd.kernels.parallel import allocating, compiled, inlined
+from itk_pdd.kernels.parallel import compiled, inlined
 
 __all__ = ["moments", "moments_backward"]
 
 _LANES = 16
 
 
-@allocating
-def _least(costs, start, count):
+@inlined
+def _least(costs, start, count, lanes):
     """Minimum of ``count`` costs: lane by lane first, which needs no assumption about NaN to become vector code."""
-    lanes = np.empty(_LANES, costs.dtype)
     for i in range(_LANES):
         store(lanes, i, load(costs, start))
     for j in range(0, count - _LANES + 1, _LANES):
@@ -61,11 +60,11 @@ def moments(first, last, costs, temperature, dz, dy, dx, second, mean, covarianc
     depth, height, width = dz.size, dy.size, dx.size
     area = height * width
     count = depth * area
-    e = np.empty(count, costs.dtype)
+    e, lanes = np.empty(count, costs.dtype), np.empty(_LANES, costs.dtype)
     total, along = np.empty(area, costs.dtype), np.empty(area, costs.dtype)
     for k in range(first, last):
         start = k * count
-        least = _least(costs, start, count)
+        least = _least(costs, start, count, lanes)
         _exponentials(costs, start, least, temperature, count, e)
         for i in range(area):
             store(total, i, load(e, i))
