@@ -287,9 +287,13 @@ def temperatures(factors: Iterable[float] = (0.13, 0.26, 0.4, 0.52, 1.0)) -> Non
     heard = []
 
     class Listener(engine.Recorder):
-        def marginals(self, stage, costs, offsets, mean, found):
-            heard.append((stage, costs.numpy().copy(), found))
-            super().marginals(stage, costs, offsets, mean, found)
+        def begin(self, stage, points, found):
+            heard.append((stage, points, found, []))
+            super().begin(stage, points, found)
+
+        def marginals(self, nodes, costs, offsets):
+            heard[-1][-1].append((nodes, costs.cpu().numpy().copy()))
+            super().marginals(nodes, costs, offsets)
 
     plain, engine.Recorder = engine.Recorder, Listener
     try:
@@ -297,7 +301,11 @@ def temperatures(factors: Iterable[float] = (0.13, 0.26, 0.4, 0.52, 1.0)) -> Non
             heard.clear()
             pair = make_pair((112, 96, 80), 3.0, seed=seed, kind=kind, displacement=25.0)
             grid = engine.register_volumes(pair.fixed, pair.moving, uncertainty=True).working_grid
-            for number, (stage, costs, found) in enumerate(heard, start=1):
+            for number, (stage, shape, found, parts) in enumerate(heard, start=1):
+                costs = np.empty((int(np.prod(shape)), *parts[0][1].shape[1:]), np.float32)
+                for nodes, part in parts:
+                    costs[nodes] = part
+                costs = costs.reshape(*shape, *costs.shape[1:])
                 points = grid.blocks(stage.cell * stage.shrink).points()
                 index = pair.fixed.grid.to_index(points)
                 body = sample_linear(pair.body.astype(np.float32), index) > 0.9
