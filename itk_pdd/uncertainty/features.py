@@ -154,7 +154,7 @@ def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.nda
     """What the images say about the final field, in intensities (matched to each other) and self-similarities."""
     stride = first.per_axis(2) if min(target[1:]) % 2 == 0 else (1, 1, 1)
     options = {"block": blocks, "cell": target, "stride": stride, "mask": first.mask, "allowed": second.mask}
-    sums = None
+    sums, likeness, structured = None, [], False
     for channel, weight in enumerate(first.weights):
         if not weight:
             continue
@@ -168,6 +168,11 @@ def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.nda
                 factor=1 / 255, **options,
             ),
         }  # fmt: skip
+        # Of each channel by itself: a variance of sums is none of a channel.
+        f, m, ff, mm, fm = np.moveaxis(found["intensity"].moments, -1, 0)
+        variances = np.maximum(ff - f**2, 0) * np.maximum(mm - m**2, 0)
+        likeness.append(np.float32(weight) * np.clip((fm - f * m) / np.sqrt(variances + 1e-4), -1, 1))
+        structured = structured | (ff - f**2 > _FLAT)
         if sums is None:
             sums = found
         else:
@@ -184,12 +189,10 @@ def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.nda
         result[f"{name} hold"] = np.sqrt(spread)
         result[f"{name} bound"] = np.sqrt(spread * each.square)
         result[f"{name} residual"] = np.sqrt(each.square)
-    f, m, ff, mm, fm = np.moveaxis(sums["intensity"].moments, -1, 0)
-    variances = np.maximum(ff - f**2, 0) * np.maximum(mm - m**2, 0)
-    result["decorrelation"] = 1 - np.clip((fm - f * m) / np.sqrt(variances + 1e-4), -1, 1)
+    result["decorrelation"] = 1 - sum(likeness) / np.float32(sum(first.weights))
     each = sums["intensity"]
     result["unseen"] = 1 - each.count / np.maximum(each.total, 1e-6)
-    return result, inverse, (ff - f**2 > _FLAT) & (each.total > 0)
+    return result, inverse, structured & (each.total > 0)
 
 
 def _matched(fixed, moving, field, blocks, mask) -> np.ndarray:

@@ -190,3 +190,12 @@ def test_masks_channels_and_initial_transforms_are_taken(pair) -> None:
     array = found.standard_deviation().array
     assert np.isfinite(array).all()
     assert (array > 0).all()
+
+
+def test_the_same_channel_twice_tells_what_it_tells_once() -> None:
+    made = make_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
+    once = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
+    channels = (made.fixed, made.fixed), (made.moving, made.moving)
+    twice = engine.register_volumes(*channels, uncertainty=True).uncertainty.evidence
+    assert twice.features["decorrelation"] == pytest.approx(once.features["decorrelation"], abs=1e-4)
+    assert np.array_equal(twice.inside, once.inside)
