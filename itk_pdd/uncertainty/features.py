@@ -160,9 +160,11 @@ def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.nda
             continue
         fixed = first.channels[channel]
         moving = _matched(fixed, second.channels[channel], field, blocks, first.mask)
-        scale = np.float32(1 / (float(fixed.std()) or 1.0))
+        # Centred: the variance of large numbers would drown in the rounding of their squares.
+        scale, centre = np.float32(1 / (float(fixed.std()) or 1.0)), np.float32(fixed.mean(dtype=np.float64))
+        intensities = [((array - centre) * scale)[..., None] for array in (fixed, moving)]
         found = {
-            "intensity": agreement(fixed[..., None] * scale, moving[..., None] * scale, field, channels=1, **options),
+            "intensity": agreement(*intensities, field, channels=1, **options),
             "structure": agreement(
                 first.features(2, channel), second.features(2, channel), field, channels=first.similarities,
                 factor=1 / 255, **options,

@@ -199,3 +199,17 @@ def test_the_same_channel_twice_tells_what_it_tells_once() -> None:
     twice = engine.register_volumes(*channels, uncertainty=True).uncertainty.evidence
     assert twice.features["decorrelation"] == pytest.approx(once.features["decorrelation"], abs=1e-4)
     assert np.array_equal(twice.inside, once.inside)
+
+
+def test_a_large_offset_of_the_intensities_changes_nothing() -> None:
+    made = make_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
+    images = [(each.array * np.float32(0.01), each.grid) for each in (made.fixed, made.moving)]
+    plain, offset = (
+        engine.register_volumes(*(Volume(array + np.float32(add), grid) for array, grid in images), uncertainty=True)
+        for add in (0, 10000)
+    )
+    # The offset itself costs digits of the intensities.
+    assert np.abs(offset.field.vectors - plain.field.vectors).mean() < 0.1
+    found, expected = (each.uncertainty.evidence for each in (offset, plain))
+    assert np.mean(found.inside != expected.inside) < 0.02
+    assert np.abs(found.features["decorrelation"] - expected.features["decorrelation"]).mean() < 0.02
