@@ -72,7 +72,8 @@ class Uncertainty:
         variance *= np.float32(points.dimension * calibration.tail / (calibration.tail - 2))
         turn = np.asarray(points.direction, np.float32)
         if self._initial is not None:
-            turn = _derivative(self._initial, points) @ turn
+            step = 0.5 * min(points.spacing)
+            turn = _derivative(self._initial, self.evidence.moved, step) @ turn
         return variance[..., None, None] * (turn @ calibration.shape(self.evidence) @ np.swapaxes(turn, -1, -2))
 
     def control_deviation(self) -> np.ndarray:
@@ -210,11 +211,11 @@ class Uncertainty:
         )
 
 
-def _derivative(mapping: Callable[[np.ndarray], np.ndarray], grid: Grid) -> np.ndarray:
-    """Jacobian matrices of a mapping of physical points at the points of a grid, (*grid.shape, dim, dim)."""
-    step, points, columns = 0.5 * min(grid.spacing), grid.points(), []
-    for axis in range(grid.dimension):
-        shift = np.zeros(grid.dimension)
+def _derivative(mapping: Callable[[np.ndarray], np.ndarray], points: np.ndarray, step: float) -> np.ndarray:
+    """Jacobian matrices of a mapping at physical points (..., dim), over ``step`` millimetres: (..., dim, dim)."""
+    columns = []
+    for axis in range(points.shape[-1]):
+        shift = np.zeros(points.shape[-1])
         shift[axis] = step
         columns.append((mapping(points + shift) - mapping(points - shift)) / (2 * step))
     return np.stack(columns, axis=-1).astype(np.float32)

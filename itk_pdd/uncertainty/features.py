@@ -53,6 +53,8 @@ class Evidence:
         The control points.
     voxel : float
         Working spacing in millimetres.
+    moved : numpy.ndarray
+        Where the control points go, before the initial transform: physical points, (*grid.shape, dim).
     """
 
     features: dict[str, np.ndarray]
@@ -62,6 +64,7 @@ class Evidence:
     inside: np.ndarray
     grid: Grid
     voxel: float
+    moved: np.ndarray
 
 
 def collect(
@@ -98,7 +101,10 @@ def collect(
         ambiguity = ambiguity + result["ambiguity"]
     result["ambiguity"] = np.sqrt(ambiguity)
     blocks = first.per_axis(block)
-    final = restrict(field, tuple(t // b for t, b in zip(target, blocks, strict=True)))
+    if any(t % b for t, b in zip(target, blocks, strict=True)):
+        final = relaid(field, blocks, target, shape)
+    else:
+        final = restrict(field, tuple(t // b for t, b in zip(target, blocks, strict=True)))
     # What the instance optimisation moved is as uncertain as what the last stage left open.
     result["width0"] = np.sqrt(np.square(result["width0"]) + np.square(recorder.refined))
     result["smoothing"] = np.linalg.norm(final - recorder.stages[-1].mean, axis=-1)
@@ -118,6 +124,7 @@ def collect(
     spread["structure"] = structure
     flat = first.dimension == 2
     points = grid.blocks(target[-1])
+    moved = (final[0, ..., :2] if flat else final) * np.float32(min(grid.spacing)) @ np.asarray(grid.direction).T
     return Evidence(
         {n: np.ascontiguousarray(v[0] if flat else v, np.float32) for n, v in result.items()},
         {n: _unit(v[0, ..., :2, :2] if flat else v) for n, v in spread.items()},
@@ -126,6 +133,7 @@ def collect(
         inside[0] if flat else inside,
         points,
         float(min(grid.spacing)),
+        points.points() + moved,
     )
 
 

@@ -23,7 +23,7 @@ PLAIN = Calibration(intercept=np.log(1.5), weights={}, offsets={}, tail=6.0, coh
 
 def made(
     grid: Grid | None = None, *, features: dict | None = None, calibration: Calibration = PLAIN, initial=None,
-    spread: np.ndarray | None = None,
+    spread: np.ndarray | None = None, shift=0.0,
 ) -> Uncertainty:  # fmt: skip
     """An uncertainty on control points every four voxels of the canonical grid."""
     grid = grid or Grid.create((36, 32, 28), 2.0)
@@ -33,7 +33,8 @@ def made(
     shapes = {"structure": np.broadcast_to(unit, (*control.shape, grid.dimension, grid.dimension))}
     features = {n: np.broadcast_to(np.float32(v), control.shape) for n, v in (features or {}).items()}
     inside = np.ones(control.shape, bool)
-    evidence = Evidence(features, shapes, (), working, inside, control, working.spacing[0])
+    moved = control.points() + shift
+    evidence = Evidence(features, shapes, (), working, inside, control, working.spacing[0], moved)
     return Uncertainty(evidence, calibration, DisplacementField.zeros(grid), initial)
 
 
@@ -100,6 +101,20 @@ def test_initial_transform_carries_the_uncertainty_on() -> None:
     plain, carried = made(spread=spread), made(spread=spread, initial=AffineMapping(matrix))
     factor = carried.covariance()[0, 0, 0] / np.maximum(plain.covariance()[0, 0, 0], 1e-9)
     assert factor[[0, 3, 5]] == pytest.approx([9, 1, 1], rel=1e-4)
+
+
+def test_the_initial_transform_counts_where_the_displacement_leads() -> None:
+    # x is stretched from 30 mm on: a point at 10 mm that moves there is carried on by the stretched part.
+    def bent(points):
+        return points + np.maximum(points[..., :1] - 30, 0) * [1.0, 0, 0]
+
+    spread = np.eye(3, dtype=np.float32) / 3
+    plain, here, there = (
+        made(spread=spread, initial=m, shift=s) for m, s in ((None, 0), (bent, 0), (bent, [40, 0, 0]))
+    )
+    x = 5  # 10 mm
+    factors = [u.covariance()[0, 0, x, 0] / plain.covariance()[0, 0, x, 0] for u in (here, there)]
+    assert factors == pytest.approx([1, 4], rel=1e-3)
 
 
 def test_worse_evidence_is_less_certain_and_nothing_goes_below_the_floor() -> None:

@@ -15,7 +15,9 @@ import itk_pdd
 from itk_pdd import engine, models
 from itk_pdd.errors import RegistrationError
 from itk_pdd.grid import Grid
+from itk_pdd.kernels.lattice import restrict
 from itk_pdd.mapping import AffineMapping
+from itk_pdd.search import enlarged
 from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty import recorder
 from itk_pdd.volume import Volume
@@ -213,3 +215,21 @@ def test_a_large_offset_of_the_intensities_changes_nothing() -> None:
     found, expected = (each.uncertainty.evidence for each in (offset, plain))
     assert np.mean(found.inside != expected.inside) < 0.02
     assert np.abs(found.features["decorrelation"] - expected.features["decorrelation"]).mean() < 0.02
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_evidence_lies_on_the_control_grid_whatever_the_lattice_of_the_field(block: int, monkeypatch) -> None:
+    made = make_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
+    search = engine.search
+
+    def on_another_lattice(first, second, *arguments, **options):
+        field, size = search(first, second, *arguments, **options)
+        whole = enlarged(field / np.float32(size), (size,) * 3, first.shape)
+        return restrict(whole, (block,) * 3), block
+
+    usual = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
+    monkeypatch.setattr(engine, "search", on_another_lattice)
+    found = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
+    inner = np.s_[1:-1, 1:-1, 1:-1]
+    assert np.abs(found.moved - usual.moved)[inner].mean() < 0.3
+    assert np.linalg.norm(usual.moved - usual.grid.points(), axis=-1).mean() > 1
