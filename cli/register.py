@@ -191,9 +191,9 @@ def main(**arguments: Any) -> None:
 
             arguments["initial_transform"] = list(arguments["initial_transform"]) or None
             result = register_files(fixed, moving, progress=progress, **arguments)
-            estimate = getattr(result, "uncertainty", None)
-            if progress is not None and verbosity == 0 and estimate is not None:
-                summary = str(estimate.quality).capitalize() + "."
+            judgement = None if result.uncertainty is None else result.uncertainty.quality
+            if progress is not None and verbosity == 0 and judgement is not None:
+                summary = str(judgement).capitalize() + "."
         else:
             from itk_pdd.demo import run_demo
 

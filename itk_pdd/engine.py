@@ -221,7 +221,7 @@ def register_volumes(
         if recorder is not None and calibration is not None:
             evidence = collect(recorder, first, second, found, block, grid)
             estimate = Uncertainty(evidence, calibration, field, initial)
-    if estimate is not None:
+    if estimate is not None and estimate.quality is not None:
         log.log(logging.WARNING if estimate.quality.failed else logging.INFO, "%s", estimate.quality)
     report(1.0, "done")
     log.info("registered in %.1f s", time.perf_counter() - started)

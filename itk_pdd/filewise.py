@@ -181,7 +181,7 @@ def _report_writer(fixed: Any, moving: Any, problem: Any, labels: Any, result: R
         initial=problem.initial,
         moving_labels=None if labels is None else Volume.labels_from_image(labels, name="moving_labels"),
         fixed_mask=problem.fixed_mask,
-        quality=getattr(getattr(result, "uncertainty", None), "quality", None),
+        quality=None if result.uncertainty is None else result.uncertainty.quality,
         title=f"{Path(moving).name} registered to {Path(fixed).name}",
         facts={
             "Fixed image": fixed,

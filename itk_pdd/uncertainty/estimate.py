@@ -168,8 +168,8 @@ class Uncertainty:
             yield DisplacementField(self.field.vectors + shift / gain[..., None], self.grid)
 
     @functools.cached_property
-    def quality(self) -> Quality:
-        """One figure for the whole registration."""
+    def quality(self) -> Quality | None:
+        """One figure for the whole registration; None where the model's calibration has none."""
         from itk_pdd.uncertainty.quality import quality
 
         return quality(self)

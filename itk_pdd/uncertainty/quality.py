@@ -82,14 +82,15 @@ def predicted(means: Mapping[str, float], intercept: float, weights: Mapping[str
     return float(1 / (1 + np.exp(fall - intercept)))
 
 
-def quality(uncertainty: Uncertainty) -> Quality:
-    """Quality of a registration, by the calibration of its model."""
+def quality(uncertainty: Uncertainty) -> Quality | None:
+    """Quality of a registration, by the calibration of its model; None where that has not learned to judge."""
     learned = uncertainty.calibration.quality
-    figure, threshold = 1.0, 0.0
-    if learned:
-        figure = predicted(summary(uncertainty), learned["intercept"], learned["weights"])
-        threshold = float(learned["threshold"])
-    return Quality(figure, threshold, float(np.median(uncertainty.control_deviation()[_shown(uncertainty)])))
+    if not learned:
+        return None
+    figure = predicted(summary(uncertainty), learned["intercept"], learned["weights"])
+    return Quality(
+        figure, float(learned["threshold"]), float(np.median(uncertainty.control_deviation()[_shown(uncertainty)]))
+    )
 
 
 def _shown(uncertainty: Uncertainty) -> np.ndarray:

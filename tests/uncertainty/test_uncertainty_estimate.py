@@ -201,3 +201,7 @@ def test_label_entropy_is_zero_inside_and_large_at_the_border() -> None:
     assert entropy[8:20, 8:24, 24:32].max() == 0
     assert entropy[8:20, 8:24, 17:19].min() > 0.3
     assert entropy.max() <= np.log(2) + 1e-6
+
+
+def test_a_calibration_that_has_not_learned_to_judge_does_not() -> None:
+    assert made().quality is None
