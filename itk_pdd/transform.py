@@ -18,7 +18,11 @@ from itk_pdd.volume import grid_of, is_simpleitk
 if TYPE_CHECKING:
     import SimpleITK
 
+    from itk_pdd.grid import Grid
+
 __all__ = [
+    "components_to_itk",
+    "components_to_simpleitk",
     "field_from_image",
     "field_from_simpleitk",
     "field_to_image",
@@ -40,7 +44,7 @@ def field_to_itk(field: DisplacementField) -> Any:
     import itk
 
     dimension = field.grid.dimension
-    image = _itk_vector_image(field, itk.Vector[itk.D, dimension])
+    image = components_to_itk(field.vectors, field.grid, itk.Vector[itk.D, dimension])
     return itk.DisplacementFieldTransform[itk.D, dimension].New(displacement_field=image)
 
 
@@ -48,13 +52,13 @@ def field_to_itk_image(field: DisplacementField) -> Any:
     """The field as an ``itk.Image[itk.Vector[itk.F, dim], dim]``, the type of ITK's field files and warp filters."""
     import itk
 
-    return _itk_vector_image(field, itk.Vector[itk.F, field.grid.dimension])
+    return components_to_itk(field.vectors, field.grid, itk.Vector[itk.F, field.grid.dimension])
 
 
-def _itk_vector_image(field: DisplacementField, pixel: Any) -> Any:
+def components_to_itk(array: np.ndarray, grid: Grid, pixel: Any) -> Any:
+    """An array with components last as an ``itk.Image[pixel, dim]``, a copy; ``pixel`` takes that many components."""
     import itk
 
-    grid = field.grid
     image = itk.Image[pixel, grid.dimension].New()
     region = itk.ImageRegion[grid.dimension]()
     region.SetSize(grid.size)
@@ -63,18 +67,23 @@ def _itk_vector_image(field: DisplacementField, pixel: Any) -> Any:
     image.SetOrigin(grid.origin)
     image.SetDirection(itk.matrix_from_array(np.asarray(grid.direction)))
     image.Allocate()
-    itk.array_view_from_image(image)[:] = field.vectors
+    itk.array_view_from_image(image)[:] = array
     return image
 
 
 def field_to_image(field: DisplacementField) -> SimpleITK.Image:
     """The field as a SimpleITK image of float32 vectors."""
+    return components_to_simpleitk(np.asarray(field.vectors, dtype=np.float32), field.grid)
+
+
+def components_to_simpleitk(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
+    """An array with components last as a SimpleITK image of several components per voxel, a copy."""
     import SimpleITK
 
-    image = SimpleITK.GetImageFromArray(np.asarray(field.vectors, dtype=np.float32), isVector=True)
-    image.SetSpacing(field.grid.spacing)
-    image.SetOrigin(field.grid.origin)
-    image.SetDirection(np.asarray(field.grid.direction).ravel().tolist())
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array), isVector=True)
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(np.asarray(grid.direction).ravel().tolist())
     return image
 
 

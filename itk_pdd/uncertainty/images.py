@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd import files
+from itk_pdd.transform import components_to_itk, components_to_simpleitk
 
 if TYPE_CHECKING:
-    import SimpleITK
-
     from itk_pdd.engine import Result
     from itk_pdd.grid import Grid
     from itk_pdd.volume import Volume
 
-__all__ = ["components_to_simpleitk", "tensor_to_itk", "uncertainty_writers"]
+__all__ = ["tensor_to_itk", "uncertainty_writers"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -36,27 +35,7 @@ def tensor_to_itk(covariance: np.ndarray, grid: Grid) -> Any:
     """
     import itk
 
-    image = itk.Image[itk.SymmetricSecondRankTensor[itk.F, grid.dimension], grid.dimension].New()
-    region = itk.ImageRegion[grid.dimension]()
-    region.SetSize(grid.size)
-    image.SetRegions(region)
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(grid.origin)
-    image.SetDirection(itk.matrix_from_array(np.asarray(grid.direction)))
-    image.Allocate()
-    itk.array_view_from_image(image)[:] = covariance
-    return image
-
-
-def components_to_simpleitk(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
-    """An array with channels last as a SimpleITK image of several components per voxel."""
-    import SimpleITK
-
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array), isVector=True)
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(grid.origin)
-    image.SetDirection(np.asarray(grid.direction).ravel().tolist())
-    return image
+    return components_to_itk(covariance, grid, itk.SymmetricSecondRankTensor[itk.F, grid.dimension])
 
 
 def uncertainty_writers(result: Result, labels: Any) -> dict[str, Callable[[], Callable[[Path], None]]]:
