@@ -70,7 +70,9 @@ def test_mirrored_and_turned_images_give_the_mirrored_and_turned_field(size, see
     fixed, moving = pair(size, seed)
     expected = turned_vectors(vectors(fixed, moving), order, flips)
     found = vectors(turned(fixed, order, flips), turned(moving, order, flips))
-    assert np.linalg.norm(found - expected, axis=-1).mean() < 1
+    # A voxel on average, and less than half of what there is to be found.
+    difference = np.linalg.norm(found - expected, axis=-1).mean()
+    assert difference < min(1, 0.5 * np.linalg.norm(expected, axis=-1).mean())
 
 
 @few
@@ -172,7 +174,7 @@ def test_translations_are_found_to_the_edge_of_the_range(shift: int) -> None:
     anatomy = make_pair((160, 250), 2.0, seed=2).fixed
     found = field_from_simpleitk(itk_pdd.register(window(anatomy, 0), window(anatomy, shift))).vectors / 2
     inner = found[40:-40, 30:-30] - [0, shift]
-    assert np.linalg.norm(inner, axis=-1).mean() < 1
+    assert np.linalg.norm(inner, axis=-1).mean() < min(1, 0.5 * abs(shift))
 
 
 @pytest.mark.parametrize("shift", [-30, 28, 32])
