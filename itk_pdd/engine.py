@@ -23,6 +23,7 @@ from itk_pdd.kernels.unfold import unfold
 from itk_pdd.learned import register_learned
 from itk_pdd.mapping import Mapping
 from itk_pdd.memory import fit, needs
+from itk_pdd.network.preparation import canonical_volume
 from itk_pdd.operations import checked_device, on_device
 from itk_pdd.refinement import refined
 from itk_pdd.resampling import resample
@@ -309,10 +310,12 @@ def _prepared(
     channels: tuple[Volume, ...], grid: Grid, mapping: Mapping | None, mask: Volume | None, weights: tuple[float, ...]
 ) -> WorkingImage:
     """An image on the working grid, as the search wants it."""
-    arrays = [resample(volume, grid, mapping=mapping).array for volume in channels]
-    used = (
-        None if mask is None else resample(mask, grid, mapping=mapping, interpolation="nearest", outside="zero").array
-    )
+    # However the voxels are stored, they are interpolated in the same order: rounding would otherwise decide ties anew.
+    arrays = [resample(canonical_volume(volume), grid, mapping=mapping).array for volume in channels]
+    used = None
+    if mask is not None:
+        mask = canonical_volume(mask)
+        used = resample(mask, grid, mapping=mapping, interpolation="nearest", outside="zero").array
     if grid.dimension == 2:
         arrays, used = [array[None] for array in arrays], None if used is None else used[None]
     # A mask of everything is none.
