@@ -7,6 +7,8 @@ channels last; a 2-D image is one slice with a cell of 1.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ __all__ = ["compose", "make_consistent", "restrict", "spread", "upsample", "weig
 
 
 @functools.lru_cache(maxsize=64)
-def _taps(size: int, cell: int, count: int, order: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+def taps(size: int, cell: int, count: int, order: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Control points and weights that make up each voxel of an axis; beyond the last control point it is repeated."""
     position = (np.arange(0, size, stride) - (cell - 1) / 2) / cell
     low = np.floor(position)
@@ -94,7 +96,7 @@ def upsample(
     result = np.ascontiguousarray(control, dtype=np.float32)
     # From the fastest axis on: only the first, smallest array is walked in short steps.
     for axis in (2, 1, 0):
-        index, weights = _taps(shape[axis], cell[axis], control.shape[axis], order, stride)
+        index, weights = taps(shape[axis], cell[axis], control.shape[axis], order, stride)
         result = _along(_gather, result, axis, len(index), index, weights)
     return result
 
@@ -105,7 +107,7 @@ def spread(
     """The adjoint of cubic :func:`upsample`: sums of voxel values (a gradient, say) per control point."""
     result = np.ascontiguousarray(voxels, dtype=np.float32)
     for axis in (2, 1, 0):
-        index, weights = _taps(shape[axis], cell[axis], control[axis], 3, stride)
+        index, weights = taps(shape[axis], cell[axis], control[axis], 3, stride)
         result = _along(_scatter, result, axis, control[axis], index, weights)
     return result
 
@@ -212,7 +214,7 @@ def compose(outer: np.ndarray, inner: np.ndarray, *, weights: tuple[float, float
     return out
 
 
-def make_consistent(forward: np.ndarray, backward: np.ndarray, *, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+def make_consistent(forward: Any, backward: Any, *, iterations: int, compose: Callable = compose) -> tuple[Any, Any]:
     """Move two fields of opposite directions towards being inverse to each other.
 
     Each iteration replaces both by the mean of themselves and of the inverse that the other one stands for,
@@ -224,6 +226,8 @@ def make_consistent(forward: np.ndarray, backward: np.ndarray, *, iterations: in
         float32, shape (z, y, x, 3), components x, y, z in voxels of the common grid.
     iterations : int
         More are more consistent, and smoother.
+    compose : callable
+        Composes such fields: :func:`compose`, or what does the same for tensors.
 
     References
     ----------

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from itk_pdd.kernels import hamming_cuda, mind_cuda, tree_cuda
-from itk_pdd.kernels.lattice import _taps
+from itk_pdd.kernels.lattice import make_consistent, taps
 from itk_pdd.kernels.tree import SpanningTree
 
 __all__ = ["DeviceOperations"]
@@ -166,14 +166,9 @@ class DeviceOperations:
     def upsample(self, control: Tensor, cell: Sequence[int], shape: Sequence[int], *, order: int = 3) -> Tensor:
         """See :func:`itk_pdd.kernels.lattice.upsample`."""
         for axis in (2, 1, 0):
-            control = _weighted(control, axis, *_taps(shape[axis], cell[axis], control.shape[axis], order, 1))
+            control = _weighted(control, axis, *taps(shape[axis], cell[axis], control.shape[axis], order, 1))
         return control
 
     def make_consistent(self, forward: Tensor, backward: Tensor, *, iterations: int) -> tuple[Tensor, Tensor]:
         """See :func:`itk_pdd.kernels.lattice.make_consistent`."""
-        for _ in range(iterations):
-            forward, backward = (
-                compose(backward, forward, weights=(-0.5, 0.5)),
-                compose(forward, backward, weights=(-0.5, 0.5)),
-            )
-        return forward, backward
+        return make_consistent(forward, backward, iterations=iterations, compose=compose)
