@@ -134,7 +134,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             field = DisplacementField((initial(points + field.vectors) - points).astype(np.float32), fixed.grid)
         if progress is not None:
             progress(1.0, "done")
-        return SimpleNamespace(field=field, capture_range_mm=10.0, stages=())
+        return SimpleNamespace(field=field, capture_range_mm=10.0, stages=(), uncertainty=None)
 
     monkeypatch.setattr("itk_pdd.engine.register_volumes", register_volumes)
     return note

@@ -57,7 +57,7 @@ def _differences(low, high, weight, f, gradient, channels, out):
             store(out, c + j, load(gradient, j) * (a + weight * (load(high, c + j) - a) - load(f, c + j)))
 
 
-@compiled()
+@compiled
 def costs_backward(
     first, last, fixed, moving, lowz, highz, wz, lowy, highy, wy, lowx, highx, wx, point, scale, gradient, sizes,
     begin_x, with_moving, g_fixed, g_moving
@@ -180,7 +180,7 @@ def _products(low, high, weight, f, channels, out):
             store(out, j, load(out, j) + ((v0 + v1) + (v2 + v3)))
 
 
-@compiled()
+@compiled
 def expected(
     first, last, moving, lowz, highz, wz, lowy, highy, wy, lowx, highx, wx, point, costs, temperature, log_partition,
     sizes, out
@@ -225,7 +225,7 @@ def expected(
                 _reduce(sums[ky], start, stop, point, out[block, kz, ky])
 
 
-@compiled()
+@compiled
 def expected_backward(
     first, last, moving, lowz, highz, wz, lowy, highy, wy, lowx, highx, wx, point, costs, temperature, log_partition,
     gradient, centre, sizes, out

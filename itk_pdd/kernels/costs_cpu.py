@@ -84,7 +84,7 @@ def _squares_between(low, high, weight, f, channels, out):
             store(out, j, load(out, j) + ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)))
 
 
-@compiled()
+@compiled
 def costs(first, last, parts, fixed, moving, lowz, highz, wz, lowy, highy, wy, lowx, highx, wx, point, scale, out):
     """Mean squared differences for items first .. last of (blocks along x) x (parts along z).
 

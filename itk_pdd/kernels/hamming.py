@@ -61,7 +61,7 @@ def _add_row(out, first, count, rows, starts, shift, codes, samples, scale):
                 x += 4
 
 
-@compiled()
+@compiled
 def _costs(
     first_task,
     last_task,

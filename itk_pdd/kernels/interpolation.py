@@ -17,7 +17,7 @@ OUTSIDE = {"nearest": 0, "zero": 1}
 _GRAIN = 16384  # points per work item: enough to hide the scheduling, few enough to balance
 
 
-@compiled()
+@compiled
 def _linear(first, last, array, points, outside, out):
     depth, height, width, channels = array.shape
     for i in range(first, last):
@@ -45,7 +45,7 @@ def _linear(first, last, array, points, outside, out):
             out[i, c] = low * gz + high * fz
 
 
-@compiled()
+@compiled
 def _nearest(first, last, array, points, outside, out):
     depth, height, width, channels = array.shape
     for i in range(first, last):
@@ -64,7 +64,7 @@ def _nearest(first, last, array, points, outside, out):
             out[i, c] = array[z, y, x, c]
 
 
-@compiled()
+@compiled
 def _lines(first, last, array, pz, py, px, out):
     depth, height, width, channels = array.shape
     row = np.empty((width, channels), np.float32)

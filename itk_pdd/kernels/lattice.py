@@ -35,7 +35,7 @@ def taps(size: int, cell: int, count: int, order: int, stride: int) -> tuple[np.
 _PART = 4096  # values of the inner axis at a time
 
 
-@compiled()
+@compiled
 def _gather(first, last, source, index, weights, out):
     """out[i, o] = sum over taps of weights[o, t] source[i, index[o, t]]; arrays (outer, axis, inner)."""
     outputs, taps = index.shape
@@ -54,7 +54,7 @@ def _gather(first, last, source, index, weights, out):
                 target[k] += weight * row[k]
 
 
-@compiled()
+@compiled
 def _scatter(first, last, source, index, weights, out):
     """The adjoint of :func:`_gather`, over the outer index."""
     outputs, taps = index.shape
@@ -144,7 +144,7 @@ def _along(kernel, array, axis, length, index, weights):
     return out.reshape(*array.shape[:axis], length, *array.shape[axis + 1 :])
 
 
-@compiled()
+@compiled
 def _means(first, last, voxels, cell, grid, out):
     depth, height, width, channels = voxels.shape
     for task in range(first, last):
@@ -175,7 +175,7 @@ def restrict(voxels: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:
     return out.reshape(*grid, *voxels.shape[3:])
 
 
-@compiled()
+@compiled
 def _pull(first, last, outer, inner, weight_outer, weight_inner, out):
     """out = weight_inner * inner(x) + weight_outer * outer(x + inner(x)), linear, border replicated."""
     height, width = inner.shape[1:3]

@@ -9,7 +9,7 @@ from itk_pdd.kernels.parallel import compiled, run
 __all__ = ["feature_gradient"]
 
 
-@compiled()
+@compiled
 def _gradient(first, last, fixed, moving, mask, field, stride, factor, gradient, loss):
     count_y, count_x = field.shape[1:3]
     depth, height, width, channels = moving.shape

@@ -17,7 +17,7 @@ CHANNELS = 16  # channels are padded with zeros to this number, one SIMD registe
 _ROWS, _SLICES = 24, 16  # size of a tile: its buffers fit the second-level cache
 
 
-@compiled()
+@compiled
 def _variance(first, last, padded, pairs, radius_z, radius, dilation_z, dilation, stride, shape, sums):
     """Per slice of a sub-lattice: sum over its voxels of the mean patch distance less the smallest one."""
     channels = pairs.shape[0]
@@ -87,7 +87,7 @@ def _bits(distance, smallest, variance, limits, shift, word, codes):
             codes[x] |= np.uint64(word[x]) << place
 
 
-@compiled()
+@compiled
 def _mind(
     first_tile,
     last_tile,

@@ -81,7 +81,7 @@ class _TolerantCache(FunctionCache):
 
 
 def inlined(function: Callable) -> Callable:
-    """Decorator: compile a function that only compiled functions of the same file call; kept with those.
+    """Decorator: compile a function that only compiled ones call: those of its file or, for ``_SHARED`` files, of any.
 
     It must not allocate arrays. Numba counts the references to them otherwise, with atomic operations at every call
     that no optimisation takes out again once there are branches: that took two thirds of the time of small loops.
@@ -98,27 +98,23 @@ def _kept_with_callers(function: Callable, **options: Any) -> Callable:
     return numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy", no_cpython_wrapper=True, **options)(function)
 
 
-def compiled(**options: Any) -> Callable[[Callable], Callable]:
+def compiled(function: Callable) -> Callable:
     """Decorator: compile a function on first use, without the interpreter lock, cached in the user's cache folder.
 
     Where that folder cannot be written, numba falls back on its own choices; where none can be written, the function
     is compiled in every process.
     """
-
-    def decorate(function: Callable) -> Callable:
-        dispatcher = numba.njit(**{"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy", **options})(function)
-        before = config.CACHE_DIR
-        try:
-            # Only while this function is decorated: other packages keep their own cache.
-            config.CACHE_DIR = cache_folder()
-            dispatcher._cache = _TolerantCache(function)
-        except (RuntimeError, OSError):
-            _say_once("compiled kernels are not kept: no cache folder can be written")
-        finally:
-            config.CACHE_DIR = before
-        return dispatcher
-
-    return decorate
+    dispatcher = numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
+    before = config.CACHE_DIR
+    try:
+        # Only while this function is decorated: other packages keep their own cache.
+        config.CACHE_DIR = cache_folder()
+        dispatcher._cache = _TolerantCache(function)
+    except (RuntimeError, OSError):
+        _say_once("compiled kernels are not kept: no cache folder can be written")
+    finally:
+        config.CACHE_DIR = before
+    return dispatcher
 
 
 _PIECES = 32  # of the work of a single thread

@@ -162,7 +162,7 @@ def _min_convolutions(first, last, costs, smoothed, factor, shape, buffers, out)
                 _copy_row(mean, y * stride, out, at + z * area + y * width, width)
 
 
-@compiled()
+@compiled
 def min_convolution(first, last, costs, smoothed, factor, shape, out):
     """Min-convolution of the control points first .. last.
 
@@ -227,7 +227,7 @@ def _give(values, a, b, c, g, ig, out, count):
     _give_third(values, a, values, b, values, c, g, ig, out, c, count)
 
 
-@compiled()
+@compiled
 def min_convolution_backward(first, last, costs, smoothed, factor, shape, gradient, out):
     """Gradient of the costs from the gradient of the result, for the control points first .. last.
 
@@ -307,7 +307,7 @@ def min_convolution_backward(first, last, costs, smoothed, factor, shape, gradie
             store(out, to + width - 1, load(out, to + width - 1) + end)
 
 
-@compiled()
+@compiled
 def weigh_axis(first, last, values, out, size, inner, weights):
     """Multiply along one axis with a matrix of five diagonals, for items first .. last of (outer) x (chunks of inner).
 

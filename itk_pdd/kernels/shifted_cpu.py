@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from itk_pdd.kernels.parallel import compiled, run
+from itk_pdd.kernels.parallel import compiled, inlined, run
 
 __all__ = ["shifted_differences", "shifted_differences_backward", "taps"]
 
@@ -39,7 +39,7 @@ def taps(coordinates: np.ndarray, size: int, outside: str) -> tuple[np.ndarray, 
     return np.clip(index, 0, size - 1).astype(np.int64), weight, slope
 
 
-@compiled()
+@compiled
 def _forward(first, last, source, iz, wz, iy, wy, ix, wx, out):
     """Items are pairs of a channel and an offset."""
     offsets = out.shape[1]
@@ -67,7 +67,7 @@ def _forward(first, last, source, iz, wz, iy, wy, ix, wx, out):
                             target[x] += wx[s, x, 0] * row[ix[s, x, 0]] + wx[s, x, 1] * row[ix[s, x, 1]]
 
 
-@compiled()
+@compiled
 def _backward(first, last, source, gradient, iz, wz, dz, iy, wy, dy, ix, wx, dx, back, shifts):
     """Items are channels: each has a map of its own to add to. ``shifts`` gets (channel, shift, axis)."""
     offsets = gradient.shape[1]
@@ -110,7 +110,7 @@ def _backward(first, last, source, gradient, iz, wz, dz, iy, wy, dy, ix, wx, dx,
             shifts[c, s, 0], shifts[c, s, 1], shifts[c, s, 2] = along_z, along_y, along_x
 
 
-@compiled()
+@inlined
 def _add(target, values, factor):
     for x in range(target.shape[0]):
         target[x] += factor * values[x]

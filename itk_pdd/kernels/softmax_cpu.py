@@ -40,7 +40,7 @@ def _exponentials(costs, start, least, temperature, count, out):
         store(out, i, exponential(temperature * (least - load(costs, start + i))))
 
 
-@compiled()
+@compiled
 def moments(first, last, costs, temperature, dz, dy, dx, second, mean, covariance, entropy, log_partition):
     """Moments of the control points first .. last.
 
@@ -119,7 +119,7 @@ def moments(first, last, costs, temperature, dz, dy, dx, second, mean, covarianc
         entropy[k] = np.log(s) + temperature * spread / s
 
 
-@compiled()
+@compiled
 def moments_backward(
     first, last, costs, temperature, dz, dy, dx, mean, log_partition, entropy, g_mean, g_cov, g_entropy, g_log, out
 ):

@@ -11,7 +11,7 @@ from itk_pdd.kernels.parallel import compiled, run
 __all__ = ["share_bits", "thermometer_codes"]
 
 
-@compiled()
+@compiled
 def _codes(first, last, values, bits, out):
     classes = bits.shape[0]
     for i in range(first, last):

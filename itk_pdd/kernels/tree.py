@@ -77,7 +77,7 @@ def spanning_tree(guide: np.ndarray) -> SpanningTree:
     return SpanningTree(order, parent, size)
 
 
-@compiled()
+@compiled
 def _depth_first(walk, parent, order, size):
     """Turn a breadth-first walk into a depth-first one, with the sizes of the branches."""
     count = len(walk)
@@ -171,7 +171,7 @@ def _buffers(shape, width):
     return rows, prices, np.zeros(size // 8, np.float32), np.empty(size, np.float32)
 
 
-@compiled()
+@compiled
 def upward(first, last, branches, size, order, parent, alpha, taps, offset, shape, width, energy, message):
     """Towards the root, within branches: what each control point tells its parent."""
     buffers = _buffers(shape, width)
@@ -188,7 +188,7 @@ def upward(first, last, branches, size, order, parent, alpha, taps, offset, shap
                 energy[up] += message[node]
 
 
-@compiled()
+@compiled
 def downward(first, last, branches, size, order, parent, alpha, taps, offset, shape, width, energy, message):
     """Away from the root, within branches: what is known outside each branch."""
     buffers = _buffers(shape, width)
@@ -206,7 +206,7 @@ def downward(first, last, branches, size, order, parent, alpha, taps, offset, sh
             energy[node] += out
 
 
-@compiled()
+@compiled
 def towards_root(positions, branch, order, parent, alpha, taps, offset, shape, width, energy, message):
     """Towards the root, from where the branches end."""
     buffers = _buffers(shape, width)

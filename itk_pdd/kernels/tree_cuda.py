@@ -32,7 +32,7 @@ _LANES = 4096  # displacements held at once in registers, by 256 threads
 _THREADS = 1024  # per multiprocessor: more of them wait for the same few control points
 
 
-@compiled()
+@compiled
 def _levels(order, parent, by_depth, starts, children):
     """Control points sorted by depth, and the children of each: ``children[starts[k] : starts[k + 1]]``."""
     count = len(order)

@@ -47,7 +47,7 @@ def _smallest(field, scale, z, y, x, flat):
     return smallest
 
 
-@compiled()
+@compiled
 def _smallest_everywhere(first, last, field, scale, flat, out):
     for z in range(first, last):
         for y in range(out.shape[1]):
@@ -55,7 +55,7 @@ def _smallest_everywhere(first, last, field, scale, flat, out):
                 out[z, y, x] = _smallest(field, scale, z, y, x, flat)
 
 
-@compiled()
+@compiled
 def _relax(field, scale, flat, minimum, cells, rounds, marked, moved):
     """Relax the given cells until they and their neighbours are above ``minimum``; returns what is left.
 

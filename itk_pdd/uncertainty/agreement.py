@@ -45,7 +45,7 @@ class Agreement(NamedTuple):
     total: np.ndarray
 
 
-@compiled()
+@compiled
 def _collect(first, last, fixed, moving, field, block, stride, cell, factor, channels, mask, allowed, out):
     """Cells of the slices ``first`` to ``last`` of the control grid."""
     depth, height, width = moving.shape[:3]

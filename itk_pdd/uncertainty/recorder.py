@@ -197,7 +197,7 @@ def relaid(
     return sample_lines(values, positions)
 
 
-@compiled()
+@compiled
 def _find(first, last, costs, temperature, count, limit, found, weight):
     depth, height = costs.shape[1:3]
     room = found.shape[1]

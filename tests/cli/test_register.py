@@ -434,7 +434,7 @@ def test_bar_on_a_terminal(engine, pair) -> None:
             for step in range(5):
                 time.sleep(0.12)
                 progress(step / 4, f"stage {{step}}")
-            return types.SimpleNamespace(field=wave(fixed.grid), capture_range_mm=10.0)
+            return types.SimpleNamespace(field=wave(fixed.grid), capture_range_mm=10.0, uncertainty=None)
 
         itk_pdd.engine.register_volumes = register_volumes
         from itk_pdd.cli.register import main
