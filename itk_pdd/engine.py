@@ -203,8 +203,9 @@ def register_volumes(
             report(0.8, "refinement")
             start, before = found, block
             found, block = refined(
-                first, second, found, block, model.refinement, progress=lambda f: report(0.8 + 0.15 * f, "refinement")
-            )
+                first, second, found, block, model.refinement,
+                smallest_jacobian=model.smallest_jacobian, progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
+            )  # fmt: skip
             if recorder is not None:
                 recorder.refinement(start, before, found, block)
         if model.smallest_jacobian is not None:

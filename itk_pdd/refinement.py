@@ -1,11 +1,14 @@
-"""Instance optimisation: the field of one pair refined by gradient descent in feature space."""
+"""Instance optimisation: the field of one pair refined by gradient descent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+from scipy.ndimage import minimum_filter
 
+from itk_pdd.kernels.correlation import LocalCorrelation
 from itk_pdd.kernels.lattice import restrict, spread, upsample
 from itk_pdd.kernels.matching import feature_gradient
 from itk_pdd.kernels.unfold import unfold
@@ -18,31 +21,29 @@ _UNFOLD = 10  # steps between two looks for folds
 
 
 def refine(
-    fixed: np.ndarray,
-    moving: np.ndarray,
+    slope: Callable[[np.ndarray], np.ndarray],
     field: np.ndarray,
     settings: Refinement,
     *,
-    channels: int,
-    mask: np.ndarray | None = None,
+    smallest_jacobian: float | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> np.ndarray:
     """Improve a field by Adam steps on the coefficients of a cubic B-spline that is added to it.
 
-    Minimises the squared difference of the features plus the diffusion of the whole displacement. The paper descends
-    on the probability tensor; here the features are compared again at every step, at their full resolution. What folds
-    on the way is unfolded every few steps, so that the rest can make up for it.
+    Minimises a difference of the images plus the diffusion of the whole displacement. The paper descends on the
+    probability tensor; here the images are compared again at every step. What folds on the way is unfolded every few
+    steps, so that the rest can make up for it.
 
     Parameters
     ----------
-    fixed, moving : numpy.ndarray
-        uint8 features, shape (z, y, x, 16) or a multiple of 16.
+    slope : callable
+        Takes a field to the derivative of the difference with respect to each of its displacements, of the same shape.
     field : numpy.ndarray
         Displacements in voxels, float32 (z, y, x, 3), components x, y, z.
     settings : Refinement
-        Number of steps, control grid, weights.
-    channels, mask
-        See :func:`itk_pdd.kernels.matching.feature_gradient`.
+        Number of steps, control grid, diffusion.
+    smallest_jacobian : float, optional
+        What is unfolded, see :class:`itk_pdd.stages.Model`; nothing by default.
     progress : callable
         Called with the fraction that is done.
 
@@ -52,31 +53,25 @@ def refine(
         float32, shape of ``field``.
     """
     shape = field.shape[:3]
-    flat = tuple(size == 1 for size in shape)
-    cell = tuple(1 if f else settings.cell for f in flat)
-    stride = tuple(1 if f else settings.stride for f in flat)
-    compared = tuple(slice(None, None, s) for s in stride)
-    start = np.ascontiguousarray(field[compared])
+    cell = tuple(1 if size == 1 else settings.cell for size in shape)
     coarse = restrict(field, cell)
     control = np.zeros_like(coarse)
     mean, square = np.zeros_like(control), np.zeros_like(control)
-    # Gradients are taken per control point: the sum over the points it moves, relative to their usual number.
-    share = np.prod([c / s for c, s in zip(cell, stride, strict=True)])
+    # Gradients are taken per control point: the sum over the voxels it moves, relative to their usual number.
+    share = np.float32(np.prod(cell))
     for step in range(1, settings.iterations + 1):
-        update = upsample(control, cell, shape, stride=settings.stride)
-        gradient, _ = feature_gradient(fixed, moving, start + update, channels=channels, stride=stride, mask=mask)
-        slope = spread(gradient, cell, shape, control.shape[:3], stride=settings.stride) / np.float32(share)
-        slope += settings.diffusion * _diffusion_gradient(coarse + control, cell)
-        mean = 0.9 * mean + 0.1 * slope
-        square = 0.999 * square + 0.001 * slope**2
+        derivative = spread(slope(field + upsample(control, cell, shape)), cell, shape, control.shape[:3]) / share
+        derivative += settings.diffusion * _diffusion_gradient(coarse + control, cell)
+        mean = 0.9 * mean + 0.1 * derivative
+        square = 0.999 * square + 0.001 * derivative**2
         direction = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
         control -= np.float32(settings.rate) * direction
-        if step % _UNFOLD == 0 and step < settings.iterations:
+        if smallest_jacobian is not None and step % _UNFOLD == 0 and step < settings.iterations:
             update = upsample(control, cell, shape)
-            unfolded, moved, _ = unfold(field + update)
+            unfolded, moved, _ = unfold(field + update, minimum=smallest_jacobian)
             if moved:
                 field = unfolded - update
-                start = np.ascontiguousarray(field[compared])
+                coarse = restrict(field, cell)
         progress(step / settings.iterations)
     return field + upsample(control, cell, shape)
 
@@ -88,9 +83,10 @@ def refined(
     block: int,
     settings: Refinement,
     *,
+    smallest_jacobian: float | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[np.ndarray, int]:
-    """What the search found, refined on the features that the settings name.
+    """What the search found, refined by what the settings name.
 
     Parameters
     ----------
@@ -100,8 +96,8 @@ def refined(
         As :func:`itk_pdd.search.search` returns them.
     settings : Refinement
         What to compare, and how long.
-    progress : callable
-        Called with the fraction that is done.
+    smallest_jacobian, progress
+        See :func:`refine`.
 
     Returns
     -------
@@ -110,18 +106,59 @@ def refined(
     """
     if settings.features == "classes":
         target = fixed.classes.shrink
-        features = fixed.classes.features(target), moving.classes.features(target)
-        channels = 1  # a sum over the classes
     else:
-        target, channels = 1, fixed.similarities
-        features = fixed.features(settings.dilation), moving.features(settings.dilation)
-    shrunk = fixed.shrunk(target)
-    if block != target:
-        whole = enlarged(field / np.float32(block), fixed.per_axis(block), fixed.shape)
-        field = restrict(whole, fixed.per_axis(target))
+        target = settings.shrink(fixed.shape)
+        settings = replace(settings, diffusion=settings.diffusion / target**2)
+    if target % block:
+        field = enlarged(field / np.float32(block), fixed.per_axis(block), fixed.shape)
+        block = 1
+    field = restrict(field, fixed.per_axis(target // block))
+    slope = _slope(fixed, moving, settings, target)
     start = field / np.float32(target)
-    result = refine(*features, start, settings, channels=channels, mask=shrunk.mask, progress=progress)
+    result = refine(slope, start, settings, smallest_jacobian=smallest_jacobian, progress=progress)
     return result * np.float32(target), target
+
+
+def _slope(
+    fixed: WorkingImage, moving: WorkingImage, settings: Refinement, target: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What :func:`refine` wants, on blocks of ``target`` working voxels."""
+    cell = fixed.per_axis(target)
+    masks = [None if image.mask is None else restrict(image.mask, cell) >= 0.5 for image in (fixed, moving)]
+    landing = masks[1] if masks[1] is None else minimum_filter(masks[1], 2, origin=-1, mode="nearest")
+    if settings.features == "classes":
+        features = fixed.classes.features(target), moving.classes.features(target)
+
+        def by_classes(field: np.ndarray) -> np.ndarray:
+            # A sum over the classes, not a mean.
+            return feature_gradient(*features, field, channels=1, mask=_counted(masks[0], landing, field))[0]
+
+        return by_classes
+    total = sum(fixed.weights)
+    terms = []
+    for weight, *channels in zip(fixed.weights, fixed.channels, moving.channels, strict=True):
+        if weight > 0:
+            images = (restrict(channel, cell) for channel in channels)
+            terms.append((np.float32(weight / total), LocalCorrelation(*images, radius=settings.radius, masks=masks)))
+
+    def by_correlation(field: np.ndarray) -> np.ndarray:
+        counted = _counted(masks[0], landing, field)
+        return sum(weight * term.gradient(field, counted)[0] for weight, term in terms)
+
+    return by_correlation
+
+
+def _counted(fixed: np.ndarray | None, moving: np.ndarray | None, field: np.ndarray) -> np.ndarray | None:
+    """Voxels within the fixed mask that land within the moving one, bool (z, y, x); None if all do.
+
+    ``moving`` holds at each voxel whether this and those behind it are in the mask, between which is interpolated.
+    """
+    if moving is None:
+        return fixed
+    places = np.moveaxis(np.indices(field.shape[:3], dtype=np.float32), 0, -1) + field[..., ::-1]
+    index = np.floor(places).astype(np.intp)
+    inside = moving[tuple(np.clip(index[..., i], 0, size - 1) for i, size in enumerate(moving.shape))]
+    return inside if fixed is None else inside & fixed
 
 
 def _diffusion_gradient(control: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:

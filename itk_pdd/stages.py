@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from itk_pdd.network.pddmodel import PddModel
@@ -59,36 +62,45 @@ class Stage:
 
 @dataclass(frozen=True)
 class Refinement:
-    """Instance optimisation: gradient descent on a control grid, in feature space.
+    """Instance optimisation: gradient descent on a control grid.
+
+    Images are compared on the working grid, where this has more than ``max_voxels`` on blocks of its voxels (of 2 along
+    each axis, or 3 ...), and class probabilities on their own grid. ``cell`` and ``rate`` are in voxels of that.
 
     Parameters
     ----------
     iterations : int
         Adam steps; 0 for no refinement.
     cell : int
-        Working voxels per control point; smaller follows finer deformations.
-    stride : int
-        Working voxels per compared point.
+        Voxels per control point; smaller follows finer deformations.
     diffusion : float
-        Weight of the squared gradient of the displacements against the mean squared feature difference; larger is
-        smoother.
+        Weight of the squared gradient of the displacements against the difference of the images; larger is smoother. On
+        blocks of n voxels it is 1 / n^2 of that: their windows are wider, and say the more.
     rate : float
-        First step of Adam in working voxels.
-    dilation : int
-        Dilation of the MIND-SSC features in voxels.
-    features : {"mind-ssc", "classes"}
-        What is compared: hand-made features at every working voxel, or the class probabilities of the model's network
-        where that gives them. ``cell``, ``stride``, ``diffusion`` and ``rate`` are in voxels of what is compared, and
-        the difference of class probabilities is a sum over the classes, so that as many as one likes can be added.
+        First step of Adam; larger gets further and less exactly so.
+    features : {"correlation", "classes"}
+        What is compared: intensities by their squared local correlation (1 minus it, a mean over channels), or the
+        class probabilities of the model's network where that gives them (a sum of squared differences over classes).
+    radius : int
+        Half the width of the windows in which intensities are correlated; larger is less noisy and less local.
+    max_voxels : int
+        The most voxels whose intensities are compared; more is finer and slower.
     """
 
     iterations: int = 30
-    cell: int = 4
-    stride: int = 2
-    diffusion: float = 0.02
-    rate: float = 0.3
-    dilation: int = 2
-    features: str = "mind-ssc"
+    cell: int = 2
+    diffusion: float = 0.2
+    rate: float = 0.2
+    features: str = "correlation"
+    radius: int = 2
+    max_voxels: int = 3_000_000
+
+    def shrink(self, size: Sequence[int]) -> int:
+        """Working voxels along each axis of a block, for a working grid of a size."""
+        factor = 1
+        while np.prod([-(-n // min(factor, n)) for n in size]) > self.max_voxels:
+            factor += 1
+        return factor
 
 
 @dataclass(frozen=True)

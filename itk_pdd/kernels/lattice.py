@@ -18,9 +18,9 @@ __all__ = ["compose", "make_consistent", "restrict", "spread", "upsample", "weig
 
 
 @functools.lru_cache(maxsize=64)
-def taps(size: int, cell: int, count: int, order: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+def taps(size: int, cell: int, count: int, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Control points and weights that make up each voxel of an axis; beyond the last control point it is repeated."""
-    position = (np.arange(0, size, stride) - (cell - 1) / 2) / cell
+    position = (np.arange(size) - (cell - 1) / 2) / cell
     low = np.floor(position)
     f = position - low
     if order == 1:
@@ -69,9 +69,7 @@ def _scatter(first, last, source, index, weights, out):
                     target[k] += weight * row[k]
 
 
-def upsample(
-    control: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...], *, order: int = 3, stride: int = 1
-) -> np.ndarray:
+def upsample(control: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...], *, order: int = 3) -> np.ndarray:
     """Values of a control grid at the voxels.
 
     Parameters
@@ -85,29 +83,25 @@ def upsample(
     order : {1, 3}
         1 interpolates linearly; 3 takes the control points as coefficients of a cubic B-spline, which is smooth and
         therefore does not reach isolated extremes.
-    stride : int
-        Take only every ``stride``-th voxel per axis (an axis of one voxel stays).
 
     Returns
     -------
     numpy.ndarray
-        float32, shape (*ceil(shape / stride), channels).
+        float32, shape (*shape, channels).
     """
     result = np.ascontiguousarray(control, dtype=np.float32)
     # From the fastest axis on: only the first, smallest array is walked in short steps.
     for axis in (2, 1, 0):
-        index, weights = taps(shape[axis], cell[axis], control.shape[axis], order, stride)
+        index, weights = taps(shape[axis], cell[axis], control.shape[axis], order)
         result = _along(_gather, result, axis, len(index), index, weights)
     return result
 
 
-def spread(
-    voxels: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...], control: tuple[int, ...], *, stride: int = 1
-) -> np.ndarray:
+def spread(voxels: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...], control: tuple[int, ...]) -> np.ndarray:
     """The adjoint of cubic :func:`upsample`: sums of voxel values (a gradient, say) per control point."""
     result = np.ascontiguousarray(voxels, dtype=np.float32)
     for axis in (2, 1, 0):
-        index, weights = taps(shape[axis], cell[axis], control[axis], 3, stride)
+        index, weights = taps(shape[axis], cell[axis], control[axis], 3)
         result = _along(_scatter, result, axis, control[axis], index, weights)
     return result
 

@@ -10,22 +10,21 @@ __all__ = ["feature_gradient"]
 
 
 @compiled
-def _gradient(first, last, fixed, moving, mask, field, stride, factor, gradient, loss):
+def _gradient(first, last, fixed, moving, mask, field, factor, gradient, loss):
     count_y, count_x = field.shape[1:3]
     depth, height, width, channels = moving.shape
     masked = mask.shape[0] > 0
     one, zero = np.float32(1), np.float32(0)
-    for iz in range(first, last):
+    for z in range(first, last):
         total = 0.0
-        for iy in range(count_y):
-            for ix in range(count_x):
-                z, y, x = iz * stride[0], iy * stride[1], ix * stride[2]
+        for y in range(count_y):
+            for x in range(count_x):
                 if masked and not mask[z, y, x]:
-                    gradient[iz, iy, ix] = 0
+                    gradient[z, y, x] = 0
                     continue
-                px = x + field[iz, iy, ix, 0]
-                py = y + field[iz, iy, ix, 1]
-                pz = z + field[iz, iy, ix, 2]
+                px = x + field[z, y, x, 0]
+                py = y + field[z, y, x, 1]
+                pz = z + field[z, y, x, 2]
                 # Beyond the border the features do not change any more, along an axis of one voxel they never do.
                 in_x = width > 1 and 0 <= px <= width - 1
                 in_y = height > 1 and 0 <= py <= height - 1
@@ -56,10 +55,10 @@ def _gradient(first, last, fixed, moving, mask, field, stride, factor, gradient,
                     gy += r * ((one - fz) * (b - a) + fz * (e - d))
                     gx += r * ((one - fz) * ((one - fy) * dx0 + fy * dx1) + fz * ((one - fy) * dx2 + fy * dx3))
                 total += square
-                gradient[iz, iy, ix, 0] = np.float32(2) * factor * gx if in_x else zero
-                gradient[iz, iy, ix, 1] = np.float32(2) * factor * gy if in_y else zero
-                gradient[iz, iy, ix, 2] = np.float32(2) * factor * gz if in_z else zero
-        loss[iz] = total * factor
+                gradient[z, y, x, 0] = np.float32(2) * factor * gx if in_x else zero
+                gradient[z, y, x, 1] = np.float32(2) * factor * gy if in_y else zero
+                gradient[z, y, x, 2] = np.float32(2) * factor * gz if in_z else zero
+        loss[z] = total * factor
 
 
 def feature_gradient(
@@ -68,7 +67,6 @@ def feature_gradient(
     field: np.ndarray,
     *,
     channels: int,
-    stride: tuple[int, int, int],
     mask: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Mean squared difference of features and its derivative with respect to each displacement.
@@ -78,11 +76,9 @@ def feature_gradient(
     fixed, moving : numpy.ndarray
         uint8 features, shape (z, y, x, 16); 255 stands for 1.
     field : numpy.ndarray
-        Displacements in voxels at every ``stride``-th voxel, float32 (..., 3), components x, y, z.
+        Displacements in voxels float32 (z, y, x, 3), components x, y, z.
     channels : int
         Number of channels that are in use; the difference is a mean over them.
-    stride : tuple of int
-        Every how many voxels (z, y, x) are compared.
     mask : numpy.ndarray, optional
         Fixed voxels that count.
 
@@ -101,7 +97,6 @@ def feature_gradient(
         moving,
         np.empty((0, 0, 0), np.bool_) if mask is None else mask,
         field,
-        np.asarray(stride),
         np.float32(1 / (255**2 * channels)),
         gradient,
         loss,

@@ -166,7 +166,7 @@ class DeviceOperations:
     def upsample(self, control: Tensor, cell: Sequence[int], shape: Sequence[int], *, order: int = 3) -> Tensor:
         """See :func:`itk_pdd.kernels.lattice.upsample`."""
         for axis in (2, 1, 0):
-            control = _weighted(control, axis, *taps(shape[axis], cell[axis], control.shape[axis], order, 1))
+            control = _weighted(control, axis, *taps(shape[axis], cell[axis], control.shape[axis], order))
         return control
 
     def make_consistent(self, forward: Tensor, backward: Tensor, *, iterations: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,9 @@
-"""The whole comparison on the benchmark data: all methods, three data sets, one report each.
+"""The whole comparison on the benchmark data: all methods, one report for each data set.
 
     python tests/benchmarks/compare_all.py -o results [--data abdomen hippocampus lung] [--methods pdd,greedy]
+
+The data sets ``ct-mr`` and ``contrasts`` (see two_contrasts.py) are for methods that can do with two contrasts: only
+these run there.
 
 Writes ``results/<data>/pairs.csv`` and calls ``pdd-compare`` on it, which prints the table and writes ``results.csv``,
 ``summary.csv`` and ``report.html`` beside it. What is done is not done again: start an interrupted run again with the
@@ -15,20 +18,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import two_contrasts
+
 from itk_pdd.evaluation import datasets
 
 METHODS = "pdd,elastix-bspline,bspline,demons,demons-symmetric,syn,syn-cc,greedy,convexadam"
+ANY_CONTRAST = "pdd,elastix-bspline,bspline,syn,convexadam"
 # The rules of each data set, the same for every method: the range of intensities that matters in a CT of the trunk;
 # hippocampi are crops with their own corner as origin, the lungs lie 35 mm apart.
 RULES = {
     "abdomen": ["--clamp", "-1000", "1000", "--group", "large=1,2,3,6,7"],
     "hippocampus": ["--start", "centre", "--settings", "hippocampus"],
     "lung": ["--start", "centre", "--clamp", "-1000", "1000"],
+    "ct-mr": ["--group", "large=1,2,3,6,7", "--settings", "mutual-information"],
+    "contrasts": ["--settings", "mutual-information"],
 }
 PAIRS = {
-    "abdomen": lambda: datasets.abdomen_pairs("validation"),
-    "hippocampus": lambda: datasets.hippocampus_pairs("validation", 20),
-    "lung": lambda: [datasets.lung_pair()],
+    "abdomen": lambda folder: datasets.abdomen_pairs("validation"),
+    "hippocampus": lambda folder: datasets.hippocampus_pairs("validation", 20),
+    "lung": lambda folder: [datasets.lung_pair()],
+    "ct-mr": lambda folder: two_contrasts.ct_mr_pairs(folder / "images"),
+    "contrasts": lambda folder: two_contrasts.synthetic_pairs(folder / "images"),
 }
 
 
@@ -37,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--data", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="data sets")
-    parser.add_argument("--methods", default=METHODS, help="methods, the first is the one compared with")
+    parser.add_argument("--methods", help="methods, the first is the one compared with")
     parser.add_argument("--jobs", type=int, default=1, help="registrations at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds for each registration")
@@ -48,10 +58,11 @@ def main() -> int:
     for name in options.data:
         folder = options.output / name
         folder.mkdir(parents=True, exist_ok=True)
-        datasets.write_pairs(folder / "pairs.csv", PAIRS[name]())
+        datasets.write_pairs(folder / "pairs.csv", PAIRS[name](folder))
+        methods = options.methods or (ANY_CONTRAST if name in ("ct-mr", "contrasts") else METHODS)
         command = [
             *(sys.executable, "-m", "itk_pdd.cli.compare", str(folder / "pairs.csv"), "-o", str(folder)),
-            *("--methods", options.methods, "--jobs", str(options.jobs), "--threads", str(options.threads)),
+            *("--methods", methods, "--jobs", str(options.jobs), "--threads", str(options.threads)),
             *("--time-limit", str(options.time_limit), "--memory-limit", str(options.memory_limit)),
             *RULES[name],
         ]
