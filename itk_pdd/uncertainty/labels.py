@@ -9,6 +9,7 @@ import numpy as np
 
 from itk_pdd.field import slabs
 from itk_pdd.kernels.interpolation import sample_nearest
+from itk_pdd.resampling import interpolate
 
 if TYPE_CHECKING:
     from itk_pdd.uncertainty.estimate import Uncertainty
@@ -31,14 +32,12 @@ def _draws(dimension: int) -> np.ndarray:
 
 def _drawn(labels: Volume, uncertainty: Uncertainty) -> Iterator[tuple[slice, np.ndarray]]:
     """Labels at displaced positions, slab by slab: (slice of the fixed grid, labels (draws, *slab); 0 outside)."""
-    from itk_pdd.uncertainty.estimate import _spread
-
     grid, dimension = uncertainty.grid, uncertainty.grid.dimension
     control = np.linalg.cholesky(uncertainty._control)
     first, second = np.tril_indices(dimension)
     draws = _draws(dimension)
     vectors = uncertainty.field.vectors
-    root = _spread(control[..., first, second], uncertainty.evidence.grid, grid)
+    root = interpolate(control[..., first, second], uncertainty.evidence.grid, grid)
     for slab, points in slabs(grid):
         for start in range(slab.start, slab.stop, 8):
             part = slice(start, min(start + 8, slab.stop))
