@@ -74,7 +74,7 @@ class Uncertainty:
         if self._initial is not None:
             step = 0.5 * min(points.spacing)
             turn = _derivative(self._initial, self.evidence.moved, step) @ turn
-        return variance[..., None, None] * (turn @ calibration.shape(self.evidence) @ np.swapaxes(turn, -1, -2))
+        return variance[..., None, None] * (turn @ calibration.shape(self.evidence.spread) @ np.swapaxes(turn, -1, -2))
 
     def control_deviation(self) -> np.ndarray:
         """Standard deviation in millimetres at the control points (``evidence.grid``)."""

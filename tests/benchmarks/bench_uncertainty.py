@@ -48,9 +48,7 @@ def ranks(case: Case, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]
         square, dimension, volume = np.square(case.errors), 1, 0.0
     else:
         dimension = case.errors.shape[1]
-        matrix = (1 - calibration.structure - calibration.marginals) * np.eye(dimension)
-        for share, name in ((calibration.structure, "structure"), (calibration.marginals, "marginals")):
-            matrix = matrix + dimension * share * case.spread[name]
+        matrix = dimension * calibration.shape(case.spread)
         square = np.einsum("ni,ni->n", case.errors, np.linalg.solve(matrix, case.errors[..., None])[..., 0])
         volume = np.linalg.slogdet(matrix)[1] / 2
     square = square / scale**2
