@@ -67,9 +67,10 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float:
     """Probability that a positive has a higher score than a negative; NaN without both."""
     if positive.all() or not positive.any():
         return float("nan")
-    order = stats.rankdata(score)
-    count = positive.sum()
-    return float((order[positive].sum() - count * (count + 1) / 2) / (count * (len(score) - count)))
+    positives, negatives = score[positive], score[~positive]
+    # Of its p-value nothing is wanted: the quickest way to one.
+    wins = stats.mannwhitneyu(positives, negatives, method="asymptotic").statistic
+    return float(wins / (len(positives) * len(negatives)))
 
 
 def sparsification(score: np.ndarray, errors: np.ndarray, shares: np.ndarray) -> np.ndarray:
