@@ -12,7 +12,7 @@ import numpy as np
 from itk_pdd import kernels
 from itk_pdd.capture import edge_share
 from itk_pdd.kernels.blocks import min_sum_means
-from itk_pdd.kernels.lattice import restrict
+from itk_pdd.kernels.lattice import per_axis, restrict
 from itk_pdd.kernels.mind import code_bits, mind_features
 from itk_pdd.kernels.tree import spanning_tree
 from itk_pdd.masking import MaskedCosts
@@ -67,7 +67,7 @@ class WorkingImage:
 
     def per_axis(self, value: int) -> tuple[int, int, int]:
         """A number for each axis z, y, x; 1 for the missing axis of a 2-D image."""
-        return (value if self.dimension == 3 else 1, value, value)
+        return per_axis(value, self.dimension)
 
     def features(self, dilation: int, channel: int = 0) -> np.ndarray:
         """MIND-SSC features of a channel, uint8 (z, y, x, 16)."""
