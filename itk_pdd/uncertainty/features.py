@@ -149,9 +149,7 @@ def _derivatives(field: np.ndarray, cell: tuple[int, int, int]) -> tuple[np.ndar
         if field.shape[axis] < 2:
             continue
         first = first + np.sum(np.square(np.gradient(field, axis=axis) / np.float32(cell[axis])), axis=-1)
-        padded = np.concatenate([field.take([0], axis), field, field.take([-1], axis)], axis)
-        n = field.shape[axis]
-        mean = mean + (padded.take(range(n), axis) + padded.take(range(2, n + 2), axis)) / 2
+        mean = mean + ndimage.correlate1d(field, (0.5, 0, 0.5), axis=axis, mode="nearest")
         axes += 1
     if not axes:
         return np.zeros(field.shape[:3], np.float32), np.zeros(field.shape[:3], np.float32)
@@ -200,9 +198,8 @@ def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.nda
         result[f"{name} bound"] = np.sqrt(spread * each.square)
         result[f"{name} residual"] = np.sqrt(each.square)
     result["decorrelation"] = 1 - sum(likeness) / np.float32(sum(first.weights))
-    each = sums["intensity"]
-    result["unseen"] = 1 - each.count / np.maximum(each.total, 1e-6)
-    return result, inverse, structured & (each.total > 0)
+    result["unseen"] = 1 - sums["intensity"].count / sums["intensity"].total
+    return result, inverse, structured
 
 
 def _matched(fixed, moving, field, blocks, mask) -> np.ndarray:

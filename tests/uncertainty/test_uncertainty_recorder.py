@@ -121,7 +121,7 @@ def test_mask_and_border_leave_samples_out() -> None:
     image = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
     away = np.zeros((8, 8, 8, 3), np.float32)
     away[..., 0] = 4
-    options = {"block": (1, 1, 1), "cell": (8, 8, 8), "stride": (1, 1, 1), "channels": 1, "smooth": False}
+    options = {"block": (1, 1, 1), "cell": (8, 8, 8), "stride": (1, 1, 1), "channels": 1}
     assert agreement(image, image, away, **options).count == pytest.approx(8 * 8 * 4), "half leaves the image"
     mask = np.zeros((8, 8, 8), bool)
     mask[:2] = True
