@@ -185,7 +185,7 @@ def search(
             steps = operations.numpy(found[0] * float(lattice))
             at_edge(edge_share(steps, guide, stage.reach, stage.step * shrink), stage.reach)
         if recorder is not None:
-            recorder.fields(stage, [operations.numpy(each) for each in found], lattice)
+            recorder.fields([operations.numpy(each) for each in found], lattice)
         forward = found[0]
         if stage.consistency:
             forward, backward = operations.make_consistent(*found, iterations=stage.consistency)

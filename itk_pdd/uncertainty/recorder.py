@@ -153,8 +153,11 @@ class Recorder:
         )  # fmt: skip
         del self._base, self._covariance, self._entropy, self._several
 
-    def fields(self, stage: Stage, found: list[np.ndarray], lattice: int) -> None:
-        """Take in forward and backward field of a stage, in units of and on a lattice of ``lattice`` working voxels."""
+    def fields(self, found: list[np.ndarray], lattice: int) -> None:
+        """Take in both fields of the last stage, in units of and on a lattice of ``lattice`` working voxels.
+
+        Forward and backward; of a stage that has no backward one there is nothing to take in.
+        """
         if len(found) < 2:
             return
         record = self.stages[-1]

@@ -85,7 +85,7 @@ def test_disagreement_is_where_a_point_ends_after_going_there_and_back() -> None
     recorder.stages.append(SimpleNamespace(block=(4, 4, 4)))
     forward, backward = (np.zeros((4, 4, 4, 3), np.float32) for _ in range(2))
     forward[..., 0], backward[..., 0] = 1.0, -0.5
-    recorder.fields(STAGE, [forward, backward], 2)
+    recorder.fields([forward, backward], 2)
     assert recorder.stages[0].disagreement == pytest.approx(0.5 * 2), "half a block of two voxels"
 
 
