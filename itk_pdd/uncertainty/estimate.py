@@ -159,7 +159,7 @@ class Uncertainty:
 
     def _samples(self, count: int, seed: int) -> Iterator[DisplacementField]:
         control = self.evidence.grid
-        root = np.linalg.cholesky(self._control + 1e-9 * np.eye(self.grid.dimension, dtype=np.float32))
+        root = np.linalg.cholesky(self._control)
         width = self.calibration.coherence * self.evidence.voxel / control.spacing[0]
         gain = _interpolation_gain(control, self.grid, float(np.exp(-1 / (4 * width**2))))
         for generator in np.random.default_rng(seed).spawn(count):
