@@ -157,7 +157,7 @@ def register_files(
         "report": lambda: _report_writer(fixed, moving, problem, labels, result),
         "warped": lambda: partial(files.write_image, warp_simpleitk(moving_image, result.field)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
-        **uncertainty_writers(result, labels),
+        **uncertainty_writers(result, labels, targets),
     }
     with simpleitk_threads(threads):
         wanted = [(target, writers[name]()) for name, target in targets.items()]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from itk_pdd.uncertainty.estimate import Uncertainty
     from itk_pdd.volume import Volume
 
-__all__ = ["label_entropy", "label_probabilities"]
+__all__ = ["entropy_of", "label_entropy", "label_probabilities"]
 
 _DRAWS = 64  # displacements that stand for the distribution of a voxel
 
@@ -81,7 +81,15 @@ def label_entropy(labels: Volume, uncertainty: Uncertainty) -> np.ndarray:
     """Entropy of the label at every voxel of the fixed image in nats, float32: 0 where it is certain."""
     out = np.zeros(uncertainty.grid.shape, np.float32)
     for part, found in _drawn(labels, uncertainty):
-        for value in np.unique(found):
-            share = (found == value).mean(axis=0, dtype=np.float32)
-            out[part] -= share * np.log(np.maximum(share, 1e-12))
+        # Few of the labels are found in a part.
+        shares = [(found == value).mean(axis=0, dtype=np.float32) for value in np.unique(found)]
+        out[part] = entropy_of(np.stack(shares, axis=-1))
+    return out
+
+
+def entropy_of(probabilities: np.ndarray) -> np.ndarray:
+    """Entropy in nats, float32 (...), of probabilities (..., labels) that add up to 1."""
+    out = np.zeros(probabilities.shape[:-1], np.float32)
+    for share in np.moveaxis(probabilities, -1, 0):
+        out -= share * np.log(np.maximum(share, np.float32(1e-12)))
     return np.maximum(out, 0)
