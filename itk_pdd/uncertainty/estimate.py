@@ -177,6 +177,9 @@ class Uncertainty:
     def label_probabilities(self, labels: Any) -> tuple[tuple[int, ...], np.ndarray]:
         """Probability of every label of the moving image at every voxel of the fixed image.
 
+        From a Gaussian with the covariance of the voxel, as for :meth:`sample`: 64 evenly spread draws, so that a
+        probability is a multiple of 1/64.
+
         Parameters
         ----------
         labels : itk.Image, SimpleITK.Image, Volume, str or path-like

@@ -55,6 +55,9 @@ def _drawn(labels: Volume, uncertainty: Uncertainty) -> Iterator[tuple[slice, np
 def label_probabilities(labels: Volume, uncertainty: Uncertainty) -> tuple[tuple[int, ...], np.ndarray]:
     """Probability of every label of the moving image at every voxel of the fixed image.
 
+    The shares of 64 evenly spread draws of the displacement from a Gaussian with its covariance at the voxel: tails as
+    heavy as those of the calibrated Student distribution are left out, and a share is a multiple of 1/64.
+
     Parameters
     ----------
     labels : Volume
@@ -78,7 +81,10 @@ def label_probabilities(labels: Volume, uncertainty: Uncertainty) -> tuple[tuple
 
 
 def label_entropy(labels: Volume, uncertainty: Uncertainty) -> np.ndarray:
-    """Entropy of the label at every voxel of the fixed image in nats, float32: 0 where it is certain."""
+    """Entropy of the label at every voxel of the fixed image in nats, float32: 0 where all draws show the same one.
+
+    Of the probabilities of :func:`label_probabilities`.
+    """
     out = np.zeros(uncertainty.grid.shape, np.float32)
     for part, found in _drawn(labels, uncertainty):
         # Few of the labels are found in a part.
