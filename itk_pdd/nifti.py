@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Flaws", "Head", "Intent", "examine_nifti", "read_head", "read_intent"]
+__all__ = ["Flaws", "Head", "Intent", "examine_nifti", "missing_bytes", "read_head", "read_intent"]
 
 _FLOATS = {16: "f4", 64: "f8"}
 _BLOCK = 1 << 22
@@ -143,12 +143,22 @@ def examine_nifti(path: str | os.PathLike[str]) -> Flaws:
     header = _voxels(read_head(path))
     if header is None:
         return Flaws()  # the reader will say what is wrong
-    if not header.floats:
-        size = path.stat().st_size if not compressed else _stored_size(path)
-        # A compressed file of several pieces, or one cut short, does not end with its size: decompress it to see.
-        if size == header.size or not compressed:
-            return Flaws(missing=max(0, header.size - size))
-    return _walk(path, compressed, header)
+    return _walk(path, compressed, header) if header.floats else Flaws(missing=_missing(path, compressed, header))
+
+
+def missing_bytes(path: str | os.PathLike[str]) -> int:
+    """How many bytes a NIfTI file lacks, whatever its voxels are; 0 for what is no single-file NIfTI at all."""
+    path = Path(path)
+    header = _voxels(read_head(path))
+    return 0 if header is None else _missing(path, path.name.lower().endswith(".gz"), header)
+
+
+def _missing(path: Path, compressed: bool, header: _Voxels) -> int:
+    size = path.stat().st_size if not compressed else _stored_size(path)
+    # A compressed file of several pieces, or one cut short, does not end with its size: decompress it to see.
+    if size == header.size or not compressed:
+        return max(0, header.size - size)
+    return _walk(path, compressed, header).missing
 
 
 def _walk(path: Path, compressed: bool, header: _Voxels) -> Flaws:
