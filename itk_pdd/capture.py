@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import warnings
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationWarning
+from itk_pdd.errors import warn
 
 __all__ = ["EDGE_SHARE", "edge_share", "tell_edge"]
 
@@ -60,12 +59,10 @@ def tell_edge(share: float, reach_mm: float) -> None:
         Largest displacement along an axis in millimetres.
     """
     if share > EDGE_SHARE:
-        warnings.warn(
+        warn(
             f"{share:.0%} of the image with structure lies at the edge of the range that was searched ({reach_mm:.3g} "
             "mm along each axis) and may belong beyond it: check the result, or start closer (initialise='center' or "
-            "'affine', or an initial transform)",
-            RegistrationWarning,
-            stacklevel=4,
+            "'affine', or an initial transform)"
         )
     elif share > 0:
         log.info("%.1f %% of the image with structure lies at the edge of the range, %.3g mm", 100 * share, reach_mm)

@@ -6,14 +6,13 @@ import logging
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.grid import Grid
 from itk_pdd.stages import Model, Stage
 
@@ -247,11 +246,7 @@ def fit(
             found = estimate(grid)
         if found.least > space:
             raise RegistrationError(f"not enough memory: {needed}; {advice}resample the images or give a spacing")
-        warnings.warn(
-            f"{needed}: they are compared at {max(grid.spacing):.3g} mm instead of {max(wanted.spacing):.3g} mm",
-            RegistrationWarning,
-            stacklevel=4,
-        )
+        warn(f"{needed}: they are compared at {max(grid.spacing):.3g} mm instead of {max(wanted.spacing):.3g} mm")
     if found.most > space:
         log.info("memory: the costs are computed in blocks, twice each")
     return grid, space - found.images

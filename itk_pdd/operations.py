@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from itk_pdd import kernels
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
 from itk_pdd.kernels.mind import add_codes
@@ -179,7 +178,7 @@ def operations(device: str) -> Any:
         problem = f"{found} does not work here ({type(error).__name__}: {error})"
         if device != "auto":
             raise RegistrationError(f"device is {device!r}, but {problem}: use 'cpu'") from error
-        warnings.warn(f"{problem}: computing on the CPU", RegistrationWarning, stacklevel=2)
+        warn(f"{problem}: computing on the CPU")
         return HostOperations()
 
 
@@ -215,5 +214,5 @@ def on_device(device: str, compute: Callable[[Any], T]) -> T:
             raise RegistrationError(f"device is {device!r}, but {problem}: {advice}") from error
     # Outside of the handler, whose exception would keep the tensors alive.
     torch.cuda.empty_cache()
-    warnings.warn(f"{problem}: computing on the CPU", RegistrationWarning, stacklevel=2)
+    warn(f"{problem}: computing on the CPU")
     return compute(HostOperations())
