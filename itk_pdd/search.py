@@ -95,10 +95,12 @@ class WorkingImage:
 
     def guide(self, cell: tuple[int, int, int]) -> np.ndarray:
         """Mean intensity of each cell, over the channels scaled alike."""
-        if len(self.channels) == 1:
-            return restrict(self.channels[0], cell)
-        scaled = [w / (np.std(c) or 1.0) * restrict(c, cell) for w, c in zip(self.weights, self.channels, strict=True)]
-        return np.sum(scaled, axis=0)
+        return restrict(self.channels[0], cell) if len(self.channels) == 1 else self.contrasts(cell).sum(axis=0)
+
+    def contrasts(self, cell: tuple[int, int, int]) -> np.ndarray:
+        """Mean intensity of each cell in each channel, scaled alike and weighted: (channels, z, y, x)."""
+        both = zip(self.weights, self.channels, strict=True)
+        return np.stack([weight / (np.std(channel) or 1.0) * restrict(channel, cell) for weight, channel in both])
 
     def shrunk(self, factor: int) -> WorkingImage:
         """The image averaged over blocks of ``factor`` voxels along each axis."""
@@ -181,9 +183,10 @@ def search(
                 _one_way(operations, image, mine, others, allowed, stage, field_, before, share, memory, listener)
             )
         if number == 0:
-            guide = restrict(images[0].channels[0], image.per_axis(share))
-            steps = operations.numpy(found[0] * float(lattice))
-            at_edge(edge_share(steps, guide, stage.reach, stage.step * shrink), stage.reach)
+            first, cell = images[0], images[0].per_axis(share)
+            counted = None if first.mask is None else restrict(first.mask, cell) >= 0.5
+            steps, distance = operations.numpy(found[0] * float(lattice)), stage.step * shrink
+            at_edge(edge_share(steps, first.contrasts(cell), stage.reach, distance, mask=counted), stage.reach)
         if recorder is not None:
             recorder.fields([operations.numpy(each) for each in found], lattice)
         forward = found[0]
