@@ -93,6 +93,7 @@ def needs(
     finest = min(stage.shrink for stage in model.stages)
     # Both images as they are and averaged; codes of both, and once more as they are read; MIND-SSC; a few fields.
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
+    codes += 8 * masked / finest**grid.dimension  # codes without a bit set
     # Bytes of the features of both images, and fields in a row.
     refined = 0 if not model.refinement.iterations else 32 * words + 4 * 12
     images = voxels * (channels * 9 + max(codes + 12, refined) + 2 * masked)
