@@ -240,13 +240,15 @@ def fit(
     log.info("memory: about %s, %s", _gigabytes(found.most), where)
     if found.least > space:
         advice = "allow more (memory), " if limit is not None else ""
-        needed = f"a registration at {max(grid.spacing):.3g} mm takes at least {_gigabytes(found.least)} beside the "
-        needed += f"images, but {where}"
+        asked = "the given spacing of " if keep_spacing else ""
+        needed = f"a registration at {asked}{max(grid.spacing):.3g} mm takes at least {_gigabytes(found.least)} beside "
+        needed += f"the images, but {where}"
         while found.least > space and not keep_spacing and min(grid.size) > _SMALLEST:
             grid = make_grid(replace(model, spacing=1.05 * max(grid.spacing)))
             found = estimate(grid)
         if found.least > space:
-            raise RegistrationError(f"not enough memory: {needed}; {advice}resample the images or give a spacing")
+            advice += "give a larger spacing or none" if keep_spacing else "resample the images or give a spacing"
+            raise RegistrationError(f"not enough memory: {needed}; {advice}")
         warn(f"{needed}: they are compared at {max(grid.spacing):.3g} mm instead of {max(wanted.spacing):.3g} mm")
     if found.most > space:
         log.info("memory: the costs are computed in blocks, twice each")
