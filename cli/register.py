@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import click
 
 from itk_pdd._version import __version__
+from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 
 PATH = click.Path(path_type=Path)
 
@@ -17,7 +18,7 @@ class _Groups(click.Command):
 
     headings: ClassVar = {
         "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report"),
-        "Uncertainty": ("uncertainty", "covariance", "entropy", "label_probabilities", "label_entropy"),
+        "Uncertainty": IMAGES,
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
         "Registration": ("model", "spacing", "device", "threads", "memory", "seed", "quality"),
     }
@@ -203,7 +204,7 @@ def main(**arguments: Any) -> None:
         click.echo(summary, err=folder is None)
 
 
-_OUTPUTS = tuple(name for heading in ("Outputs", "Uncertainty") for name in _Groups.headings[heading])
+_OUTPUTS = (*_Groups.headings["Outputs"], *IMAGES)
 _INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
 
 
@@ -212,7 +213,7 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
         raise click.UsageError(f"Missing argument {'FIXED' if fixed is None else 'MOVING'!r}.")
     if not any(arguments[name] for name in _OUTPUTS):
         raise click.UsageError("Nothing to write: give -o or another of the outputs (see --help).")
-    carried = ("warped_labels", "label_probabilities", "label_entropy")
+    carried = ("warped_labels", *LABEL_IMAGES)
     if (arguments["moving_labels"] is None) != all(arguments[name] is None for name in carried):
         raise click.UsageError(
             "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy) belong together: "

@@ -17,7 +17,6 @@ from itk_pdd import capture, models
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
-from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.thermometer import share_bits
 from itk_pdd.kernels.unfold import unfold
 from itk_pdd.learned import register_learned
@@ -26,7 +25,7 @@ from itk_pdd.memory import fit, needs
 from itk_pdd.network.preparation import canonical_volume
 from itk_pdd.operations import checked_device, on_device
 from itk_pdd.refinement import refined
-from itk_pdd.resampling import resample
+from itk_pdd.resampling import interpolate, resample
 from itk_pdd.search import WorkingImage, search
 from itk_pdd.semantics import ClassMaps
 from itk_pdd.stages import Model
@@ -361,16 +360,11 @@ def _to_fixed_grid(
     """The field found at blocks of the working grid, in millimetres on the fixed image's grid, initial included."""
     vectors = (found[0, ..., :2] if grid.dimension == 2 else found) @ grid.matrix.T.astype(np.float32)
     inner = DisplacementField(np.ascontiguousarray(vectors, dtype=np.float32), grid.blocks(block))
-    lines = inner.grid.lines(fixed) if initial is None else None
-    if lines is not None and lines[0] == tuple(range(fixed.dimension)):
-        flat = fixed.dimension == 2
-        positions = (np.zeros(1), *lines[1]) if flat else tuple(lines[1])
-        out = sample_lines(inner.vectors[None] if flat else inner.vectors, positions)
-        return DisplacementField(out[0] if flat else out, fixed)
+    if initial is None:
+        return DisplacementField(interpolate(inner.vectors, inner.grid, fixed), fixed)
     out = np.empty((*fixed.shape, fixed.dimension), np.float32)
     for slab, points in slabs(fixed):
-        moved = points + inner.at(points, outside="nearest")
-        out[slab] = (moved if initial is None else initial(moved)) - points
+        out[slab] = initial(points + inner.at(points, outside="nearest")) - points
     return DisplacementField(out, fixed)
 
 

@@ -3,7 +3,10 @@
 Every message is one sentence that names the argument, what was found and what was expected.
 """
 
-__all__ = ["RegistrationAborted", "RegistrationError", "RegistrationWarning"]
+import sys
+import warnings
+
+__all__ = ["RegistrationAborted", "RegistrationError", "RegistrationWarning", "warn"]
 
 
 class RegistrationError(ValueError):
@@ -16,3 +19,12 @@ class RegistrationAborted(RuntimeError):
 
 class RegistrationWarning(UserWarning):
     """The registration went on, but the user should know something about the result."""
+
+
+def warn(message: str) -> None:
+    """Issue a :class:`RegistrationWarning` at the line that called the package, however deep inside this is called."""
+    package = __name__.partition(".")[0]
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RegistrationWarning, stacklevel=level)

@@ -147,9 +147,15 @@ class DisplacementField:
 
 def slabs(grid: Grid) -> Iterator[tuple[slice, np.ndarray]]:
     """Walk through a grid in slabs along its slowest axis: (slice of the array, physical points of these voxels)."""
-    step = max(1, _SLAB_VOXELS // max(1, int(np.prod(grid.shape[1:]))))
+    for part, slab in slab_grids(grid, _SLAB_VOXELS):
+        yield part, slab.points()
+
+
+def slab_grids(grid: Grid, voxels: int) -> Iterator[tuple[slice, Grid]]:
+    """The slabs of a grid, of about so many voxels and at least a slice: (slice of the array, grid of the slab)."""
+    step = max(1, voxels // max(1, int(np.prod(grid.shape[1:]))))
     for start in range(0, grid.shape[0], step):
         stop = min(grid.shape[0], start + step)
         lower, upper = [0] * grid.dimension, [0] * grid.dimension
         lower[-1], upper[-1] = -start, stop - grid.shape[0]
-        yield slice(start, stop), grid.padded(lower, upper).points()
+        yield slice(start, stop), grid.padded(lower, upper)

@@ -18,7 +18,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.gzipping import compress_file, holds
 from itk_pdd.headers import check_header, check_transform_text
-from itk_pdd.nifti import examine_nifti
+from itk_pdd.nifti import examine_nifti, missing_bytes
 from itk_pdd.outputs import OutputError, extension, free_space
 from itk_pdd.trial import check_hdf5
 
@@ -174,17 +174,18 @@ def write_image(image: SimpleITK.Image, path: str | os.PathLike[str]) -> None:
     """
     import SimpleITK
 
-    if extension(path) == ".nii.gz" and "float" in image.GetPixelIDTypeAsString():
+    kind = extension(path)
+    if kind == ".nii.gz" and "float" in image.GetPixelIDTypeAsString():
         _write_compressed(image, Path(path))
         return
     writer = SimpleITK.ImageFileWriter()
     writer.SetFileName(str(path))
-    writer.SetUseCompression(extension(path) in _COMPRESSED)
+    writer.SetUseCompression(kind in _COMPRESSED)
     # Level 1 halves the time of level 6; fields of noisy floats hardly get smaller with more.
     writer.SetCompressionLevel(1)
     with _library_messages(), _as_output_error():
         writer.Execute(image)
-        if extension(path) in (".nii", ".nii.gz") and examine_nifti(path).missing:
+        if kind in (".nii", ".nii.gz") and missing_bytes(path):
             raise OutputError("it was cut short; is the disk full?")
         again = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), image.GetPixelID()))
     if not np.array_equal(again, SimpleITK.GetArrayViewFromImage(image), equal_nan=again.dtype.kind == "f"):
@@ -199,7 +200,7 @@ def _write_compressed(image: SimpleITK.Image, path: Path) -> None:
     try:
         with _library_messages(), _as_output_error():
             SimpleITK.WriteImage(image, str(plain), False)
-        if examine_nifti(plain).missing:
+        if missing_bytes(plain):
             raise OutputError("it was cut short; is the disk full?")
         compress_file(plain, path, threads=SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads())
         if not holds(path, plain):

@@ -18,6 +18,7 @@ from itk_pdd.registration import prepare, solve
 from itk_pdd.threads import simpleitk_threads
 from itk_pdd.transform import field_writer
 from itk_pdd.transforming import COMPOSITE_EXTENSIONS, elastix_field
+from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty.images import uncertainty_writers
 from itk_pdd.volume import Volume
 from itk_pdd.warping import warp_simpleitk
@@ -99,12 +100,6 @@ def register_files(
     OutputError
         If some output cannot be written; found out before the registration as far as possible.
     """
-    carried = (warped_labels, label_probabilities, label_entropy)
-    if (moving_labels is None) != all(path is None for path in carried):
-        raise RegistrationError(
-            "moving_labels and warped_labels (or label_probabilities, label_entropy) belong together: give both or none"
-        )
-
     targets = {
         name: outputs.Output(path, name, extensions)
         for name, path, extensions in (
@@ -124,6 +119,10 @@ def register_files(
         )
         if path is not None
     }
+    if (moving_labels is None) != targets.keys().isdisjoint(("warped_labels", *LABEL_IMAGES)):
+        raise RegistrationError(
+            "moving_labels and warped_labels (or label_probabilities, label_entropy) belong together: give both or none"
+        )
     starts = initial_transform if isinstance(initial_transform, list | tuple) else [initial_transform]
     inputs = (fixed, moving, moving_labels, *starts, fixed_mask, moving_mask)
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
@@ -143,7 +142,7 @@ def register_files(
         found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
         if found != problem.fixed.grid.dimension:
             raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
-    if any(p is not None for p in (uncertainty, covariance, entropy, label_probabilities, label_entropy)):
+    if not targets.keys().isdisjoint(IMAGES):
         options["uncertainty"] = True
     elif quality:
         options["uncertainty"] = "where possible"
@@ -158,7 +157,7 @@ def register_files(
         "report": lambda: _report_writer(fixed, moving, problem, labels, result),
         "warped": lambda: partial(files.write_image, warp_simpleitk(moving_image, result.field)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
-        **uncertainty_writers(result, labels),
+        **uncertainty_writers(result, labels, targets),
     }
     with simpleitk_threads(threads):
         wanted = [(target, writers[name]()) for name, target in targets.items()]

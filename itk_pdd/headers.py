@@ -6,17 +6,14 @@ with them, or allocates by them. What is merely odd is left to the readers and t
 
 from __future__ import annotations
 
-import gzip
-import itertools
 import math
 import re
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.nifti import read_head
 
 __all__ = ["check_header", "check_transform_text"]
 
@@ -37,7 +34,6 @@ _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT":
 class _Layout:
     """Where the fields of a NIfTI header are, and of what type."""
 
-    length: int
     sizes: str
     at_sizes: int
     number: str
@@ -48,8 +44,10 @@ class _Layout:
     at_rows: int
 
 
-_NIFTI_1 = _Layout(348, "8h", 40, "f", 76, ("f", 108), ("2h", 252), 256, 280)
-_NIFTI_2 = _Layout(540, "8q", 16, "d", 104, ("q", 168), ("2i", 344), 352, 400)
+_NIFTI = {
+    1: _Layout("8h", 40, "f", 76, ("f", 108), ("2h", 252), 256, 280),
+    2: _Layout("8q", 16, "d", 104, ("q", 168), ("2i", 344), 352, 400),
+}
 
 
 def check_header(path: Path, *, name: str) -> None:
@@ -175,20 +173,10 @@ def _check_nrrd(fields: dict[str, str], where: str) -> None:
 
 
 def _check_nifti(path: Path, where: str) -> None:
-    try:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
-            header = file.read(540)
-    except (OSError, EOFError, zlib.error):
+    head = read_head(path)
+    if head is None:
         return  # the reader will say what is wrong
-    for order, layout in itertools.product("<>", (_NIFTI_1, _NIFTI_2)):
-        if len(header) >= layout.length and struct.unpack_from(order + "i", header)[0] == layout.length:
-            break
-    else:
-        return
-
-    def numbers(code: str, offset: int) -> tuple:
-        return struct.unpack_from(order + code, header, offset)
-
+    layout, numbers = _NIFTI[head.version], head.numbers
     count, *sizes = numbers(layout.sizes, layout.at_sizes)
     if not 1 <= count <= 7 or any(not 0 <= n < _LARGEST_SIZE for n in sizes[:count]):
         raise RegistrationError(f"{where} has a damaged header: {count} dimensions of the sizes {tuple(sizes)}")

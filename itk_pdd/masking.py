@@ -12,6 +12,7 @@ from itk_pdd.kernels.hamming import arranged, hamming_costs, padded
 __all__ = ["MaskedCosts", "masked_costs"]
 
 _ALL = np.uint64(2**64 - 1)
+_PART = 128  # control points of which the excluded samples are taken out at once: that takes as much memory four times
 _FEW = 0.25  # share of the samples of a cell below which what is left of them says too little
 
 
@@ -42,7 +43,7 @@ class MaskedCosts:
     ) -> None:
         self._fixed, self._scales = fixed, scales
         self._options = {name: value for name, value in options.items() if value is not None}
-        self._excluded = None
+        self._excluded: Any = None
         if allowed is not None and not allowed.all():
             excluded = np.where(allowed, np.uint64(0), _ALL)
             moving = moving & ~excluded
@@ -50,6 +51,11 @@ class MaskedCosts:
             self._excluded_words = (
                 self._excluded if len(moving) == 1 else self._arranged(np.broadcast_to(excluded, moving.shape))
             )
+            # Codes without a bit set; against them the fixed ones have as many bits whatever the displacement.
+            self._nothing = np.zeros((1, *fixed.shape[1:]), fixed.dtype)
+            still = {**self._options, "radius": (0, 0, 0)}
+            bits = hamming_costs(fixed, np.zeros(moving.shape, moving.dtype), scales=scales, **still)
+            self._bits = bits[..., :1].reshape(-1, 1, 1, 1)
         self._moving = self._arranged(moving)
 
     @property
@@ -71,15 +77,22 @@ class MaskedCosts:
         result = hamming_costs(self._fixed, self._moving, scales=self._scales, out=out, **options)
         if self._excluded is None:
             return result
+        every = result.reshape(-1, *result.shape[-3:])
+        points = np.arange(len(every)) if points is None else points
+        for first in range(0, len(every), _PART):
+            part = slice(first, first + _PART)
+            self._take_out(every[part], points[part])
+        return result
+
+    def _take_out(self, result: np.ndarray, points: np.ndarray) -> None:
+        """Take the excluded samples out of the costs of some control points (n, dz, dy, width)."""
+        options = {**self._options, "points": points}
         count = 2 * options["radius"][2] + 1
         costs = result[..., :count]
         # Of the excluded samples, the share of bits that are set, and their own share.
         against = hamming_costs(self._fixed, self._excluded_words, scales=self._scales, **options)[..., :count]
-        nothing = np.zeros_like(self._fixed[:1])
-        share = hamming_costs(nothing, self._excluded, scales=(1 / 64,), **options)[..., :count]
-        still = {**options, "radius": (0, 0, 0)}
-        bits = hamming_costs(self._fixed, np.zeros_like(self._fixed), scales=self._scales, **still)[..., :1]
-        costs -= (bits + np.float32(64 * sum(self._scales)) * share - against) / 2
+        share = hamming_costs(self._nothing, self._excluded, scales=(1 / 64,), **options)[..., :count]
+        costs -= (self._bits[points] + np.float32(64 * sum(self._scales)) * share - against) / 2
         left = 1 - share
         enough = left >= _FEW
         np.divide(costs, left, out=costs, where=enough)
@@ -87,7 +100,6 @@ class MaskedCosts:
         neutral = np.sum(costs, axis=axes, where=enough, keepdims=True)
         neutral /= np.maximum(enough.sum(axis=axes, keepdims=True), 1)
         np.copyto(costs, neutral.astype(np.float32), where=~enough)
-        return result
 
 
 def masked_costs(

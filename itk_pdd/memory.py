@@ -6,14 +6,13 @@ import logging
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.grid import Grid
 from itk_pdd.stages import Model, Stage
 
@@ -94,6 +93,7 @@ def needs(
     finest = min(stage.shrink for stage in model.stages)
     # Both images as they are and averaged; codes of both, and once more as they are read; MIND-SSC; a few fields.
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
+    codes += 8 * masked / finest**grid.dimension  # codes without a bit set
     # Bytes of the features of both images, and fields in a row.
     refined = 0 if not model.refinement.iterations else 32 * words + 4 * 12
     images = voxels * (channels * 9 + max(codes + 12, refined) + 2 * masked)
@@ -240,18 +240,16 @@ def fit(
     log.info("memory: about %s, %s", _gigabytes(found.most), where)
     if found.least > space:
         advice = "allow more (memory), " if limit is not None else ""
-        needed = f"a registration at {max(grid.spacing):.3g} mm takes at least {_gigabytes(found.least)} beside the "
-        needed += f"images, but {where}"
+        asked = "the given spacing of " if keep_spacing else ""
+        needed = f"a registration at {asked}{max(grid.spacing):.3g} mm takes at least {_gigabytes(found.least)} beside "
+        needed += f"the images, but {where}"
         while found.least > space and not keep_spacing and min(grid.size) > _SMALLEST:
             grid = make_grid(replace(model, spacing=1.05 * max(grid.spacing)))
             found = estimate(grid)
         if found.least > space:
-            raise RegistrationError(f"not enough memory: {needed}; {advice}resample the images or give a spacing")
-        warnings.warn(
-            f"{needed}: they are compared at {max(grid.spacing):.3g} mm instead of {max(wanted.spacing):.3g} mm",
-            RegistrationWarning,
-            stacklevel=4,
-        )
+            advice += "give a larger spacing or none" if keep_spacing else "resample the images or give a spacing"
+            raise RegistrationError(f"not enough memory: {needed}; {advice}")
+        warn(f"{needed}: they are compared at {max(grid.spacing):.3g} mm instead of {max(wanted.spacing):.3g} mm")
     if found.most > space:
         log.info("memory: the costs are computed in blocks, twice each")
     return grid, space - found.images

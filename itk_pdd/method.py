@@ -346,10 +346,8 @@ class PDDRegistrationMethod:
             self.InvokeEvent(itk.StartEvent())
             settings = dict(self._settings)
             inputs = {key: settings.pop(key) for key in _INPUTS}
-            if self._uncertainty:
-                settings["uncertainty"] = True
             problem = prepare(**inputs, initialise=settings.pop("initialise"), threads=settings["threads"])
-            result = solve(problem, progress=self._report, **settings)
+            result = solve(problem, uncertainty=self._uncertainty, progress=self._report, **settings)
             self._progress = 1.0
             self._problem, self._result, self._stamp = problem, result, stamp
         except BaseException:

@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Flaws", "Intent", "examine_nifti", "read_intent"]
+__all__ = ["Flaws", "Head", "Intent", "examine_nifti", "missing_bytes", "read_head", "read_intent"]
 
 _FLOATS = {16: "f4", 64: "f8"}
 _BLOCK = 1 << 22
+_LENGTHS = (348, 540)  # bytes of the header of version 1 and of version 2
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -42,7 +44,30 @@ class Flaws:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Head:
+    """The header of a NIfTI file.
+
+    Parameters
+    ----------
+    content : bytes
+        What the file begins with, 540 bytes or all there are.
+    order : {"<", ">"}
+        Order of the bytes of a number, as :mod:`struct` writes it.
+    version : int
+        1 or 2.
+    """
+
+    content: bytes
+    order: str
+    version: int
+
+    def numbers(self, code: str, offset: int) -> tuple[Any, ...]:
+        """The numbers of the types ``code`` (see :mod:`struct`) from a byte on."""
+        return struct.unpack_from(self.order + code, self.content, offset)
+
+
+@dataclass(frozen=True)
+class _Voxels:
     offset: int
     shape: tuple[int, ...]
     bits: int
@@ -73,31 +98,32 @@ class Intent:
     parameter: float = 0.0
 
 
-def read_intent(path: str | os.PathLike[str]) -> Intent:
-    """The intent of a NIfTI file of either version; an empty one if the header cannot be read."""
+def read_head(path: str | os.PathLike[str]) -> Head | None:
+    """The header of a file, compressed if its name ends in ".gz"; None if it is none of NIfTI's or cannot be read."""
     path = Path(path)
     try:
         with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
-            header = file.read(540)
+            content = file.read(max(_LENGTHS))
     except (OSError, *_BROKEN):
-        return Intent()
+        return None
+    # A header begins with its length, which tells the order of the bytes and the version.
     for order in "<>":
-        if len(header) >= 348 and struct.unpack_from(order + "i", header)[0] == 348:
-            (parameter,), (code,) = (
-                struct.unpack_from(order + "f", header, 56),
-                struct.unpack_from(order + "h", header, 68),
-            )
-            name = header[328:344]
-        elif len(header) >= 540 and struct.unpack_from(order + "i", header)[0] == 540:
-            (parameter,), (code,) = (
-                struct.unpack_from(order + "d", header, 80),
-                struct.unpack_from(order + "i", header, 504),
-            )
-            name = header[508:524]
-        else:
-            continue
-        return Intent(code, name.split(b"\0")[0].decode("latin-1"), parameter)
-    return Intent()
+        for version, length in enumerate(_LENGTHS, start=1):
+            if len(content) >= length and struct.unpack_from(order + "i", content)[0] == length:
+                return Head(content, order, version)
+    return None
+
+
+def read_intent(path: str | os.PathLike[str]) -> Intent:
+    """The intent of a NIfTI file of either version; an empty one if the header cannot be read."""
+    head = read_head(path)
+    if head is None:
+        return Intent()
+    if head.version == 1:
+        (parameter,), (code,), name = head.numbers("f", 56), head.numbers("h", 68), head.content[328:344]
+    else:
+        (parameter,), (code,), name = head.numbers("d", 80), head.numbers("i", 504), head.content[508:524]
+    return Intent(code, name.split(b"\0")[0].decode("latin-1"), parameter)
 
 
 def examine_nifti(path: str | os.PathLike[str]) -> Flaws:
@@ -114,22 +140,28 @@ def examine_nifti(path: str | os.PathLike[str]) -> Flaws:
     """
     path = Path(path)
     compressed = path.name.lower().endswith(".gz")
-    try:
-        with (gzip.open if compressed else open)(path, "rb") as file:
-            header = _read_header(file.read(540))
-    except _BROKEN:
-        return Flaws()  # the reader will say what is wrong
+    header = _voxels(read_head(path))
     if header is None:
-        return Flaws()
-    if not header.floats:
-        size = path.stat().st_size if not compressed else _stored_size(path)
-        # A compressed file of several pieces, or one cut short, does not end with its size: decompress it to see.
-        if size == header.size or not compressed:
-            return Flaws(missing=max(0, header.size - size))
-    return _walk(path, compressed, header)
+        return Flaws()  # the reader will say what is wrong
+    return _walk(path, compressed, header) if header.floats else Flaws(missing=_missing(path, compressed, header))
 
 
-def _walk(path: Path, compressed: bool, header: _Header) -> Flaws:
+def missing_bytes(path: str | os.PathLike[str]) -> int:
+    """How many bytes a NIfTI file lacks, whatever its voxels are; 0 for what is no single-file NIfTI at all."""
+    path = Path(path)
+    header = _voxels(read_head(path))
+    return 0 if header is None else _missing(path, path.name.lower().endswith(".gz"), header)
+
+
+def _missing(path: Path, compressed: bool, header: _Voxels) -> int:
+    size = path.stat().st_size if not compressed else _stored_size(path)
+    # A compressed file of several pieces, or one cut short, does not end with its size: decompress it to see.
+    if size == header.size or not compressed:
+        return max(0, header.size - size)
+    return _walk(path, compressed, header).missing
+
+
+def _walk(path: Path, compressed: bool, header: _Voxels) -> Flaws:
     size = count = 0
     first: tuple[int, ...] = ()
     for block in _blocks(path, compressed, header.offset):
@@ -160,26 +192,21 @@ def _blocks(path: Path, compressed: bool, offset: int) -> Iterator[bytes]:
             return
 
 
-def _read_header(header: bytes) -> _Header | None:
-    for order in "<>":
-        if len(header) >= 348 and struct.unpack_from(order + "i", header)[0] == 348:
-            if header[344:347] != b"n+1":
-                return None
-            dimensions = struct.unpack_from(order + "8h", header, 40)
-            kind = struct.unpack_from(order + "2h", header, 70)
-            offset = struct.unpack_from(order + "f", header, 108)[0]
-        elif len(header) >= 540 and struct.unpack_from(order + "i", header)[0] == 540:
-            if header[4:7] != b"n+2":
-                return None
-            kind = struct.unpack_from(order + "2h", header, 12)
-            dimensions = struct.unpack_from(order + "8q", header, 16)
-            offset = struct.unpack_from(order + "q", header, 168)[0]
-        else:
-            continue
-        shape = tuple(max(1, n) for n in dimensions[1 : 1 + dimensions[0]])
-        floats = _FLOATS.get(kind[0])
-        return _Header(int(offset), shape, kind[1], floats and order + floats)
-    return None
+def _voxels(head: Head | None) -> _Voxels | None:
+    """Where and what the voxels are, of a file that holds them beside its header."""
+    if head is None:
+        return None
+    if head.version == 1:
+        magic, dimensions = head.content[344:347], head.numbers("8h", 40)
+        kind, offset = head.numbers("2h", 70), head.numbers("f", 108)[0]
+    else:
+        magic, dimensions = head.content[4:7], head.numbers("8q", 16)
+        kind, offset = head.numbers("2h", 12), head.numbers("q", 168)[0]
+    if magic != b"n+%d" % head.version:
+        return None
+    shape = tuple(max(1, n) for n in dimensions[1 : 1 + dimensions[0]])
+    floats = _FLOATS.get(kind[0])
+    return _Voxels(int(offset), shape, kind[1], floats and head.order + floats)
 
 
 def _stored_size(path: Path) -> int:

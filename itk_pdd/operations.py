@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from itk_pdd import kernels
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.kernels.interpolation import sample_lines
 from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
 from itk_pdd.kernels.mind import add_codes
@@ -26,6 +25,8 @@ __all__ = ["HostOperations", "checked_device", "on_device", "operations"]
 
 log = logging.getLogger("itk_pdd")
 T = TypeVar("T")
+
+_AGREEMENT = 1e-3  # of the largest value, by which a device may differ from the CPU
 
 
 class HostOperations:
@@ -105,56 +106,75 @@ def _device_operations(device: str) -> Any:
 def check(device: Any, shape: tuple[int, int, int] = (16, 16, 16)) -> None:
     """Compare the operations of a device with those of the CPU on a small problem, before anything depends on them.
 
-    Drivers, compilers and cards are many, and a wrong field looks like any other. Most of the second or two is spent
-    on compiling, once per machine.
+    Drivers, compilers and cards are many, and a wrong field looks like any other. Most of the few seconds is spent on
+    compiling, once per machine.
 
     Parameters
     ----------
     device : object
         The operations.
     shape : tuple of int
-        Voxels along z, y, x; hundreds of control points make the programs of a GPU wait for each other.
+        Voxels along z, y, x, even numbers; hundreds of control points make the programs of a GPU wait for each other.
 
     Raises
     ------
     RuntimeError
-        If they do not agree.
+        If they do not agree: numbers to a thousandth of the largest of their kind, codes to a thousandth of their bits.
     """
+    both = zip(_answers(HostOperations, shape), _answers(device, shape), strict=True)
+    for (name, expected), (_, found) in both:
+        if expected.dtype == np.uint64:
+            # A bit may depend on the last digit of a distance.
+            difference, size = np.bitwise_count(expected ^ found).sum(), np.bitwise_count(expected).sum()
+        else:
+            difference, size = np.abs(found - expected).max(), np.abs(expected).max()
+        if not difference <= _AGREEMENT * size:
+            share = float(difference) / float(size)
+            raise RuntimeError(f"{name} differ by {share:.3g} of their size from those of the CPU in a small test")
+
+
+def _answers(operations: Any, shape: tuple[int, int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """What every operation makes of the same numbers, so that one that is wrong can be named."""
     import torch
 
     rng = np.random.default_rng(0)
-    image, guide = rng.random(shape, dtype=np.float32), rng.random([n // 2 for n in shape])
+    cell, points = (2, 2, 2), tuple(n // 2 for n in shape)
+    given, numpy = operations.array, operations.numpy
+    image, shares = rng.random(shape, dtype=np.float32), rng.random((*shape, 3), dtype=np.float32)
+    mask, allowed = rng.random(shape) < 0.8, rng.random(shape) < 0.7
+    pair = rng.integers(0, 2**64, (2, 2, *shape), dtype=np.uint64)
     fields = rng.normal(0, 2, (2, *shape, 3)).astype(np.float32)
-    steps = rng.normal(0, 1, (*guide.shape, 3)).astype(np.float32)
-    options = {"cell": (2, 2, 2), "radius": (1, 1, 1), "step": (1, 1, 2), "stride": (1, 1, 1), "scales": (0.02,)}
-    tree = spanning_tree(guide)
-    found = []
-    for operations in (HostOperations, device):
-        codes = operations.no_codes((1, *shape))
-        operations.add_codes(operations.array(image), codes[0], bits=2)
-        bits = np.unpackbits(operations.numpy(codes).view(np.uint8)).astype(np.float32)
-        base = operations.array(fields[0])
-        costs = operations.masked_costs(codes, codes, None, base=base, block=(1, 1, 1), mask=None, **options)
-        first = operations.numpy(costs)[..., :3].copy()
-        marginals = operations.min_marginals(costs, tree, alpha=0.05, taps=1, base=operations.array(steps))
-        offsets = [torch.arange(-1.0, 2)] * 2 + [torch.arange(-1.0, marginals.shape[5] - 1)]
-        mean = kernels.displacement_moments(operations.tensor(marginals), 50.0, offsets).mean
-        consistent = operations.make_consistent(*map(operations.array, fields), iterations=2)[0]
-        marginals = operations.numpy(marginals)[..., :3]
-        found.append(
-            {
-                "codes": bits,
-                "costs": first,
-                "marginals": marginals - marginals.min(axis=(3, 4, 5), keepdims=True),
-                "displacements": operations.numpy(operations.from_tensor(mean)),
-                "fields": operations.numpy(consistent),
-            }
-        )
-    for name, expected in found[0].items():
-        difference = float(np.abs(found[1][name] - expected).mean())
-        # A bit may depend on the last digit of a distance, and a cost on that bit.
-        if not difference <= 1e-3:
-            raise RuntimeError(f"{name} differ by {difference:.3g} on average from those of the CPU in a small test")
+    steps = rng.normal(0, 1, (*points, 3)).astype(np.float32)
+    tree = spanning_tree(rng.random(points))
+
+    codes = operations.no_codes((1, *shape))
+    operations.add_codes(given(image), codes[0], bits=2)
+    operations.add_codes(given(image), codes[0], bits=2, shift=24, dilation=1)
+    yield "codes", numpy(codes).view(np.uint64)
+    yield "codes of classes", numpy(operations.thermometer_codes(given(shares), (5, 32, 27))).view(np.uint64)
+    options = {"cell": cell, "radius": (1, 1, 1), "step": (1, 1, 2), "stride": (1, 1, 1), "scales": (0.02, 0.01)}
+    masked = operations.masked_costs(*map(given, pair), allowed, mask=mask, **options)
+    yield "costs with masks", numpy(masked)[..., :3]
+    options |= {"base": given(fields[0]), "block": (1, 1, 1)}
+    costs = operations.masked_costs(*map(given, pair), None, mask=None, **options)
+    yield "costs", numpy(costs)[..., :3].copy()
+    regularised = kernels.regularise(operations.tensor(costs)[..., :3].clone().contiguous(), 1.0, 3)
+    yield "costs of the mean field", numpy(operations.from_tensor(regularised))
+    marginals = operations.min_marginals(costs, tree, alpha=0.05, taps=1, base=given(steps))
+    offsets = [torch.arange(-1.0, 2)] * 2 + [torch.arange(-1.0, marginals.shape[5] - 1)]
+    moments = kernels.displacement_moments(operations.tensor(marginals), 50.0, offsets, second=True)
+    relative = numpy(marginals)[..., :3]
+    # Only differences within a control point mean something.
+    yield "marginals", relative - relative.min(axis=(3, 4, 5), keepdims=True)
+    for name, moment in zip(("displacements", "covariances", "entropies"), moments, strict=False):
+        yield name, numpy(operations.from_tensor(moment))
+
+    yield "means", numpy(operations.restrict(given(fields[0]), cell))
+    for order in (1, 3):
+        yield f"splines of order {order}", numpy(operations.upsample(given(steps), cell, shape, order=order))
+    yield "fields", np.stack([numpy(f) for f in operations.make_consistent(*map(given, fields), iterations=2)])
+    lines = tuple(np.linspace(-0.7, n - 0.4, n + 1) for n in shape)
+    yield "samples", numpy(operations.sample_lines(given(shares), lines))
 
 
 def operations(device: str) -> Any:
@@ -179,7 +199,7 @@ def operations(device: str) -> Any:
         problem = f"{found} does not work here ({type(error).__name__}: {error})"
         if device != "auto":
             raise RegistrationError(f"device is {device!r}, but {problem}: use 'cpu'") from error
-        warnings.warn(f"{problem}: computing on the CPU", RegistrationWarning, stacklevel=2)
+        warn(f"{problem}: computing on the CPU")
         return HostOperations()
 
 
@@ -215,5 +235,5 @@ def on_device(device: str, compute: Callable[[Any], T]) -> T:
             raise RegistrationError(f"device is {device!r}, but {problem}: {advice}") from error
     # Outside of the handler, whose exception would keep the tensors alive.
     torch.cuda.empty_cache()
-    warnings.warn(f"{problem}: computing on the CPU", RegistrationWarning, stacklevel=2)
+    warn(f"{problem}: computing on the CPU")
     return compute(HostOperations())

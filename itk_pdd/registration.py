@@ -149,7 +149,6 @@ def register(
         moving_mask=moving_mask,
         threads=threads,
     )
-    wanted = {"uncertainty": True} if return_uncertainty else {}
     result = solve(
         problem,
         channel_weights=channel_weights,
@@ -159,18 +158,14 @@ def register(
         threads=threads,
         spacing=spacing,
         memory=memory,
+        uncertainty=bool(return_uncertainty),
         progress=progress,
-        **wanted,
     )
     simple = image_kind(fixed, moving) == "simpleitk"
     transform = (field_to_simpleitk if simple else field_to_itk)(result.field)
     if not return_uncertainty:
         return transform
-    if result.uncertainty is None:
-        raise RegistrationError(
-            f"return_uncertainty is {return_uncertainty!r}, but model {result.model.name} does not estimate it: "
-            "leave it out, or choose another model"
-        )
+    assert result.uncertainty is not None  # the engine refuses models that do not estimate it
     if return_uncertainty == "full":
         return transform, result.uncertainty
     deviation = result.uncertainty.standard_deviation()

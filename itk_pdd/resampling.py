@@ -10,7 +10,7 @@ from itk_pdd.field import slabs
 from itk_pdd.grid import Grid
 from itk_pdd.volume import Volume
 
-__all__ = ["resample"]
+__all__ = ["interpolate", "resample"]
 
 _TRUNCATE = 3  # standard deviations at which the smoothing ends
 _SLAB = 16  # slices of the result that are made at once
@@ -48,8 +48,8 @@ def resample(
         if lines is not None and any(widths):
             return Volume(_reduced(array, *lines, widths), grid)
         array = _smoothed(array, widths)
-        if lines is not None:
-            return Volume(_along_lines(array, *lines), grid)
+        if mapping is None and outside == "nearest":
+            return Volume(interpolate(array, volume.grid, grid), grid)
     kernel = sample_linear if interpolation == "linear" else sample_nearest
     out = np.empty(grid.shape, array.dtype)
     for slab, points in slabs(grid):
@@ -59,18 +59,46 @@ def resample(
     return Volume(out, grid)
 
 
+def interpolate(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Values at the voxels of another grid, linearly interpolated; beyond the border that of the nearest voxel counts.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Numbers on ``source``, axes (z,) y, x, and optionally channels last.
+    source, target : Grid
+        Where the values are, and where they are wanted. Nothing is smoothed, however far apart the voxels of ``target``
+        lie. Where the axes are parallel it is faster.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, shape (*target.shape, channels), contiguous; ``values`` itself where nothing changes.
+    """
+    from itk_pdd.kernels.interpolation import sample_linear
+
+    values = np.asarray(values, dtype=np.float32)
+    lines = source.lines(target)
+    if lines is not None:
+        return _along_lines(values, *lines)
+    out = np.empty((*target.shape, *values.shape[source.dimension :]), np.float32)
+    for slab, points in slabs(target):
+        out[slab] = sample_linear(values, source.to_index(points))
+    return out
+
+
 def _along_lines(array: np.ndarray, axes: tuple[int, ...], positions: list[np.ndarray]) -> np.ndarray:
     """Sample an array whose axes are parallel to those that are wanted."""
     from itk_pdd.kernels.interpolation import sample_lines
 
-    array = array.transpose(axes)
+    array = array.transpose(*axes, *range(len(axes), array.ndim))
     for axis, position in enumerate(positions):
         # Where the voxels coincide along an axis nothing is interpolated.
         if np.abs(position - np.round(position)).max() < 1e-6:
             index = np.clip(np.round(position).astype(int), 0, array.shape[axis] - 1)
             array = np.take(array, index, axis=axis)
             positions[axis] = np.arange(len(index))
-    if all(len(p) == n and p[0] == 0 and p[-1] == n - 1 for p, n in zip(positions, array.shape, strict=True)):
+    if all(len(p) == n and p[0] == 0 and p[-1] == n - 1 for p, n in zip(positions, array.shape, strict=False)):
         return np.ascontiguousarray(array)
     if len(axes) == 2:
         return sample_lines(array[None], (np.zeros(1), *positions))[0]

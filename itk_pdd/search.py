@@ -12,7 +12,7 @@ import numpy as np
 from itk_pdd import kernels
 from itk_pdd.capture import edge_share
 from itk_pdd.kernels.blocks import min_sum_means
-from itk_pdd.kernels.lattice import restrict
+from itk_pdd.kernels.lattice import per_axis, restrict
 from itk_pdd.kernels.mind import code_bits, mind_features
 from itk_pdd.kernels.tree import spanning_tree
 from itk_pdd.masking import MaskedCosts
@@ -67,7 +67,7 @@ class WorkingImage:
 
     def per_axis(self, value: int) -> tuple[int, int, int]:
         """A number for each axis z, y, x; 1 for the missing axis of a 2-D image."""
-        return (value if self.dimension == 3 else 1, value, value)
+        return per_axis(value, self.dimension)
 
     def features(self, dilation: int, channel: int = 0) -> np.ndarray:
         """MIND-SSC features of a channel, uint8 (z, y, x, 16)."""
@@ -95,10 +95,12 @@ class WorkingImage:
 
     def guide(self, cell: tuple[int, int, int]) -> np.ndarray:
         """Mean intensity of each cell, over the channels scaled alike."""
-        if len(self.channels) == 1:
-            return restrict(self.channels[0], cell)
-        scaled = [w / (np.std(c) or 1.0) * restrict(c, cell) for w, c in zip(self.weights, self.channels, strict=True)]
-        return np.sum(scaled, axis=0)
+        return restrict(self.channels[0], cell) if len(self.channels) == 1 else self.contrasts(cell).sum(axis=0)
+
+    def contrasts(self, cell: tuple[int, int, int]) -> np.ndarray:
+        """Mean intensity of each cell in each channel, scaled alike and weighted: (channels, z, y, x)."""
+        both = zip(self.weights, self.channels, strict=True)
+        return np.stack([weight / (np.std(channel) or 1.0) * restrict(channel, cell) for weight, channel in both])
 
     def shrunk(self, factor: int) -> WorkingImage:
         """The image averaged over blocks of ``factor`` voxels along each axis."""
@@ -181,11 +183,12 @@ def search(
                 _one_way(operations, image, mine, others, allowed, stage, field_, before, share, memory, listener)
             )
         if number == 0:
-            guide = restrict(images[0].channels[0], image.per_axis(share))
-            steps = operations.numpy(found[0] * float(lattice))
-            at_edge(edge_share(steps, guide, stage.reach, stage.step * shrink), stage.reach)
+            first, cell = images[0], images[0].per_axis(share)
+            counted = None if first.mask is None else restrict(first.mask, cell) >= 0.5
+            steps, distance = operations.numpy(found[0] * float(lattice)), stage.step * shrink
+            at_edge(edge_share(steps, first.contrasts(cell), stage.reach, distance, mask=counted), stage.reach)
         if recorder is not None:
-            recorder.fields(stage, [operations.numpy(each) for each in found], lattice)
+            recorder.fields([operations.numpy(each) for each in found], lattice)
         forward = found[0]
         if stage.consistency:
             forward, backward = operations.make_consistent(*found, iterations=stage.consistency)

@@ -9,7 +9,7 @@ import numpy as np
 
 from itk_pdd.chain import Chain, as_chain, lattice
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField, slabs
+from itk_pdd.field import DisplacementField, slab_grids, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.images import answer, from_array, image_to_simpleitk, reference_grid
 from itk_pdd.transform import field_to_simpleitk
@@ -292,22 +292,17 @@ def warp_simpleitk(
 
     interpolation = "nearest" if labels else "linear"
     grid = field.grid
-    step = max(1, _SLAB_VOXELS // max(1, int(np.prod(grid.shape[1:]))))
-    if step >= grid.shape[0]:
-        return resampled(image, field_to_simpleitk(field), grid, interpolation=interpolation, default=default)
     # In slabs: ITK's transforms take double precision, twelve times the memory of a 16-bit image.
     result = None
-    for first in range(0, grid.shape[0], step):
-        last = min(grid.shape[0], first + step)
-        lower, upper = [0] * grid.dimension, [0] * grid.dimension
-        lower[-1], upper[-1] = -first, last - grid.shape[0]
-        part = DisplacementField(field.vectors[first:last], grid.padded(lower, upper))
-        transform = field_to_simpleitk(part)
-        warped = resampled(image, transform, part.grid, interpolation=interpolation, default=default)
-        slab = SimpleITK.GetArrayViewFromImage(warped)
+    for part, slab in slab_grids(grid, _SLAB_VOXELS):
+        transform = field_to_simpleitk(DisplacementField(field.vectors[part], slab))
+        warped = resampled(image, transform, slab, interpolation=interpolation, default=default)
+        if slab.size == grid.size:
+            return warped
+        values = SimpleITK.GetArrayViewFromImage(warped)
         if result is None:
-            result = np.empty((grid.shape[0], *slab.shape[1:]), slab.dtype)
-        result[first:last] = slab
+            result = np.empty((grid.shape[0], *values.shape[1:]), values.dtype)
+        result[part] = values
     assert result is not None  # a grid has slices
     return from_array(result, grid)
 

@@ -1,9 +1,12 @@
 """Costs that leave out what lands on excluded voxels, against a loop over everything."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from itk_pdd.masking import masked_costs
+from itk_pdd import masking
+from itk_pdd.masking import MaskedCosts, masked_costs
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -45,3 +48,34 @@ def test_everything_allowed_is_no_mask():
     options = dict(scales=(1 / 60,), cell=(2, 2, 2), radius=(1, 1, 1), step=(1, 1, 1))
     everything = masked_costs(fixed, moving, np.ones((4, 5, 6), bool), **options)
     np.testing.assert_array_equal(everything, masked_costs(fixed, moving, None, **options))
+
+
+def random_case(shape=(12, 12, 16), words=2):
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(0, 2**64, size=(words, *shape), dtype=np.uint64) for _ in range(2)]
+    options = dict(scales=(1 / 60, 1 / 40)[:words], cell=(2, 2, 2), radius=(4, 4, 4), step=(1, 1, 1))
+    return (*codes, rng.random(shape) < 0.7), options
+
+
+def test_parts_do_not_change_the_costs(monkeypatch):
+    case, options = random_case()
+    expected = masked_costs(*case, **options)
+    points = np.random.default_rng(1).permutation(6 * 6 * 8)[:50]
+    for size in (1, 7, 10**6):
+        monkeypatch.setattr(masking, "_PART", size)
+        costs = MaskedCosts(*case, **options)
+        np.testing.assert_array_equal(costs(), expected)
+        np.testing.assert_array_equal(costs(points), expected.reshape(-1, *expected.shape[3:])[points])
+
+
+def test_masked_costs_take_little_more_memory_than_the_result(monkeypatch):
+    """What is estimated before a registration leaves room for the costs themselves only."""
+    monkeypatch.setattr(masking, "_PART", 16)
+    case, options = random_case(shape=(32, 32, 32))
+    costs = MaskedCosts(*case, **options)
+    result = costs()
+    tracemalloc.start()
+    costs(out=result)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.25 * result.nbytes

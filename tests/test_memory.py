@@ -107,7 +107,8 @@ def test_coarser_where_blocks_are_not_enough(free):
 
 def test_asked_for_spacing_is_kept_or_refused(free):
     free(1e8)
-    with pytest.raises(RegistrationError, match=r"at 1 mm takes at least 0\.27 GB .* 0\.1 GB are free"):
+    told = r"at the given spacing of 1 mm takes at least 0\.27 GB .* 0\.1 GB are free; give a larger spacing or none"
+    with pytest.raises(RegistrationError, match=told):
         memory.fit(make_grid, estimate, models.load("auto"), keep_spacing=True)
     free(1e12)
     grid = Grid.create((400, 300, 200), 1.0)

@@ -186,5 +186,6 @@ def test_translations_are_found_to_the_edge_of_the_range(shift: int) -> None:
 @pytest.mark.parametrize("shift", [-30, 28, 32])
 def test_beyond_the_range_it_warns(shift: int) -> None:
     anatomy = make_pair((160, 250), 2.0, seed=2).fixed
-    with pytest.warns(RegistrationWarning, match=r"lies at the edge of the range that was searched \(56 mm"):
+    with pytest.warns(RegistrationWarning, match=r"lies at the edge of the range that was searched \(56 mm") as told:
         itk_pdd.register(window(anatomy, 0), window(anatomy, shift))
+    assert {warning.filename for warning in told} == {__file__}, "at the line that asked for the registration"

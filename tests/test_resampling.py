@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from itk_pdd.grid import Grid
-from itk_pdd.resampling import resample
+from itk_pdd.resampling import interpolate, resample
 from itk_pdd.volume import Volume
 
 TURNED = np.array([[0.0, -1, 0], [0, 0, 1], [-1, 0, 0]])
@@ -57,3 +57,28 @@ def test_oblique_grids_are_smoothed_alike():
     turned = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     wanted = Grid.create((12, 10, 9), 2.5, (6, 1, 2), turned)
     np.testing.assert_allclose(resample(volume, wanted).array, defined(volume, wanted), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "size, direction, target",
+    [
+        ((14, 11, 9), np.eye(3), np.eye(3)),
+        ((14, 11, 9), TURNED, np.eye(3)),
+        ((14, 11, 9), np.eye(3), np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])),
+        ((14, 11), np.array([[0.0, 1], [-1, 0]]), np.eye(2)),
+        ((14, 11), np.eye(2), np.array([[0.8, -0.6], [0.6, 0.8]])),
+    ],
+)
+@pytest.mark.parametrize("channels", [(), (1,), (6,)])
+def test_values_of_several_channels_are_interpolated_whatever_the_axes(size, direction, target, channels):
+    rng = np.random.default_rng(2)
+    source = Grid.create(size, 2.0, rng.normal(size=len(size)), direction)
+    # Finer, shifted, and larger than the source on all sides.
+    wanted = Grid.create([3 * n for n in size], 0.9, source.centre - 1.3 * np.asarray(size), target)
+    values = rng.normal(size=(*source.shape, *channels)).astype(np.float32)
+    found = interpolate(values, source, wanted)
+    assert found.dtype == np.float32 and found.shape == (*wanted.shape, *channels) and found.flags.c_contiguous
+    index = np.moveaxis(source.to_index(wanted.points())[..., ::-1], -1, 0)
+    flat = values.reshape(*source.shape, -1)
+    expected = [ndimage.map_coordinates(flat[..., c], index, order=1, mode="nearest") for c in range(flat.shape[-1])]
+    np.testing.assert_allclose(found.reshape(*wanted.shape, -1), np.stack(expected, axis=-1), atol=1e-5)

@@ -14,7 +14,7 @@ import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, run
 
-__all__ = ["compose", "make_consistent", "restrict", "spread", "upsample", "weighted_sums"]
+__all__ = ["compose", "make_consistent", "per_axis", "restrict", "spread", "upsample", "weighted_sums"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -157,6 +157,11 @@ def _means(first, last, voxels, cell, grid, out):
             share = np.float32(1) / np.float32(rows * (min(width, (kx + 1) * cell[2]) - kx * cell[2]))
             for c in range(channels):
                 row[kx, c] *= share
+
+
+def per_axis(value: int, dimension: int) -> tuple[int, int, int]:
+    """A number for each axis z, y, x of an image of 2 or 3 dimensions; 1 for the missing axis of a 2-D one."""
+    return (value if dimension == 3 else 1, value, value)
 
 
 def restrict(voxels: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:

@@ -102,6 +102,27 @@ def _difference(offset, to, from_, AXIS: tl.constexpr):
     return tl.load(offset + 3 * to + AXIS) - tl.load(offset + 3 * from_ + AXIS)
 
 
+@triton.jit
+def _envelope(source, first, second, target, lanes, least, offset, to, from_, alpha, taps, TOTAL: tl.constexpr,
+              Z: tl.constexpr, Y: tl.constexpr, X: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+    """The envelope along all three axes, by way of two arrays, less ``least``: it becomes ``target`` or is added to it.
+
+    ``first`` is not ``source``, ``second`` may be.
+    """
+    _along(source, first, lanes, alpha, _difference(offset, to, from_, 0), taps, TOTAL, X, 1, BLOCK)
+    _along(first, second, lanes, alpha, _difference(offset, to, from_, 1), taps, TOTAL, Y, X, BLOCK)
+    tl.debug_barrier()
+    delta = _difference(offset, to, from_, 2)
+    for start in range(0, TOTAL, BLOCK):
+        d = start + lanes
+        inside = d < TOTAL
+        # The energy of whole branches would drown the differences in single precision.
+        value = _lowest(second, d, inside, alpha, delta, taps, Z, Y * X) - least
+        if ADD:
+            value += tl.load(target + d, mask=inside, other=0.0)
+        tl.store(target + d, value, mask=inside)
+
+
 @triton.jit(do_not_specialize=("nodes", "taps"))
 def _upward(by_depth, parent, starts, children, offset, energy, message, scratch, ready, ticket, nodes, alpha, taps,
             Z: tl.constexpr, Y: tl.constexpr, X: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
@@ -133,16 +154,8 @@ def _upward(by_depth, parent, starts, children, offset, energy, message, scratch
             tl.store(own + d, value, mask=inside)
             least = tl.minimum(least, tl.min(value, axis=0))
         if up >= 0:
-            _along(own, a, lanes, alpha, _difference(offset, up, node, 0), taps, TOTAL, X, 1, BLOCK)
-            _along(a, b, lanes, alpha, _difference(offset, up, node, 1), taps, TOTAL, Y, X, BLOCK)
-            tl.debug_barrier()
-            delta = _difference(offset, up, node, 2)
-            for start in range(0, TOTAL, BLOCK):
-                d = start + lanes
-                inside = d < TOTAL
-                # The energy of whole branches would drown the differences in single precision.
-                value = _lowest(b, d, inside, alpha, delta, taps, Z, Y * X) - least
-                tl.store(message + node.to(tl.int64) * TOTAL + d, value, mask=inside)
+            target = message + node.to(tl.int64) * TOTAL
+            _envelope(own, a, b, target, lanes, least, offset, up, node, alpha, taps, TOTAL, Z, Y, X, BLOCK, False)
             # All threads must have written before one of them says so.
             tl.debug_barrier()
             tl.atomic_add(ready + up, 1, sem="release")
@@ -173,16 +186,8 @@ def _downward(by_depth, parent, offset, energy, message, scratch, done, ticket, 
                 rest = above - tl.load(message + node.to(tl.int64) * TOTAL + d, mask=inside, other=0.0)
                 tl.store(a + d, rest, mask=inside)
                 least = tl.minimum(least, tl.min(rest, axis=0))
-            _along(a, b, lanes, alpha, _difference(offset, node, up, 0), taps, TOTAL, X, 1, BLOCK)
-            _along(b, a, lanes, alpha, _difference(offset, node, up, 1), taps, TOTAL, Y, X, BLOCK)
-            tl.debug_barrier()
-            delta = _difference(offset, node, up, 2)
-            for start in range(0, TOTAL, BLOCK):
-                d = start + lanes
-                inside = d < TOTAL
-                own = energy + node.to(tl.int64) * TOTAL + d
-                value = _lowest(a, d, inside, alpha, delta, taps, Z, Y * X) - least
-                tl.store(own, tl.load(own, mask=inside, other=0.0) + value, mask=inside)
+            own = energy + node.to(tl.int64) * TOTAL
+            _envelope(a, b, a, own, lanes, least, offset, node, up, alpha, taps, TOTAL, Z, Y, X, BLOCK, True)
         tl.debug_barrier()
         tl.atomic_add(done + node, 1, sem="release")
         turn = tl.atomic_add(ticket, 1)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from itk_pdd.kernels.parallel import compiled, run
 
 __all__ = ["Agreement", "agreement"]
 
 _SUMS = 16
+_NEIGHBOURS = (0.25, 0.5, 0.25)
 
 
 class Agreement(NamedTuple):
@@ -34,7 +36,7 @@ class Agreement(NamedTuple):
     count : numpy.ndarray
         Samples that lie inside both images and the masks.
     total : numpy.ndarray
-        Samples of the cell.
+        Samples of the cell, wherever they go: above 0.
     """
 
     normal: np.ndarray
@@ -126,9 +128,10 @@ def agreement(
     factor: float = 1.0,
     mask: np.ndarray | None = None,
     allowed: np.ndarray | None = None,
-    smooth: bool = True,
 ) -> Agreement:
     """Collect what the images say about a field, cell by cell.
+
+    The sums are averaged over neighbouring cells with the weights 1, 2, 1 along each axis; the border goes on.
 
     Parameters
     ----------
@@ -144,8 +147,6 @@ def agreement(
         The features are multiplied by it.
     mask, allowed : numpy.ndarray, optional
         Voxels of ``fixed`` and of ``moving`` that count.
-    smooth : bool
-        Average over neighbouring cells with the weights 1, 2, 1 along each axis.
     """
     shape = fixed.shape[:3]
     out = np.zeros((*[-(-n // c) for n, c in zip(shape, cell, strict=True)], _SUMS), np.float32)
@@ -165,14 +166,8 @@ def agreement(
         none if allowed is None else allowed,
         out,
     )
-    total = out[..., 15].copy()
-    if smooth:
-        for axis in range(3):
-            if out.shape[axis] > 1:
-                padded = np.concatenate([out.take([0], axis), out, out.take([-1], axis)], axis)  # the border goes on
-                n = out.shape[axis]
-                before, after = (padded.take(range(i, i + n), axis) for i in (0, 2))
-                out = (before + 2 * out + after) / 4
+    for axis in range(3):
+        out = ndimage.correlate1d(out, _NEIGHBOURS, axis=axis, mode="nearest")
     count = np.maximum(out[..., 14:15], 1e-6)
     mean = out / count
     xx, xy, xz, yy, yz, zz = np.moveaxis(mean[..., :6], -1, 0)
@@ -180,4 +175,4 @@ def agreement(
     ff, fm = mean[..., 12], mean[..., 13]
     mm = mean[..., 9] - ff + 2 * fm
     moments = np.stack([mean[..., 10], mean[..., 11], ff, mm, fm], axis=-1)
-    return Agreement(normal, mean[..., 6:9], mean[..., 9], moments, out[..., 14], out[..., 15] if smooth else total)
+    return Agreement(normal, mean[..., 6:9], mean[..., 9], moments, out[..., 14], out[..., 15])

@@ -16,7 +16,6 @@ from itk_pdd.errors import RegistrationError
 
 if TYPE_CHECKING:
     from itk_pdd.stages import Model
-    from itk_pdd.uncertainty.features import Evidence
 
 __all__ = ["Calibration", "calibration_of"]
 
@@ -129,15 +128,21 @@ class Calibration:
                 logs = logs + np.float32(weight) * np.log(features[name] + np.float32(self.offsets[name]))
         return np.exp(logs)
 
-    def shape(self, evidence: Evidence) -> np.ndarray:
-        """Shape of the covariance: matrices (*control grid, dim, dim) of trace 1, along the axes of the grid."""
-        dimension = evidence.grid.dimension
-        rest = np.float32((1 - self.structure - self.marginals) / dimension)
-        result = rest * np.eye(dimension, dtype=np.float32)
+    def shape(self, spread: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Shape of the covariance: matrices (..., dim, dim) of trace 1, along the axes of the working grid.
+
+        Parameters
+        ----------
+        spread : mapping of str to numpy.ndarray
+            Matrices of that shape (see :class:`itk_pdd.uncertainty.features.Evidence`).
+        """
+        whole = next(iter(spread.values())).shape
+        rest = np.float32((1 - self.structure - self.marginals) / whole[-1])
+        result = rest * np.eye(whole[-1], dtype=np.float32)
         for share, name in ((self.structure, "structure"), (self.marginals, "marginals")):
             if share:
-                result = result + np.float32(share) * evidence.spread[name]
-        return np.broadcast_to(result, (*evidence.grid.shape, dimension, dimension))
+                result = result + np.float32(share) * spread[name]
+        return np.broadcast_to(result, whole)
 
 
 def calibration_of(model: Model) -> Calibration:

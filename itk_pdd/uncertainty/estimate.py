@@ -10,7 +10,7 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField, slabs
-from itk_pdd.kernels.interpolation import sample_linear, sample_lines
+from itk_pdd.resampling import interpolate
 from itk_pdd.volume import Volume
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Uncertainty:
         if self._initial is not None:
             step = 0.5 * min(points.spacing)
             turn = _derivative(self._initial, self.evidence.moved, step) @ turn
-        return variance[..., None, None] * (turn @ calibration.shape(self.evidence) @ np.swapaxes(turn, -1, -2))
+        return variance[..., None, None] * (turn @ calibration.shape(self.evidence.spread) @ np.swapaxes(turn, -1, -2))
 
     def control_deviation(self) -> np.ndarray:
         """Standard deviation in millimetres at the control points (``evidence.grid``)."""
@@ -83,8 +83,8 @@ class Uncertainty:
     def standard_deviation(self) -> Volume:
         """Standard deviation of the displacement in millimetres (root of the trace of its covariance), float32."""
         # Variances are interpolated, so that the deviation is the trace of the covariance at every voxel.
-        variance = np.square(self.control_deviation())[..., None]
-        return Volume(np.sqrt(_spread(variance, self.evidence.grid, self.grid)[..., 0]), self.grid)
+        variance = np.square(self.control_deviation())
+        return Volume(np.sqrt(interpolate(variance, self.evidence.grid, self.grid)), self.grid)
 
     def covariance(self) -> np.ndarray:
         """Covariance of the displacement in square millimetres, float32, shape (*grid.shape, dim (dim + 1) / 2).
@@ -92,7 +92,7 @@ class Uncertainty:
         The components are those of ITK's symmetric tensors: xx, xy, xz, yy, yz, zz; in two dimensions xx, xy, yy.
         """
         first, second = np.triu_indices(self.grid.dimension)
-        return _spread(self._control[..., first, second], self.evidence.grid, self.grid)
+        return interpolate(self._control[..., first, second], self.evidence.grid, self.grid)
 
     def entropy(self) -> Volume:
         """Differential entropy of the displacement in nats (lengths in mm), float32; larger is less certain."""
@@ -103,7 +103,7 @@ class Uncertainty:
         constant = d / 2 * np.log(nu * np.pi) + gammaln(nu / 2) - gammaln((nu + d) / 2)
         constant += (nu + d) / 2 * (digamma((nu + d) / 2) - digamma(nu / 2))
         control = np.linalg.slogdet(shape)[1] / 2 + constant
-        return Volume(_spread(control[..., None], self.evidence.grid, self.grid)[..., 0], self.grid)
+        return Volume(interpolate(control, self.evidence.grid, self.grid), self.grid)
 
     def radius(self, probability: float) -> Volume:
         """Radius in millimetres about the mapped point within which the true one lies with a probability, float32.
@@ -159,12 +159,12 @@ class Uncertainty:
 
     def _samples(self, count: int, seed: int) -> Iterator[DisplacementField]:
         control = self.evidence.grid
-        root = np.linalg.cholesky(self._control + 1e-9 * np.eye(self.grid.dimension, dtype=np.float32))
+        root = np.linalg.cholesky(self._control)
         width = self.calibration.coherence * self.evidence.voxel / control.spacing[0]
         gain = _interpolation_gain(control, self.grid, float(np.exp(-1 / (4 * width**2))))
         for generator in np.random.default_rng(seed).spawn(count):
             noise = _coherent_noise(control, width, generator)
-            shift = _spread((root @ noise[..., None])[..., 0], control, self.grid)
+            shift = interpolate((root @ noise[..., None])[..., 0], control, self.grid)
             yield DisplacementField(self.field.vectors + shift / gain[..., None], self.grid)
 
     @functools.cached_property
@@ -176,6 +176,9 @@ class Uncertainty:
 
     def label_probabilities(self, labels: Any) -> tuple[tuple[int, ...], np.ndarray]:
         """Probability of every label of the moving image at every voxel of the fixed image.
+
+        From a Gaussian with the covariance of the voxel, as for :meth:`sample`: 64 evenly spread draws, so that a
+        probability is a multiple of 1/64.
 
         Parameters
         ----------
@@ -219,23 +222,6 @@ def _derivative(mapping: Callable[[np.ndarray], np.ndarray], points: np.ndarray,
         shift[axis] = step
         columns.append((mapping(points + shift) - mapping(points - shift)) / (2 * step))
     return np.stack(columns, axis=-1).astype(np.float32)
-
-
-def _spread(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """Values (*source.shape, channels) at the voxels of another grid, linear; beyond the border it goes on."""
-    flat = source.dimension == 2
-    lines = source.lines(target)
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    if lines is not None:
-        axes, positions = lines
-        array = values.transpose(*axes, source.dimension)
-        if flat:
-            return sample_lines(array[None], (np.zeros(1), *positions))[0]
-        return sample_lines(array, tuple(positions))
-    out = np.empty((*target.shape, values.shape[-1]), np.float32)
-    for slab, points in slabs(target):
-        out[slab] = sample_linear(values, source.to_index(points))
-    return out
 
 
 def _coherent_noise(grid: Grid, width: float, generator: np.random.Generator) -> np.ndarray:

@@ -91,10 +91,10 @@ def collect(
     ambiguity = 0.0
     for n, stage in enumerate(recorder.stages):
         # Counted from the last stage on, so that a model of fewer stages has the same features.
-        values = {f"width{last - n}": stage.width, f"entropy{last - n}": stage.entropy}
+        values = {f"width{last - n}": stage.width}
         if stage.disagreement is not None:
             values[f"disagreement{last - n}"] = stage.disagreement
-        if n:
+        if 0 < n < last:
             values[f"change{last - n}"] = np.linalg.norm(stage.increment, axis=-1)
         for name, value in {**values, "ambiguity": stage.ambiguity}.items():
             result[name] = value if stage.block == target else relaid(value, stage.block, target, shape)
@@ -105,6 +105,7 @@ def collect(
         final = relaid(field, blocks, target, shape)
     else:
         final = restrict(field, tuple(t // b for t, b in zip(target, blocks, strict=True)))
+    result["entropy0"] = recorder.stages[-1].entropy
     # What the instance optimisation moved is as uncertain as what the last stage left open.
     result["width0"] = np.sqrt(np.square(result["width0"]) + np.square(recorder.refined))
     result["smoothing"] = np.linalg.norm(final - recorder.stages[-1].mean, axis=-1)
@@ -149,9 +150,7 @@ def _derivatives(field: np.ndarray, cell: tuple[int, int, int]) -> tuple[np.ndar
         if field.shape[axis] < 2:
             continue
         first = first + np.sum(np.square(np.gradient(field, axis=axis) / np.float32(cell[axis])), axis=-1)
-        padded = np.concatenate([field.take([0], axis), field, field.take([-1], axis)], axis)
-        n = field.shape[axis]
-        mean = mean + (padded.take(range(n), axis) + padded.take(range(2, n + 2), axis)) / 2
+        mean = mean + ndimage.correlate1d(field, (0.5, 0, 0.5), axis=axis, mode="nearest")
         axes += 1
     if not axes:
         return np.zeros(field.shape[:3], np.float32), np.zeros(field.shape[:3], np.float32)
@@ -187,22 +186,21 @@ def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.nda
             sums = found
         else:
             sums = {k: type(v)(*[a + b for a, b in zip(v, found[k], strict=True)]) for k, v in sums.items()}
-    result = {}
+    result, spread = {}, {}
     for name, each in sums.items():
         damped = each.normal + np.float32(_DAMPING) * np.eye(3, dtype=np.float32)
         if first.dimension == 2:
             damped[..., 2, 2] = 1
         inverse = np.linalg.inv(damped)
         axes = slice(0, first.dimension)
-        spread = np.trace(inverse[..., axes, axes], axis1=-2, axis2=-1)
+        spread[name] = np.trace(inverse[..., axes, axes], axis1=-2, axis2=-1)
         result[f"{name} left"] = np.linalg.norm((inverse @ each.slope[..., None])[..., 0], axis=-1)
-        result[f"{name} hold"] = np.sqrt(spread)
-        result[f"{name} bound"] = np.sqrt(spread * each.square)
         result[f"{name} residual"] = np.sqrt(each.square)
+    result["structure hold"] = np.sqrt(spread["structure"])
+    result["intensity bound"] = np.sqrt(spread["intensity"] * sums["intensity"].square)
     result["decorrelation"] = 1 - sum(likeness) / np.float32(sum(first.weights))
-    each = sums["intensity"]
-    result["unseen"] = 1 - each.count / np.maximum(each.total, 1e-6)
-    return result, inverse, structured & (each.total > 0)
+    result["unseen"] = 1 - sums["intensity"].count / sums["intensity"].total
+    return result, inverse, structured
 
 
 def _matched(fixed, moving, field, blocks, mask) -> np.ndarray:

@@ -50,7 +50,7 @@ def hypotheses(stages: Sequence[StageRecord], grid: Grid) -> tuple[Hypotheses, .
     matrix, found = grid.matrix, []
     for number, stage in enumerate(stages, start=1):
         index = stage.where[:, ::-1][:, : grid.dimension]
-        points = grid.to_physical((index + 0.5) * stage.block[-1] - 0.5)
+        points = grid.blocks(stage.block[-1]).to_physical(index)
         vectors = stage.modes[..., : grid.dimension] @ matrix.T
         counts = (~np.isnan(vectors[..., 0])).sum(axis=1)
         for point, modes, weights, count in zip(points, vectors, stage.weights, counts, strict=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Container
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ import numpy as np
 
 from itk_pdd import files
 from itk_pdd.transform import components_to_itk, components_to_simpleitk
+from itk_pdd.uncertainty import IMAGES
+from itk_pdd.uncertainty.labels import entropy_of
+from itk_pdd.volume import Volume
 
 if TYPE_CHECKING:
     from itk_pdd.engine import Result
     from itk_pdd.grid import Grid
-    from itk_pdd.volume import Volume
 
 __all__ = ["tensor_to_itk", "uncertainty_writers"]
 
@@ -38,7 +40,9 @@ def tensor_to_itk(covariance: np.ndarray, grid: Grid) -> Any:
     return components_to_itk(covariance, grid, itk.SymmetricSecondRankTensor[itk.F, grid.dimension])
 
 
-def uncertainty_writers(result: Result, labels: Any) -> dict[str, Callable[[], Callable[[Path], None]]]:
+def uncertainty_writers(
+    result: Result, labels: Any, wanted: Container[str] = IMAGES
+) -> dict[str, Callable[[], Callable[[Path], None]]]:
     """What writes each image of the uncertainty of a registration, by the name of its option.
 
     Parameters
@@ -47,6 +51,8 @@ def uncertainty_writers(result: Result, labels: Any) -> dict[str, Callable[[], C
         A registration with uncertainty.
     labels : SimpleITK.Image
         Label image in the space of the moving image, for the probabilities of labels.
+    wanted : container of str
+        Names of the images that will be asked for: the labels are drawn once for both of theirs.
     """
 
     def image(make: Callable[[], Volume]) -> Callable[[Path], None]:
@@ -55,15 +61,21 @@ def uncertainty_writers(result: Result, labels: Any) -> dict[str, Callable[[], C
     def components(make: Callable[[], np.ndarray]) -> Callable[[Path], None]:
         return partial(files.write_image, components_to_simpleitk(make(), result.field.grid))
 
+    @cache
     def probabilities() -> np.ndarray:
         values, array = result.uncertainty.label_probabilities(labels)
         log.info("label probabilities: components are the labels %s", ", ".join(map(str, values)))
         return array
+
+    def label_entropy() -> Volume:
+        if "label_probabilities" in wanted:
+            return Volume(entropy_of(probabilities()), result.field.grid)
+        return result.uncertainty.label_entropy(labels)
 
     return {
         "uncertainty": lambda: image(result.uncertainty.standard_deviation),
         "entropy": lambda: image(result.uncertainty.entropy),
         "covariance": lambda: components(result.uncertainty.covariance),
         "label_probabilities": lambda: components(probabilities),
-        "label_entropy": lambda: image(lambda: result.uncertainty.label_entropy(labels)),
+        "label_entropy": lambda: image(label_entropy),
     }

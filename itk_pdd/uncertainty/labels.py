@@ -9,12 +9,13 @@ import numpy as np
 
 from itk_pdd.field import slabs
 from itk_pdd.kernels.interpolation import sample_nearest
+from itk_pdd.resampling import interpolate
 
 if TYPE_CHECKING:
     from itk_pdd.uncertainty.estimate import Uncertainty
     from itk_pdd.volume import Volume
 
-__all__ = ["label_entropy", "label_probabilities"]
+__all__ = ["entropy_of", "label_entropy", "label_probabilities"]
 
 _DRAWS = 64  # displacements that stand for the distribution of a voxel
 
@@ -31,14 +32,12 @@ def _draws(dimension: int) -> np.ndarray:
 
 def _drawn(labels: Volume, uncertainty: Uncertainty) -> Iterator[tuple[slice, np.ndarray]]:
     """Labels at displaced positions, slab by slab: (slice of the fixed grid, labels (draws, *slab); 0 outside)."""
-    from itk_pdd.uncertainty.estimate import _spread
-
     grid, dimension = uncertainty.grid, uncertainty.grid.dimension
     control = np.linalg.cholesky(uncertainty._control)
     first, second = np.tril_indices(dimension)
     draws = _draws(dimension)
     vectors = uncertainty.field.vectors
-    root = _spread(control[..., first, second], uncertainty.evidence.grid, grid)
+    root = interpolate(control[..., first, second], uncertainty.evidence.grid, grid)
     for slab, points in slabs(grid):
         for start in range(slab.start, slab.stop, 8):
             part = slice(start, min(start + 8, slab.stop))
@@ -55,6 +54,9 @@ def _drawn(labels: Volume, uncertainty: Uncertainty) -> Iterator[tuple[slice, np
 
 def label_probabilities(labels: Volume, uncertainty: Uncertainty) -> tuple[tuple[int, ...], np.ndarray]:
     """Probability of every label of the moving image at every voxel of the fixed image.
+
+    The shares of 64 evenly spread draws of the displacement from a Gaussian with its covariance at the voxel: tails as
+    heavy as those of the calibrated Student distribution are left out, and a share is a multiple of 1/64.
 
     Parameters
     ----------
@@ -79,10 +81,21 @@ def label_probabilities(labels: Volume, uncertainty: Uncertainty) -> tuple[tuple
 
 
 def label_entropy(labels: Volume, uncertainty: Uncertainty) -> np.ndarray:
-    """Entropy of the label at every voxel of the fixed image in nats, float32: 0 where it is certain."""
+    """Entropy of the label at every voxel of the fixed image in nats, float32: 0 where all draws show the same one.
+
+    Of the probabilities of :func:`label_probabilities`.
+    """
     out = np.zeros(uncertainty.grid.shape, np.float32)
     for part, found in _drawn(labels, uncertainty):
-        for value in np.unique(found):
-            share = (found == value).mean(axis=0, dtype=np.float32)
-            out[part] -= share * np.log(np.maximum(share, 1e-12))
+        # Few of the labels are found in a part.
+        shares = [(found == value).mean(axis=0, dtype=np.float32) for value in np.unique(found)]
+        out[part] = entropy_of(np.stack(shares, axis=-1))
+    return out
+
+
+def entropy_of(probabilities: np.ndarray) -> np.ndarray:
+    """Entropy in nats, float32 (...), of probabilities (..., labels) that add up to 1."""
+    out = np.zeros(probabilities.shape[:-1], np.float32)
+    for share in np.moveaxis(probabilities, -1, 0):
+        out -= share * np.log(np.maximum(share, np.float32(1e-12)))
     return np.maximum(out, 0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from itk_pdd import kernels
 from itk_pdd.kernels.interpolation import sample_lines
-from itk_pdd.kernels.lattice import compose, restrict
+from itk_pdd.kernels.lattice import compose, per_axis, restrict
 from itk_pdd.kernels.parallel import compiled, run
 
 if TYPE_CHECKING:
@@ -94,9 +94,6 @@ class Recorder:
         self.refined = 0.0
         """Root mean square of what the instance optimisation changed, on the last stage's control points."""
 
-    def _per_axis(self, value: int) -> tuple[int, int, int]:
-        return (value if self.dimension == 3 else 1, value, value)
-
     def begin(self, stage: Stage, points: tuple[int, ...], found: np.ndarray | None) -> None:
         """A stage begins.
 
@@ -149,20 +146,23 @@ class Recorder:
         where = np.stack(np.unravel_index(places[order], points), axis=-1)
         self.stages.append(
             StageRecord(
-                self.dimension, self._per_axis(stage.cell * stage.shrink), float(stage.step * stage.shrink),
+                self.dimension, per_axis(stage.cell * stage.shrink, self.dimension), float(stage.step * stage.shrink),
                 self._base + increment, increment, self._covariance.reshape(*points, 3, 3),
                 self._entropy.reshape(points), where, vectors[order], weights[order],
             )
         )  # fmt: skip
         del self._base, self._covariance, self._entropy, self._several
 
-    def fields(self, stage: Stage, found: list[np.ndarray], lattice: int) -> None:
-        """Take in forward and backward field of a stage, in units of and on a lattice of ``lattice`` working voxels."""
+    def fields(self, found: list[np.ndarray], lattice: int) -> None:
+        """Take in both fields of the last stage, in units of and on a lattice of ``lattice`` working voxels.
+
+        Forward and backward; of a stage that has no backward one there is nothing to take in.
+        """
         if len(found) < 2:
             return
         record = self.stages[-1]
         square = np.sum(np.square(compose(found[1], found[0])), axis=-1) * np.float32(lattice**2)
-        cell = tuple(b // s for b, s in zip(record.block, self._per_axis(lattice), strict=True))
+        cell = tuple(b // s for b, s in zip(record.block, per_axis(lattice, self.dimension), strict=True))
         record.disagreement = np.sqrt(restrict(square, cell))
 
     def refinement(self, before: np.ndarray, block: int, after: np.ndarray, lattice: int) -> None:
@@ -170,10 +170,10 @@ class Recorder:
 
         Both in working voxels, at the centres of blocks of ``block`` and of ``lattice`` working voxels along each axis.
         """
-        start = relaid(before, self._per_axis(block), self._per_axis(lattice), self.shape)
+        fine = per_axis(lattice, self.dimension)
+        start = relaid(before, per_axis(block, self.dimension), fine, self.shape)
         change = np.sum(np.square(after - start), axis=-1)
-        target = self.stages[-1].block
-        self.refined = np.sqrt(relaid(change[..., None], self._per_axis(lattice), target, self.shape)[..., 0])
+        self.refined = np.sqrt(relaid(change, fine, self.stages[-1].block, self.shape))
 
 
 def relaid(

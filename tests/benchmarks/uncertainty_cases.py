@@ -47,8 +47,6 @@ class Case:
         In working voxels: (n, dim) along the axes of the working grid, or (n,) along a surface's normal.
     voxel : float
         Working spacing in millimetres.
-    groups : numpy.ndarray
-        What a point belongs to, an organ for instance, (n,).
     summary : dict
         Means over the image of every feature, for the quality of the registration.
     dice : float
@@ -63,7 +61,6 @@ class Case:
     spread: dict[str, np.ndarray]
     errors: np.ndarray
     voxel: float
-    groups: np.ndarray
     summary: dict[str, float]
     dice: float
     points: np.ndarray
@@ -80,13 +77,13 @@ def at_points(evidence: Evidence, points: np.ndarray) -> tuple[dict[str, np.ndar
     return values, matrices
 
 
-def _finish(name, kind, result, points, errors, groups, dice) -> Case:
+def _finish(name, kind, result, points, errors, dice) -> Case:
     from itk_pdd.uncertainty.quality import summary
 
     evidence = result.uncertainty.evidence
     values, matrices = at_points(evidence, points)
     return Case(
-        name, kind, values, matrices, errors.astype(np.float32), evidence.voxel, groups,
+        name, kind, values, matrices, errors.astype(np.float32), evidence.voxel,
         summary(result.uncertainty), dice, points,
     )  # fmt: skip
 
@@ -104,7 +101,7 @@ def _vectors(name, kind, fixed, moving, truth, where, *, labels=None, seed=0, **
     if labels is not None:
         dice = _dice(labels[0], labels[1], result.field)
     points = fixed.grid.to_physical(index[:, ::-1])
-    return _finish(name, kind, result, points, errors, np.zeros(len(index), int), dice)
+    return _finish(name, kind, result, points, errors, dice)
 
 
 def _dice(fixed: Volume, moving: Volume, field: DisplacementField) -> float:
@@ -188,7 +185,7 @@ def organs(
         initial = None if start is None else start(case.fixed.grid, zlib.crc32(pair.name.encode()) + number)
         result = engine.register_volumes(case.fixed, case.moving, initial=initial, uncertainty=True, **options)
         rng = np.random.default_rng(number)
-        points, errors, groups = [], [], []
+        points, errors = [], []
         for label in metrics.labels_of(case.fixed_labels.array):
             inside, other = case.fixed_labels.array == label, case.moving_labels.array == label
             if not other.any():
@@ -200,10 +197,9 @@ def organs(
             where = case.fixed.grid.to_physical(index[:, ::-1])
             errors.append(signed_distance(other, case.moving.grid, result.field(where)))
             points.append(where)
-            groups.append(np.full(len(where), label))
         errors = np.concatenate(errors) / result.uncertainty.evidence.voxel
         dice = _dice(case.fixed_labels, case.moving_labels, result.field)
-        yield _finish(pair.name, kind, result, np.concatenate(points), errors, np.concatenate(groups), dice)
+        yield _finish(pair.name, kind, result, np.concatenate(points), errors, dice)
 
 
 def signed_distance(inside: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
@@ -230,7 +226,7 @@ def landmarks(**options) -> Case:
     )
     errors = result.field(case.fixed_points) - case.moving_points
     errors = errors @ np.asarray(result.uncertainty.evidence.grid.direction) / result.uncertainty.evidence.voxel
-    return _finish("lung", "landmarks", result, case.fixed_points, errors, np.zeros(len(errors), int), np.nan)
+    return _finish("lung", "landmarks", result, case.fixed_points, errors, np.nan)
 
 
 def misplaced(grid: Grid, seed: int) -> AffineMapping:
@@ -315,7 +311,7 @@ def write_cases(cases: list[Case], path: Path) -> None:
     for n, case in enumerate(cases):
         arrays[f"{n}/text"] = np.array([case.name, case.kind, json.dumps(case.summary)])
         arrays[f"{n}/numbers"] = np.array([case.voxel, case.dice])
-        arrays |= {f"{n}/{k}": getattr(case, k) for k in ("errors", "groups", "points")}
+        arrays |= {f"{n}/{k}": getattr(case, k) for k in ("errors", "points")}
         arrays |= {f"{n}/features/{k}": v for k, v in case.features.items()}
         arrays |= {f"{n}/spread/{k}": v for k, v in case.spread.items()}
     temporary = path.with_suffix(".tmp.npz")
@@ -338,7 +334,7 @@ def read_cases(path: Path) -> list[Case]:
         voxel, dice = (float(v) for v in own["numbers"])
         cases.append(
             Case(
-                name, kind, parts["features"], parts["spread"], own["errors"], voxel, own["groups"],
+                name, kind, parts["features"], parts["spread"], own["errors"], voxel,
                 json.loads(means), dice, own["points"],
             )
         )  # fmt: skip

@@ -214,8 +214,28 @@ def blobs(shape, shift, rng):
     return noise[tuple(slice(4, 4 + n) for n in shape)].astype(np.float32)
 
 
-@pytest.mark.parametrize("broken", [None, "masked_costs", "min_marginals", "make_consistent", "add_codes"])
+OPERATIONS = {
+    "add_codes": "codes",
+    "thermometer_codes": "codes of classes",
+    "masked_costs": "costs with masks",
+    "min_marginals": "marginals",
+    "from_tensor": "costs of the mean field",
+    "restrict": "means",
+    "upsample": "splines of order 1",
+    "make_consistent": "fields",
+    "sample_lines": "samples",
+}
+
+
+def test_all_operations_are_named_above():
+    others = {"device", "array", "numpy", "no_codes", "tensor"}
+    assert set(OPERATIONS) | others == {name for name in dir(host) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("broken", [None, *OPERATIONS])
 def test_a_device_is_checked_before_its_first_use(broken):
+    """One number that is wrong by a hundredth is found and named."""
+
     class Device(search_cuda.DeviceOperations):
         pass
 
@@ -227,14 +247,17 @@ def test_a_device_is_checked_before_its_first_use(broken):
         def wrong(self, *arguments, **options):
             result = right(self, *arguments, **options)
             part = result[0] if isinstance(result, tuple) else result
-            part[0] += torch.rand(part[0].shape).to(part)
+            if part.dtype == torch.int64:
+                part[0] ^= 1
+            else:
+                part[(0,) * part.ndim] += 0.01 * part.abs().max()
             return result
 
         setattr(Device, broken, wrong)
     if broken is None:
         check(Device(device.device), (4, 4, 4))
         return
-    with pytest.raises(RuntimeError, match="differ by"):
+    with pytest.raises(RuntimeError, match=f"^{OPERATIONS[broken]} differ by"):
         check(Device(device.device), (4, 4, 4))
 
 

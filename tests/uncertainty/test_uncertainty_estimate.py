@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import itk
 import numpy as np
 import pytest
+import SimpleITK
 from conftest import rotation
 from scipy import stats
 
@@ -12,10 +15,12 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.mapping import AffineMapping
+from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
+from itk_pdd.uncertainty import labels as label_images
 from itk_pdd.uncertainty.calibration import Calibration
 from itk_pdd.uncertainty.estimate import Uncertainty
 from itk_pdd.uncertainty.features import Evidence
-from itk_pdd.uncertainty.images import tensor_to_itk
+from itk_pdd.uncertainty.images import tensor_to_itk, uncertainty_writers
 from itk_pdd.volume import Volume
 
 PLAIN = Calibration(intercept=np.log(1.5), weights={}, offsets={}, tail=6.0, coherence=6.0)
@@ -201,6 +206,26 @@ def test_label_entropy_is_zero_inside_and_large_at_the_border() -> None:
     assert entropy[8:20, 8:24, 24:32].max() == 0
     assert entropy[8:20, 8:24, 17:19].min() > 0.3
     assert entropy.max() <= np.log(2) + 1e-6
+
+
+def test_labels_are_drawn_once_for_both_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = Grid.create((20, 18, 16), 2.0)
+    uncertainty = made(grid)
+    labels = Volume(np.random.default_rng(0).integers(0, 3, grid.shape).astype(np.uint8), grid)
+    expected = uncertainty.label_entropy(labels).array
+    draws = []
+    drawn = label_images._drawn
+    monkeypatch.setattr(label_images, "_drawn", lambda *given: draws.append(given) or drawn(*given))
+    result = SimpleNamespace(uncertainty=uncertainty, field=uncertainty.field)
+    writers = uncertainty_writers(result, labels.to_simpleitk(), LABEL_IMAGES)
+    assert set(writers) == set(IMAGES)
+    images = {name: SimpleITK.GetArrayFromImage(writers[name]().args[0]) for name in LABEL_IMAGES}
+    assert len(draws) == 1
+    assert images["label_probabilities"].shape == (*grid.shape, 3)
+    assert images["label_entropy"] == pytest.approx(expected, abs=1e-5)
+    # Alone, the entropy needs no array of all probabilities.
+    alone = uncertainty_writers(result, labels.to_simpleitk(), ("label_entropy",))["label_entropy"]().args[0]
+    assert SimpleITK.GetArrayFromImage(alone) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_calibration_that_has_not_learned_to_judge_does_not() -> None:
