@@ -210,6 +210,14 @@ def test_hand_made_features_learn_their_temperature(tmp_path, pairs):
     assert len(before) == 2 and (weights(loop.network) != before).all()
 
 
+@pytest.mark.parametrize("options", [{"pretrain": 3}, {"auxiliary": 0.1}], ids=str)
+def test_hand_made_features_cannot_be_taught_to_name_classes(tmp_path, pairs, options):
+    """Steps that were meant to name classes would reward rough fields instead: their diffusion counts less than none."""
+    network = replace(NETWORK, features="mind-ssc")
+    with pytest.raises(RegistrationError, match="mind-ssc features are not learned and cannot be taught"):
+        trainer(tmp_path, pairs, network=network, **options)
+
+
 def test_synthetic_pairs_are_always_the_same_and_true():
     source = SyntheticPairs((24, 28, 32), pairs=2)
     one, again = (source.draw(np.random.default_rng(5)) for _ in range(2))
