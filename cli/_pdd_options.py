@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 __all__ = ["check_options", "pdd_options", "pdd_recipe", "take_pdd_options"]
 
-_ONLY_SEGMENTATION = ("crop", "widths", "blocks", "folds")
+_ONLY_SEGMENTATION = ("crop", "widths", "blocks", "folds", "bfloat16")
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
         ("--features",),

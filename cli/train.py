@@ -106,7 +106,7 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
 )
 @click.option(
     "--bfloat16", is_flag=True,
-    help="Half precision on the CPU as well: twice as fast with AVX-512 BF16 or AMX, slow without.",
+    help="Half precision on the CPU as well (not with pdd): twice as fast with AVX-512 BF16 or AMX, slow without.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all by default.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and crops.")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itk_pdd.errors import RegistrationError
 from itk_pdd.network.pddnet import PddNetwork, dense
 from itk_pdd.network.settings import PddSettings
 from itk_pdd.training.augmentation import IGNORED
@@ -49,6 +50,11 @@ class PddTrainer(Loop):
         "cpu" or "cuda".
     processes : Processes
         Which of several processes this is.
+
+    Raises
+    ------
+    RegistrationError
+        If half precision is asked for, or see :class:`itk_pdd.training.objective.Objective`.
     """
 
     def __init__(
@@ -63,6 +69,10 @@ class PddTrainer(Loop):
         device: str = "cpu",
         processes: Processes | None = None,
     ) -> None:
+        if settings.bfloat16:
+            raise RegistrationError(
+                "bfloat16 is asked for, but a PDD network computes in single precision on a CPU: leave it out"
+            )
         self.pairs, self.source, self.device = pairs, source, torch.device(device)
         torch.manual_seed(settings.seed)
         module = Objective(network, objective, len(pairs.names)).to(self.device)

@@ -155,6 +155,7 @@ def test_a_model_of_synthetic_pairs_needs_no_scan(tmp_path):
         (("--loss", "warped"), "--loss has no meaning with --method segmentation: add --method pdd"),
         (("--method", "pdd", "--crop", 8, 8, 8), "--crop has no meaning with --method pdd: leave it out"),
         (("--method", "pdd", "--folds", 2), "--folds has no meaning with --method pdd"),
+        (("--method", "pdd", "--bfloat16"), "--bfloat16 has no meaning with --method pdd: leave it out"),
         (("--method", "pdd", "--synthetic"), "DATA and --synthetic are both given"),
         (("--method", "pdd", "--loss", "truth"), "loss is 'truth', but the true displacements of scans are not known"),
         (("--method", "pdd", "--warp", "0.4", "4", "8"), "displacements is 4, expected an odd number"),

@@ -235,7 +235,9 @@ def test_synthetic_pairs_are_always_the_same_and_true():
     ]  # fmt: skip
 
 
-def test_what_cannot_be_trained_is_told(pairs):
+def test_what_cannot_be_trained_is_told(tmp_path, pairs):
+    with pytest.raises(RegistrationError, match="bfloat16 is asked for"):
+        trainer(tmp_path, pairs, replace(SETTINGS, bfloat16=True))
     with pytest.raises(RegistrationError, match="expected two or more to make pairs of"):
         ScanPairs(pairs._train[:1], [], NAMES, SHAPE, augmentation=Augmentation())
     with pytest.raises(RegistrationError, match="loss is 'dice', expected one of"):
