@@ -166,21 +166,38 @@ class SyntheticPairs:
     ----------
     shape : tuple of int
         Shape of the images, z, y, x.
+    intensity : Intensity, optional
+        How intensities are normalised: by percentiles of each image, as random contrasts have no units.
     displacement : float
         Largest displacement as a share of the mean extent.
     pairs : int
         Number of validation pairs.
     seed : int
         Of the validation pairs.
+
+    Raises
+    ------
+    RegistrationError
+        If the intensities are normalised by a range.
     """
 
-    _INTENSITY = Intensity("percentiles", 1.0, 99.0)
-
     def __init__(
-        self, shape: tuple[int, int, int], *, displacement: float = 0.1, pairs: int = 4, seed: int = 0
+        self,
+        shape: tuple[int, int, int],
+        *,
+        intensity: Intensity | None = None,
+        displacement: float = 0.1,
+        pairs: int = 4,
+        seed: int = 0,
     ) -> None:
         from itk_pdd.synthesis import label_names
 
+        self._intensity = Intensity() if intensity is None else intensity
+        if self._intensity.kind != "percentiles":
+            raise RegistrationError(
+                f"intensity is of the kind {self._intensity.kind!r}, but the contrasts of synthetic pairs are random "
+                "and have no units: give percentiles"
+            )
         self.shape, self._displacement, self._pairs, self._seed = shape, displacement, pairs, seed
         self.names = [name for _, name in sorted(label_names("shapes").items())]
 
@@ -200,7 +217,7 @@ class SyntheticPairs:
             self.shape[::-1], 1.0, seed=seed, kind="shapes", modality="random",
             displacement=displacement * float(np.mean(self.shape)),
         )  # fmt: skip
-        images = [torch.from_numpy(self._INTENSITY.normalise(v.array))[None] for v in (made.fixed, made.moving)]
+        images = [torch.from_numpy(self._intensity.normalise(v.array))[None] for v in (made.fixed, made.moving)]
         labels = [torch.from_numpy(v.array) for v in (made.fixed_labels, made.moving_labels)]
         counts = sum(torch.bincount(part.flatten().int(), minlength=len(self.names)) for part in labels)
         return TrainingPair(*images, *labels, label_weights(counts), torch.from_numpy(made.truth.vectors))

@@ -74,7 +74,9 @@ class PddRecipe:
     pairs : int
         Upper limit of the validation pairs.
     synthetic : tuple of int, optional
-        Shape (z, y, x) of synthetic pairs to learn from instead of scans.
+        Shape (z, y, x) of synthetic pairs to learn from instead of scans. They have no millimetres, units or names of
+        their own: ``spacing``, an ``intensity`` of a range, ``class_names``, ``augmentation`` and ``cache`` are
+        refused.
     device : str
         "cpu" or "cuda".
     cache : path-like, optional
@@ -213,7 +215,11 @@ def _synthetic(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairSo
     if scans:
         raise RegistrationError("scans are given together with synthetic pairs, expected one or the other")
     assert recipe.synthetic is not None
-    pairs = SyntheticPairs(recipe.synthetic, pairs=recipe.pairs, seed=recipe.settings.seed)
+    plain = PddRecipe(recipe.name)
+    for name in ("spacing", "class_names", "augmentation", "cache"):
+        if getattr(recipe, name) != getattr(plain, name):
+            raise RegistrationError(f"{name} has no meaning with synthetic pairs: leave it out")
+    pairs = SyntheticPairs(recipe.synthetic, intensity=recipe.intensity, pairs=recipe.pairs, seed=recipe.settings.seed)
     # No spacing and no extent: what is learned is as large as the image, whatever that shows.
     return pairs, replace(recipe.network, stride=recipe.stride or recipe.network.stride, extent=None), None
 

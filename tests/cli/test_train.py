@@ -167,6 +167,29 @@ def test_options_of_the_other_method_are_refused(listed, tmp_path, options, comp
     assert "Missing argument 'DATA'" in run(train, "-o", tmp_path / "m").stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--intensity", -125, 275), "--intensity has no meaning with --synthetic: leave it out"),
+        (("--spacing", 2), "--spacing has no meaning with --synthetic"),
+        (("--class", "1=liver"), "--class has no meaning with --synthetic"),
+        (("--elastic", 0.1), "--elastic has no meaning with --synthetic"),
+        (("--cache", "cache"), "--cache has no meaning with --synthetic"),
+        (("--features", "mind-ssc", "--channels", 8), "--channels has no meaning with --features mind-ssc"),
+    ],
+)
+def test_what_synthetic_pairs_do_not_have_is_refused(tmp_path, options, complaint):
+    result = run(
+        train, "--synthetic", "-o", tmp_path / "m", "--iterations", 1, *PDD[2:], "--size", 24, 24, 24, *options
+    )
+    assert result.exit_code == 2 and complaint in " ".join(result.stderr.split())
+
+
+def test_a_size_belongs_to_synthetic_pairs(listed, tmp_path):  # noqa: F811
+    result = run(train, listed, "-o", tmp_path / "m", *PDD, "--iterations", 1, "--size", 24, 24, 24)
+    assert result.exit_code == 2 and "--size has no meaning without --synthetic" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize("method", ["segmentation", "pdd"])
 def test_a_full_disk_and_a_damaged_checkpoint_are_one_sentence(listed, tmp_path, monkeypatch, method):  # noqa: F811
     from itk_pdd.training import checkpoint

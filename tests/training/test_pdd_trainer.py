@@ -17,6 +17,7 @@ from itk_pdd.training.dataset import Sample, load_samples
 from itk_pdd.training.losses import label_weights, squared_label_loss
 from itk_pdd.training.objective import LOSSES, Objective, ObjectiveSettings
 from itk_pdd.training.pairs import ScanPairs, SyntheticPairs, TrainingPair
+from itk_pdd.training.pdd_recipe import PddRecipe, train_pdd
 from itk_pdd.training.pdd_trainer import PddTrainer, registered_dice
 from itk_pdd.training.pulling import compose, pull, pull_labels, remaining
 from itk_pdd.training.schedule import TrainingSettings
@@ -212,7 +213,7 @@ def test_hand_made_features_learn_their_temperature(tmp_path, pairs):
 
 @pytest.mark.parametrize("options", [{"pretrain": 3}, {"auxiliary": 0.1}], ids=str)
 def test_hand_made_features_cannot_be_taught_to_name_classes(tmp_path, pairs, options):
-    """Steps that were meant to name classes would reward rough fields instead: their diffusion counts less than none."""
+    """Steps meant to name classes would reward rough fields instead: their diffusion counts less than none."""
     network = replace(NETWORK, features="mind-ssc")
     with pytest.raises(RegistrationError, match="mind-ssc features are not learned and cannot be taught"):
         trainer(tmp_path, pairs, network=network, **options)
@@ -233,6 +234,29 @@ def test_synthetic_pairs_are_always_the_same_and_true():
     assert [torch.equal(a.fixed, b.fixed) for a, b in zip(source.validation(), source.validation(), strict=True)] == [
         True, True
     ]  # fmt: skip
+
+
+def test_synthetic_pairs_are_normalised_as_asked():
+    """What the card says of intensities is what the network saw."""
+    one, other = (
+        SyntheticPairs((24, 28, 32), intensity=Intensity("percentiles", low, 100 - low)).draw(np.random.default_rng(5))
+        for low in (0.0, 20.0)
+    )
+    inside = other.fixed.abs() < 1
+    assert 0.55 < float(inside.float().mean()) < 0.65  # 60 % of the voxels lie between the percentiles
+    # The same image but for a factor and an offset, where neither is clipped.
+    fit = np.polyfit(one.fixed[inside], other.fixed[inside], 1)
+    assert np.abs(np.polyval(fit, one.fixed[inside]) - other.fixed[inside].numpy()).max() < 1e-4
+    with pytest.raises(RegistrationError, match="have no units: give percentiles"):
+        SyntheticPairs(SHAPE, intensity=Intensity("range", -125, 275))
+
+
+@pytest.mark.parametrize("option", [
+    {"spacing": 2.0}, {"class_names": {1: "liver"}}, {"augmentation": Augmentation()}, {"cache": "cache"},
+], ids=str)  # fmt: skip
+def test_a_recipe_of_synthetic_pairs_says_nothing_about_scans(tmp_path, option):
+    with pytest.raises(RegistrationError, match=f"{next(iter(option))} has no meaning with synthetic pairs"):
+        train_pdd([], tmp_path, PddRecipe("general", synthetic=(24, 24, 24), **option))
 
 
 def test_what_cannot_be_trained_is_told(tmp_path, pairs):
