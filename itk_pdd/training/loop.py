@@ -91,7 +91,7 @@ class Loop(ABC):
         Raises
         ------
         RegistrationError
-            If there is a checkpoint of other settings, or the loss is not finite.
+            If there is a checkpoint of other settings or a damaged one, or the loss is not finite.
         OutputError
             If a checkpoint cannot be written; the one before is kept.
         """
@@ -113,7 +113,12 @@ class Loop(ABC):
     def planned(self) -> int | None:
         """Number of iterations that a training begun in this folder was planned for, None if none was."""
         found = read_checkpoint(self.folder)
-        return None if found is None else int(found[1]["settings"]["iterations"])
+        if found is None:
+            return None
+        try:
+            return int(found[1]["settings"]["iterations"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._incomplete(error) from error
 
     def step(self) -> float:
         """One iteration; returns its loss."""
@@ -184,22 +189,27 @@ class Loop(ABC):
                     f"checkpoint: {self.folder / CHECKPOINT} belongs to a training of other {name} "
                     f"({_difference(state.get(name), _as_json(value))}): choose another folder, or remove it"
                 )
-        for prefix, network in (("network.", self.network), ("average.", self.average)):
-            load_weights(network, _without(prefix, tensors), name="checkpoint")
         self.best_weights = _without("best.", tensors)
-        if self.best_weights:
-            check_weights(self.average, self.best_weights, name="checkpoint")
         try:
+            for prefix, network in (("network.", self.network), ("average.", self.average)):
+                load_weights(network, _without(prefix, tensors))
+            if self.best_weights:
+                check_weights(self.average, self.best_weights)
             restore_optimizer(self.optimizer, tensors)
             self.iteration, self.since_best = int(state["iteration"]), int(state["since_best"])
             self.best = float(state["best"])
             self.rows = [{name: float(value) for name, value in row.items()} for row in state["rows"]]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-            raise RegistrationError(
-                f"checkpoint: {self.folder / CHECKPOINT} holds no complete state of a training "
-                f"({type(error).__name__}): remove it to start anew"
-            ) from error
+            # Among them those of weights that are not the network's.
+            raise self._incomplete(error) from error
         log.info("resumed at iteration %d", self.iteration)
+
+    def _incomplete(self, error: Exception) -> RegistrationError:
+        reason = str(error) if isinstance(error, RegistrationError) else type(error).__name__
+        return RegistrationError(
+            f"checkpoint: {self.folder / CHECKPOINT} holds no complete state of a training ({reason}): remove it to "
+            "start anew"
+        )
 
 
 def _parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -227,6 +237,6 @@ def _as_json(value: Any) -> Any:
 
 def _difference(found: Any, wanted: Any) -> str:
     if isinstance(found, dict) and isinstance(wanted, dict):
-        name = next(n for n in wanted if found.get(n) != wanted[n])
-        return f"{name} is {wanted[name]}, was {found.get(name)}"
+        name = next(n for n in (*wanted, *found) if (n in wanted, found.get(n)) != (n in found, wanted.get(n)))
+        return f"{name} is {wanted.get(name, 'not there')}, was {found.get(name, 'not there')}"
     return f"{wanted}, was {found}"

@@ -105,6 +105,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, samples):
         {"rows": [{"loss": {}}]},
         {"since_best": "a"},
         "list",
+        {"network.heads.0.bias": None},
         {"optimizer.0.exp_avg": None},
         {"optimizer.x.step": torch.ones(1)},
     ],
@@ -115,13 +116,35 @@ def test_a_checkpoint_without_a_whole_state_is_refused(tmp_path, samples, change
     trainer(tmp_path, samples, settings).run()
     tensors, state = read_checkpoint(tmp_path)
     for key, value in change.items() if isinstance(change, dict) else ():
-        where = tensors if key.startswith("optimizer") else state
+        where = tensors if "." in key else state
         where[key] = value
         if value is None:
             del where[key]
     content = json.dumps([state] if change == "list" else state)
     (tmp_path / CHECKPOINT).write_bytes(save(tensors, metadata={"state": content}))
-    with pytest.raises(RegistrationError, match=r"holds no complete state|holds no state"):
+    with pytest.raises(RegistrationError, match=r"holds no (complete )?state.*remove it to start anew"):
+        trainer(tmp_path, samples, settings).run()
+
+
+@pytest.mark.parametrize("settings", [None, {}, [3], {"iterations": None}, {"iterations": "many"}], ids=str)
+def test_a_length_that_a_checkpoint_does_not_tell(tmp_path, samples, settings):
+    """With --minutes the checkpoint is asked first for how many iterations were planned."""
+    loop = trainer(tmp_path, samples)
+    assert loop.planned() is None
+    for state in ({"settings": settings}, {}):
+        (tmp_path / CHECKPOINT).write_bytes(save({}, metadata={"state": json.dumps(state)}))
+        with pytest.raises(RegistrationError, match=r"checkpoint\.safetensors holds no complete state.*remove it"):
+            loop.planned()
+
+
+def test_what_differs_is_named_though_one_side_does_not_know_it(tmp_path, samples):
+    settings = replace(SETTINGS, iterations=1, validate_every=1)
+    loop = trainer(tmp_path, samples, settings)
+    loop.run()
+    tensors, state = read_checkpoint(tmp_path)
+    state["settings"]["momentum"] = None
+    (tmp_path / CHECKPOINT).write_bytes(save(tensors, metadata={"state": json.dumps(state)}))
+    with pytest.raises(RegistrationError, match=r"other settings \(momentum is not there, was None\)"):
         trainer(tmp_path, samples, settings).run()
 
 
