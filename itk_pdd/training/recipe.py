@@ -16,12 +16,11 @@ import numpy as np
 from itk_pdd._version import __version__
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import LabelClass, ModelCard
-from itk_pdd.network.export import rounded, write_model
+from itk_pdd.network.export import made_folder, rounded, write_model
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import UNet, UNetSettings, count_weights
-from itk_pdd.outputs import OutputError
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, folds, of_split
 from itk_pdd.training.curve import write_table
@@ -251,12 +250,7 @@ def _finish(
 
 def work_folder(folder: str | os.PathLike[str]) -> Path:
     """The subfolder of a model for checkpoint, log and curve; it is made if it is not there."""
-    work = Path(folder) / "training"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {work} cannot be made ({(error.strerror or str(error)).lower()})") from error
-    return work
+    return made_folder(Path(folder) / "training")
 
 
 def label_classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, ...]:

@@ -20,6 +20,7 @@ from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.pddnet import PddNetwork, dense, descriptors, lattice
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
+from itk_pdd.outputs import OutputError
 from itk_pdd.resampling import resample
 from itk_pdd.volume import Volume
 
@@ -224,6 +225,8 @@ def test_folders_are_read_back_and_faults_are_named(tmp_path):
     model.write(tmp_path)
     again = PddModel.from_folder(tmp_path)
     assert again.card == model.card
+    with pytest.raises(OutputError, match=r"the folder .*card\.json.model cannot be made \(not a directory\)"):
+        model.write(tmp_path / "card.json" / "model")
     fixed, moving = textured(GRID, 0), textured(GRID, 1)
     one, other = (register_volumes(fixed, moving, model=m).field.vectors for m in (model, tmp_path))
     assert np.array_equal(one, other)
