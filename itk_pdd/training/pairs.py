@@ -61,6 +61,8 @@ class PairSource(Protocol):
     """Shape of the images, z, y, x."""
     names: list[str]
     """Names of the classes, background first."""
+    values: list[int]
+    """Their values in the label maps."""
 
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """A random pair to learn from, determined by ``rng``."""
@@ -95,6 +97,8 @@ class ScanPairs:
         Scans on one working spacing.
     names : sequence of str
         Of the classes, background first.
+    values : sequence of int
+        Of the classes in the label maps.
     shape : tuple of int
         Shape of the images, z, y, x; scans are cut or continued to it.
     augmentation : Augmentation
@@ -115,6 +119,7 @@ class ScanPairs:
         train: Sequence[Sample],
         validation: Sequence[Sample],
         names: Sequence[str],
+        values: Sequence[int],
         shape: tuple[int, int, int],
         *,
         augmentation: Augmentation,
@@ -123,7 +128,7 @@ class ScanPairs:
     ) -> None:
         if len(train) < 2:
             raise RegistrationError(f"data: {len(train)} scan is for training, expected two or more to make pairs of")
-        self.shape, self.names = shape, list(names)
+        self.shape, self.names, self.values = shape, list(names), list(values)
         self._train, self._validation = list(train), list(validation)
         self._augmentation = replace(augmentation, shape=shape)
         counts = torch.stack([torch.bincount(s.labels.flatten().int(), minlength=len(names)) for s in train])
@@ -199,7 +204,7 @@ class SyntheticPairs:
                 "and have no units: give percentiles"
             )
         self.shape, self._displacement, self._pairs, self._seed = shape, displacement, pairs, seed
-        self.names = [name for _, name in sorted(label_names("shapes").items())]
+        self.values, self.names = map(list, zip(*sorted(label_names("shapes").items()), strict=True))
 
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """See :class:`PairSource`."""

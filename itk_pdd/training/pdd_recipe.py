@@ -204,9 +204,9 @@ def _from_scans(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairS
         "cache": recipe.cache,
     }
     samples = [load_samples(part, **load) for part in (train, validation)]
-    names = [c.name for c in classes]
+    names, values = zip(*((c.name, c.value) for c in classes), strict=True)
     pairs = ScanPairs(
-        *samples, names, shape, augmentation=recipe.augmentation, pairs=recipe.pairs, seed=recipe.settings.seed
+        *samples, names, values, shape, augmentation=recipe.augmentation, pairs=recipe.pairs, seed=recipe.settings.seed
     )
     return pairs, network, spacing
 

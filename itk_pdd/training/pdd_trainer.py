@@ -97,7 +97,7 @@ class PddTrainer(Loop):
             "settings": asdict(self.settings),
             "objective": asdict(self.network.settings),
             "network": asdict(self.network.network.settings),
-            "source": self.source,
+            "source": {"classes": self.pairs.values, **self.source},
             "processes": self.processes.count,
         }
 

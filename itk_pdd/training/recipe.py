@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def train_model(
         raise RegistrationError(
             f"crop has shape {augmentation.shape} (axes z, y, x), expected multiples of {network.multiple}"
         )
-    load = {
+    load: dict[str, Any] = {
         "spacing": spacing / network.fold,
         "intensity": recipe.intensity,
         "values": [c.value for c in classes],
@@ -158,6 +158,7 @@ def train_model(
     def trainer(settings: TrainingSettings) -> Trainer:
         return Trainer(
             work, network, *parts, settings=settings, augmentation=augmentation, names=[c.name for c in classes],
+            source={"classes": load["values"], "spacing": load["spacing"], "intensity": asdict(recipe.intensity)},
             device=recipe.device, processes=processes,
         )  # fmt: skip
 

@@ -44,6 +44,8 @@ class Trainer(Loop):
         How the crops vary.
     names : sequence of str
         Of the classes, background first, for the log.
+    source : dict
+        Whatever else must be the same for a training to be resumed: label values of the classes, spacing, intensities.
     device : str
         "cpu" or "cuda" (with mixed precision).
     processes : Processes
@@ -60,12 +62,13 @@ class Trainer(Loop):
         settings: TrainingSettings,
         augmentation: Augmentation,
         names: Sequence[str],
+        source: dict[str, Any],
         device: str = "cpu",
         processes: Processes | None = None,
     ) -> None:
         if not train:
             raise RegistrationError("there is no scan to train on, expected at least one of the split 'train'")
-        self.augmentation, self.device = augmentation, torch.device(device)
+        self.augmentation, self.source, self.device = augmentation, source, torch.device(device)
         self.train, self.validation = ([_moved(s, self.device) for s in part] for part in (train, validation))
         torch.manual_seed(settings.seed)
         super().__init__(
@@ -119,6 +122,7 @@ class Trainer(Loop):
             "augmentation": asdict(self.augmentation),
             "network": asdict(self.network.settings),
             "scans": [sample.name for sample in self.train],
+            "source": self.source,
             "processes": self.processes.count,
         }
 

@@ -191,6 +191,20 @@ def test_a_size_belongs_to_synthetic_pairs(listed, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("method", ["segmentation", "pdd"])
+def test_a_training_is_not_resumed_for_other_classes(listed, tmp_path, method):  # noqa: F811
+    """As many classes of the same scans, but others."""
+    small = SMALL if method == "segmentation" else PDD
+    words = (train, listed, "-o", tmp_path / "m", *small, "--iterations", 1)
+    result = run(*words, "--class", "1=left")
+    assert result.exit_code == 0, result.output
+    other = run(*words, "--class", "2=left")
+    assert other.exit_code == 1 and "other source (classes is [0, 2], was [0, 1])" in other.stderr
+    # Another name is no other class; another normalisation is another image.
+    assert run(*words, "--class", "1=here").exit_code == 0
+    assert "other source (intensity is" in run(*words, "--class", "1=left", "--percentiles", 2, 98).stderr
+
+
+@pytest.mark.parametrize("method", ["segmentation", "pdd"])
 def test_a_full_disk_and_a_damaged_checkpoint_are_one_sentence(listed, tmp_path, monkeypatch, method):  # noqa: F811
     from itk_pdd.training import checkpoint
 

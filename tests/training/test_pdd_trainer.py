@@ -25,7 +25,7 @@ from itk_pdd.training.segmentation import dice_per_class
 
 SETTINGS = TrainingSettings(iterations=6, batch=1, rate=1e-2, decay=0.0, average=0.5, validate_every=3)
 SHAPE = (16, 20, 24)
-NAMES = ("background", "left", "right")
+NAMES, VALUES = ("background", "left", "right"), (0, 1, 2)
 NETWORK = PddSettings(channels=4, warps=(Warp(0.5, 5, 6),), stride=2, extent=SHAPE)
 
 
@@ -36,7 +36,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def pairs(scans):
     options = {"spacing": 2.0, "intensity": Intensity("percentiles"), "values": (0, 1, 2)}
     samples = [load_samples(of_split(scans, split), **options) for split in ("train", "validation")]
-    return ScanPairs(*samples, NAMES, SHAPE, augmentation=Augmentation(rotation=5, scale=0.05, shear=0, elastic=0))
+    return ScanPairs(
+        *samples, NAMES, VALUES, SHAPE, augmentation=Augmentation(rotation=5, scale=0.05, shear=0, elastic=0)
+    )
 
 
 def trainer(folder, pairs, settings=SETTINGS, network=NETWORK, **objective):
@@ -154,7 +156,7 @@ def test_it_learns_to_align_the_balls(tmp_path, features, loss, reached):
     shape = (24, 28, 40)
     samples = [scattered_balls(seed, shape) for seed in range(8)]
     weak = Augmentation(rotation=5, scale=0.05, shear=0, elastic=0)
-    pairs = ScanPairs(samples[:5], samples[5:], NAMES, shape, augmentation=weak, pairs=4)
+    pairs = ScanPairs(samples[:5], samples[5:], NAMES, VALUES, shape, augmentation=weak, pairs=4)
     network = replace(NETWORK, features=features, extent=shape, warps=(Warp(0.5, 7, 10),))
     # Two numbers have farther to go than 120,000 weights.
     rate = 0.1 if features == "mind-ssc" else 0.01
@@ -263,7 +265,7 @@ def test_what_cannot_be_trained_is_told(tmp_path, pairs):
     with pytest.raises(RegistrationError, match="bfloat16 is asked for"):
         trainer(tmp_path, pairs, replace(SETTINGS, bfloat16=True))
     with pytest.raises(RegistrationError, match="expected two or more to make pairs of"):
-        ScanPairs(pairs._train[:1], [], NAMES, SHAPE, augmentation=Augmentation())
+        ScanPairs(pairs._train[:1], [], NAMES, VALUES, SHAPE, augmentation=Augmentation())
     with pytest.raises(RegistrationError, match="loss is 'dice', expected one of"):
         ObjectiveSettings(loss="dice")
     objective = Objective(NETWORK, ObjectiveSettings(loss="truth"), 3)

@@ -37,7 +37,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def trainer(folder, samples, settings=SETTINGS, **options):
     return Trainer(
         folder, UNetSettings(3, (8, 16), 1, 1), *samples, settings=settings,
-        augmentation=Augmentation(shape=(16, 16, 16), elastic=0.0), names=("background", "left", "right"), **options,
+        augmentation=Augmentation(shape=(16, 16, 16), elastic=0.0), names=("background", "left", "right"), source={},
+        **options,
     )  # fmt: skip
 
 
