@@ -144,8 +144,13 @@ class Loop(ABC):
     def _update_average(self) -> None:
         # Early on the average would remember the random start for too long.
         decay = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
-        for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(new, 1 - decay)
+        # The statistics of norms as well as the weights they belong to; counts are not averaged.
+        state = self.network.state_dict()
+        for name, mean in self.average.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(state[name], 1 - decay)
+            else:
+                mean.copy_(state[name])
 
     def _validate(self, loss: float, seconds: float) -> None:
         rate = learning_rate(self.iteration - 1, self.settings)

@@ -205,6 +205,23 @@ def test_interrupted_and_resumed_is_the_same_as_in_one_go(tmp_path, pairs, warps
         trainer(tmp_path / "parts", pairs, **{**options, "loss": "warped"}).run()
 
 
+def test_the_averaged_network_has_the_statistics_of_its_norms(tmp_path, pairs):
+    network = replace(NETWORK, norm="batch")
+    last, mean = (trainer(tmp_path, pairs, replace(SETTINGS, average=average), network) for average in (0.0, 0.9))
+    for loop in (last, mean):
+        before = {name: value.clone() for name, value in loop.network.state_dict().items()}
+        loop.step()
+        # With no memory the average is the network; else it is as far on the way as for the weights.
+        now = loop.network.state_dict()
+        for name, value in loop.average.state_dict().items():
+            if value.is_floating_point():
+                share = 0.1 if loop is mean else 0.0
+                torch.testing.assert_close(value, share * before[name] + (1 - share) * now[name])
+        assert not torch.equal(
+            now["network.obelisk.batch1.running_mean"], before["network.obelisk.batch1.running_mean"]
+        )
+
+
 def test_hand_made_features_learn_their_temperature(tmp_path, pairs):
     network = replace(NETWORK, features="mind-ssc")
     loop = trainer(tmp_path, pairs, replace(SETTINGS, iterations=3), network=network)
