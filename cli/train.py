@@ -56,7 +56,7 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
     type=click.FloatRange(min=0, min_open=True),
     metavar="MM",
     help="Spacing of the network's answer, with pdd of the images it sees. By default that of the scans, or coarser "
-    "for scans above a million voxels (ten with pdd).",
+    "for scans above a million voxels (eight with pdd).",
 )
 @click.option(
     "--intensity", nargs=2, type=float, metavar="LOW HIGH", help="Intensities of calibrated scans, e.g. -125 275 HU."

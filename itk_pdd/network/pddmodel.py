@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,10 +23,6 @@ from itk_pdd.resampling import resample
 from itk_pdd.volume import Volume
 
 __all__ = ["PddModel"]
-
-log = logging.getLogger("itk_pdd")
-
-_MAX_VOXELS = 8_000_000  # of the working grid: the features of larger ones would take many gigabytes
 
 
 class PddModel:
@@ -71,13 +66,12 @@ class PddModel:
 
     def working_grid(self, grid: Grid) -> Grid:
         """The grid on which the network sees a fixed image that lies on ``grid``."""
-        canonical = grid.canonical()
-        spacing = self.card.spacing or float(np.prod(grid.spacing) ** (1 / 3))
-        smallest = float((np.prod(canonical.extent) / _MAX_VOXELS) ** (1 / 3))
-        if spacing < smallest:
-            log.info("working spacing %.3g mm instead of %.3g mm: the image is large", smallest, spacing)
-            spacing = smallest
-        return canonical.with_spacing(spacing).reindexed(*self.card.order())
+        # By the rule of the other models, which the engine knows; it is imported late, as it imports models.
+        from itk_pdd.engine import working_grid
+        from itk_pdd.stages import Model
+
+        chosen = working_grid(grid, Model(self.card.name, stages=(), spacing=self.card.spacing))
+        return chosen.reindexed(*self.card.order())
 
     def capture_range_mm(self, grid: Grid) -> float:
         """Farthest displacement along an axis that the first search tries in an image on a working grid."""

@@ -20,6 +20,7 @@ from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings
 from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import count_weights
+from itk_pdd.stages import Model
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, of_split
 from itk_pdd.training.dataset import Survey, load_samples, survey
@@ -28,7 +29,7 @@ from itk_pdd.training.evaluation import registration_scores
 from itk_pdd.training.objective import ObjectiveSettings
 from itk_pdd.training.pairs import PairSource, ScanPairs, SyntheticPairs
 from itk_pdd.training.pdd_trainer import PddTrainer
-from itk_pdd.training.recipe import label_classes, planned_iterations, tell_progress, work_folder
+from itk_pdd.training.recipe import default_spacing, label_classes, planned_iterations, tell_progress, work_folder
 from itk_pdd.training.schedule import TrainingSettings
 
 __all__ = ["PDD_AUGMENTATION", "PDD_TRAINING", "PddRecipe", "train_pdd"]
@@ -40,7 +41,6 @@ PDD_TRAINING = TrainingSettings(iterations=1000, batch=1, rate=5e-3, decay=0.0, 
 PDD_AUGMENTATION = Augmentation(rotation=8.0, scale=0.1, shear=0.05, elastic=0.04)
 """Weaker than for segmentation: what a pair of patients differs by is there already."""
 
-_VOXELS = 10_000_000  # of the working grid of a typical scan, where the spacing is not given
 _FEATURES = 150_000  # positions of features in it, where the stride is not given
 
 
@@ -225,8 +225,8 @@ def _synthetic(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairSo
 
 
 def _spacing(found: Survey) -> float:
-    coarsest = (float(np.prod(found.extent)) / _VOXELS) ** (1 / 3)
-    return found.spacing if coarsest <= found.spacing else float(np.ceil(coarsest * 2 - 0.1) / 2)
+    # By the limit of the registration, which would otherwise show the network coarser images than it learned from.
+    return default_spacing(found, Model.max_voxels)
 
 
 def _validated(model: PddModel, scans: Sequence[LabelledScan], recipe: PddRecipe, loop: PddTrainer) -> dict[str, Any]:

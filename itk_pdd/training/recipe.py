@@ -33,6 +33,7 @@ from itk_pdd.training.trainer import Trainer, TrainingSettings
 __all__ = [
     "Recipe",
     "cross_validate",
+    "default_spacing",
     "label_classes",
     "planned_iterations",
     "tell_progress",
@@ -270,13 +271,30 @@ def label_classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, 
     )
 
 
+def default_spacing(found: Survey, voxels: int, *, slack: float = 0.0) -> float:
+    """Working spacing in millimetres where none is given.
+
+    Parameters
+    ----------
+    found : Survey
+        The scans.
+    voxels : int
+        Upper limit for a scan of the usual size.
+    slack : float
+        By how many millimetres it may be finer than the limit says.
+
+    Returns
+    -------
+    float
+        The spacing of the scans, or the coarser one of the limit, rounded up to half a millimetre.
+    """
+    coarsest = (float(np.prod(found.extent)) / voxels) ** (1 / 3)
+    return found.spacing if coarsest <= found.spacing else float(np.ceil((coarsest - slack) * 2) / 2)
+
+
 def _network(recipe: Recipe, found: Survey, classes: int) -> tuple[UNetSettings, float]:
     """Size of the network and the spacing of its answer."""
-    spacing = recipe.spacing
-    if spacing is None:
-        coarsest = (float(np.prod(found.extent)) / _VOXELS) ** (1 / 3)
-        # In steps of half a millimetre above one: as exact as such a rule can be.
-        spacing = found.spacing if coarsest <= found.spacing else float(np.ceil(coarsest * 2 - 0.1) / 2)
+    spacing = recipe.spacing or default_spacing(found, _VOXELS, slack=0.05)
     # Where the scans are finer than the answer, the network sees their detail folded into channels.
     fold = 2 if found.spacing <= spacing / 1.6 else 1
     return UNetSettings(classes, recipe.widths, recipe.blocks, fold), spacing

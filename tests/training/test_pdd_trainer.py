@@ -9,15 +9,19 @@ import pytest
 import torch
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.grid import Grid
+from itk_pdd.network.card import PddCard
+from itk_pdd.network.pddmodel import PddModel
+from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings, Warp
 from itk_pdd.training.augmentation import IGNORED, Augmentation, soft_targets
 from itk_pdd.training.cases import of_split
-from itk_pdd.training.dataset import Sample, load_samples
+from itk_pdd.training.dataset import Sample, Survey, load_samples
 from itk_pdd.training.losses import label_weights, squared_label_loss
 from itk_pdd.training.objective import LOSSES, Objective, ObjectiveSettings
 from itk_pdd.training.pairs import ScanPairs, SyntheticPairs, TrainingPair
-from itk_pdd.training.pdd_recipe import PddRecipe, train_pdd
+from itk_pdd.training.pdd_recipe import PddRecipe, _spacing, train_pdd
 from itk_pdd.training.pdd_trainer import PddTrainer, registered_dice
 from itk_pdd.training.pulling import compose, pull, pull_labels, remaining
 from itk_pdd.training.schedule import TrainingSettings
@@ -276,6 +280,16 @@ def test_synthetic_pairs_are_normalised_as_asked():
 def test_a_recipe_of_synthetic_pairs_says_nothing_about_scans(tmp_path, option):
     with pytest.raises(RegistrationError, match=f"{next(iter(option))} has no meaning with synthetic pairs"):
         train_pdd([], tmp_path, PddRecipe("general", synthetic=(24, 24, 24), **option))
+
+
+@pytest.mark.parametrize("size", [(180, 200, 220), (208, 208, 208), (220, 200, 230), (201, 200, 200)], ids=str)
+def test_a_scan_is_learned_from_at_the_spacing_it_is_registered_at(size):
+    """Scans around the largest working grid: what training chooses, the registration does not make coarser."""
+    grid = Grid.create(size, 1.0)
+    spacing = _spacing(Survey({0: 1.0, 1: 1.0}, 1.0, tuple(grid.extent)))
+    card = PddCard("model", "", NETWORK, Intensity(), spacing)
+    assert PddModel(PddNetwork(NETWORK), card).working_grid(grid).spacing == pytest.approx((spacing,) * 3)
+    assert spacing == (1.0 if grid.voxels <= 8_000_000 else 1.5)
 
 
 def test_what_cannot_be_trained_is_told(tmp_path, pairs):
