@@ -172,9 +172,8 @@ def _train(
 
 def _recipe(output: Path, options: dict[str, Any], learned: dict[str, Any] | None) -> Any:
     """The recipe of a segmentation network, or with ``learned`` options that of a PDD network."""
-    import torch
-
     from itk_pdd.network.preparation import Intensity
+    from itk_pdd.operations import checked_device
     from itk_pdd.training.augmentation import Augmentation
     from itk_pdd.training.recipe import Recipe
     from itk_pdd.training.schedule import TrainingSettings
@@ -186,10 +185,8 @@ def _recipe(output: Path, options: dict[str, Any], learned: dict[str, Any] | Non
     names = ("iterations", "batch", "rate", "validate_every", "patience", "seed", "bfloat16")
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     crop, elastic = options.pop("crop"), options.pop("elastic")
-    if options["device"] == "auto":
-        options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    elif options["device"] == "cuda" and not torch.cuda.is_available():
-        raise click.BadParameter("there is no CUDA device here, expected cpu or auto.", param_hint="--device")
+    # Of several processes each has a GPU of its own: which one is not said here.
+    options["device"] = checked_device(options["device"]).partition(":")[0]
     try:
         widths = tuple(int(width) for width in options.pop("widths").split(","))
     except ValueError:

@@ -14,6 +14,7 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.pddnet import PddNetwork, dense
 from itk_pdd.network.settings import PddSettings
+from itk_pdd.operations import checked_device
 from itk_pdd.training.augmentation import IGNORED
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.loop import Loop
@@ -73,7 +74,7 @@ class PddTrainer(Loop):
             raise RegistrationError(
                 "bfloat16 is asked for, but a PDD network computes in single precision on a CPU: leave it out"
             )
-        self.pairs, self.source, self.device = pairs, source, torch.device(device)
+        self.pairs, self.source, self.device = pairs, source, torch.device(checked_device(device))
         torch.manual_seed(settings.seed)
         module = Objective(network, objective, len(pairs.names)).to(self.device)
         super().__init__(folder, module, settings=settings, names=pairs.names, processes=processes or Processes())

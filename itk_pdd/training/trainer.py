@@ -14,6 +14,7 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.semantic import predict
 from itk_pdd.network.unet import UNet, UNetSettings, calibrate
+from itk_pdd.operations import checked_device
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
 from itk_pdd.training.dataset import Sample
 from itk_pdd.training.distributed import Processes
@@ -68,7 +69,7 @@ class Trainer(Loop):
     ) -> None:
         if not train:
             raise RegistrationError("there is no scan to train on, expected at least one of the split 'train'")
-        self.augmentation, self.source, self.device = augmentation, source, torch.device(device)
+        self.augmentation, self.source, self.device = augmentation, source, torch.device(checked_device(device))
         self.train, self.validation = ([_moved(s, self.device) for s in part] for part in (train, validation))
         torch.manual_seed(settings.seed)
         super().__init__(

@@ -242,9 +242,11 @@ def test_a_full_disk_and_a_damaged_checkpoint_are_one_sentence(listed, tmp_path,
         (("--crop", "15", "16", "16"), 1, "Error: crop has shape (16, 16, 15)"),
         (("--widths", "8,x"), 2, "expected whole numbers"),
         (("--intensity", "5", "1"), 1, "expected low below high"),
+        (("--device", "cuda"), 1, "this machine has no CUDA device that torch can use: use 'auto' or 'cpu'"),
     ],
 )
-def test_options_that_cannot_be_used(listed, tmp_path, options, code, complaint):  # noqa: F811
+def test_options_that_cannot_be_used(listed, tmp_path, monkeypatch, options, code, complaint):  # noqa: F811
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = run(train, listed, "-o", tmp_path / "m", *SMALL, "--iterations", 1, *options)
     assert result.exit_code == code and complaint in result.stderr
     assert not (tmp_path / "m" / "card.json").exists()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import GEOMETRIES, blobs
 
+from itk_pdd import operations
 from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.grid import Grid
@@ -108,6 +109,24 @@ def test_a_second_warp_comes_closer():
     ]
     errors = [np.linalg.norm(inner(field - wave(GRID.points())), axis=-1).mean() for field in fields]
     assert errors[1] < 0.8 * errors[0] and errors[1] < 1.0
+
+
+def test_a_device_that_does_not_work_is_passed_over_or_named(monkeypatch):
+    """As for the other models: the rules are those of itk_pdd.operations. No GPU takes part: torch is told of one."""
+    fixed, moving = textured(GRID), textured(GRID, 1)
+    expected = register_volumes(fixed, moving, model=mind_model(), device="cpu").field.vectors
+
+    def broken(device):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(operations, "_device_operations", broken)
+    with pytest.warns(RegistrationWarning, match=r"cuda:0 does not work here .*no compiler.*: computing on the CPU"):
+        found = register_volumes(fixed, moving, model=mind_model(), device="auto")
+    assert np.array_equal(found.field.vectors, expected)
+    with pytest.raises(RegistrationError, match=r"device is 'cuda:0', but cuda:0 does not work here"):
+        register_volumes(fixed, moving, model=mind_model(), device="cuda:0")
 
 
 def test_what_a_model_cannot_use_is_told():
