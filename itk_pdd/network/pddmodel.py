@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +15,19 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.mapping import Mapping
+from itk_pdd.memory import Needs
 from itk_pdd.network.card import WEIGHTS, PddCard
 from itk_pdd.network.export import write_model
 from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.network.preparation import prepare_image
 from itk_pdd.network.storage import load_weights, read_tensors
 from itk_pdd.resampling import resample
+from itk_pdd.unfolding import without_folds
 from itk_pdd.volume import Volume
 
 __all__ = ["PddModel"]
+
+_MIND = 210  # bytes per voxel that MIND-SSC features take while they are made
 
 
 class PddModel:
@@ -65,7 +70,12 @@ class PddModel:
         write_model(folder, self.network, self.card)
 
     def working_grid(self, grid: Grid) -> Grid:
-        """The grid on which the network sees a fixed image that lies on ``grid``."""
+        """The grid on which the network sees a fixed image on ``grid``; RegistrationError if that is not 3-D."""
+        if grid.dimension != 3:
+            raise RegistrationError(
+                f"model {self.card.name} works on 3-D images, found one of {grid.dimension} dimensions: choose "
+                "another model"
+            )
         # By the rule of the other models, which the engine knows; it is imported late, as it imports models.
         from itk_pdd.engine import working_grid
         from itk_pdd.stages import Model
@@ -79,6 +89,36 @@ class PddModel:
         reach = zip(layout.displacements.reach, layout.step, grid.spacing[::-1], strict=True)
         return min(along * step * spacing for along, step, spacing in reach)
 
+    def needs(self, fixed: Grid, moving: Grid, *, on_host: bool = True) -> Needs:
+        """Estimate the memory that a registration takes.
+
+        Parameters
+        ----------
+        fixed, moving : Grid
+            Grids of the images.
+        on_host : bool
+            Whether the network works on the CPU; features and costs are not held here where a GPU does.
+        """
+        grid, settings = self.working_grid(fixed), self.network.settings
+        layouts = [self.network.lattice(grid.shape, warp=number) for number in range(len(settings.warps))]
+        # Both images normalised, and as the network sees them.
+        images = 4 * (3 * grid.voxels + float(np.prod(moving.extent)) / float(np.prod(grid.spacing)))
+        # The field, and the points at which it is sampled, some at a time; before that it is looked through for folds.
+        ends = max(4 * 3 * fixed.voxels, 4 * 10 * grid.voxels) + 100 * min(fixed.voxels, 2_000_000)
+        if not on_host:
+            return Needs(int(images), 0, 0, int(ends))
+        points = math.prod(layouts[0].shape)
+        if settings.features == "obelisk":
+            # The sampled map, of 8 times as many channels, and what the convolutions make of it, of 4 times as many.
+            making = 4 * (8 + 3 * 4) * settings.channels * points
+        else:
+            making = _MIND * grid.voxels
+        costs = max(4 * math.prod(lay.control.shape) * math.prod(lay.displacements.shape) for lay in layouts)
+        # Regularised costs beside those that they are made of.
+        peak = max(making, 2.1 * costs)
+        held = 2 * 4 * self.network.channels * points
+        return Needs(int(images + held), int(peak), int(peak), int(ends))
+
     def displacements(
         self,
         fixed: Volume,
@@ -86,6 +126,7 @@ class PddModel:
         *,
         initial: Mapping | None = None,
         iterations: int | None = None,
+        smallest_jacobian: float | None = None,
         device: str = "cpu",
         progress: Callable[[float, str], None] = lambda fraction, text: None,
     ) -> tuple[Callable[[np.ndarray], np.ndarray], Grid]:
@@ -99,6 +140,9 @@ class PddModel:
             Where to start, from fixed to moving physical points.
         iterations : int, optional
             Steps of the instance optimisation instead of the card's.
+        smallest_jacobian : float, optional
+            Where the Jacobian determinant is smaller on the working grid, what the searches found is relaxed (see
+            :class:`itk_pdd.stages.Model`); by default folds are left where they are.
         device : str
             Where the network works, as torch names it.
         progress : callable
@@ -116,11 +160,6 @@ class PddModel:
         RegistrationError
             If the images are not 3-D, or too small for the network.
         """
-        if fixed.grid.dimension != 3:
-            raise RegistrationError(
-                f"model {self.card.name} works on 3-D images, found one of {fixed.grid.dimension} dimensions: choose "
-                "another model"
-            )
         grid = self.working_grid(fixed.grid)
         network = self.network.to(device)
         prepared = [prepare_image(volume, max(grid.spacing), self.card.intensity) for volume in (fixed, moving)]
@@ -129,29 +168,42 @@ class PddModel:
         with torch.inference_mode():
             progress(0.05, "features")
             first = network.features(seen)
-        mapping: Callable[[np.ndarray], np.ndarray] | None = initial
+        fields: list[DisplacementField] = []
         count = len(network.settings.warps)
         for warp in range(count):
             progress((0.15 + 0.8 * warp) / count, "features")
-            other = _tensor(resample(prepared[1], grid, mapping=mapping), device)
+            so_far = _Composed(fields, initial) if fields else initial
+            other = _tensor(resample(prepared[1], grid, mapping=so_far), device)
             layout = network.lattice(grid.shape, warp=warp)
             second = network.features(other)
             progress((0.5 + 0.8 * warp) / count, f"search {warp + 1} of {count}")
             found = network.displacements(first, second, layout, warp=warp, iterations=iterations)
-            mapping = _Composed(_field(found, layout, grid), mapping)
-        assert mapping is not None
-        return mapping, grid
+            fields.append(_field(found, layout, grid))
+        if smallest_jacobian is not None:
+            fields = _without_folds(fields, grid, smallest_jacobian)
+        return _Composed(fields, initial), grid
 
 
 class _Composed:
-    """First a displacement field that goes on beyond its border, then a mapping."""
+    """Displacement fields that go on beyond their borders, the last first, then a mapping."""
 
-    def __init__(self, field: DisplacementField, then: Callable[[np.ndarray], np.ndarray] | None) -> None:
-        self.field, self.then = field, then
+    def __init__(self, fields: Sequence[DisplacementField], then: Callable[[np.ndarray], np.ndarray] | None) -> None:
+        self.fields, self.then = tuple(fields), then
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        points = points + self.field.at(points, outside="nearest")
+        for field in reversed(self.fields):
+            points = points + field.at(points, outside="nearest")
         return points if self.then is None else self.then(points)
+
+
+def _without_folds(fields: list[DisplacementField], grid: Grid, minimum: float) -> list[DisplacementField]:
+    """The same fields where they do not fold, seen together on the working grid; else one that does not."""
+    whole = DisplacementField.from_function(_Composed(fields, None), grid)
+    vectors = np.ascontiguousarray(whole.vectors @ np.linalg.inv(grid.matrix).T.astype(np.float32))
+    relaxed = without_folds(vectors, scale=(1.0,) * 3, minimum=minimum)
+    if relaxed is vectors:
+        return fields
+    return [DisplacementField(np.ascontiguousarray(relaxed @ grid.matrix.T.astype(np.float32)), grid)]
 
 
 def _tensor(volume: Volume, device: str) -> Tensor:
