@@ -13,7 +13,7 @@ from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
-from itk_pdd.training.augmentation import Augmentation, Crop, random_crop
+from itk_pdd.training.augmentation import Augmentation, Crop, crop_at, random_crop, vary_intensity
 from itk_pdd.training.dataset import Sample
 from itk_pdd.training.losses import label_weights
 
@@ -89,7 +89,7 @@ class _Lazy(Sequence):
 
 
 class ScanPairs:
-    """Pairs of labelled scans, their centres laid on each other.
+    """Pairs of labelled scans as they lie in physical space, which is where a registration starts.
 
     Parameters
     ----------
@@ -100,7 +100,8 @@ class ScanPairs:
     values : sequence of int
         Of the classes in the label maps.
     shape : tuple of int
-        Shape of the images, z, y, x; scans are cut or continued to it.
+        Shape of the images, z, y, x; the fixed scan is cut or continued to it around its centre, and the moving one is
+        sampled at the same places.
     augmentation : Augmentation
         How the fixed images vary; the moving ones vary in their intensities only, so that a pair varies once.
     pairs : int
@@ -111,7 +112,7 @@ class ScanPairs:
     Raises
     ------
     RegistrationError
-        If there are fewer than two scans to train on.
+        If there are fewer than two scans to train on, or two of a kind do not overlap.
     """
 
     def __init__(
@@ -130,6 +131,8 @@ class ScanPairs:
             raise RegistrationError(f"data: {len(train)} scan is for training, expected two or more to make pairs of")
         self.shape, self.names, self.values = shape, list(names), list(values)
         self._train, self._validation = list(train), list(validation)
+        for part in (self._train, self._validation):
+            _check_overlap(part)
         self._augmentation = replace(augmentation, shape=shape)
         counts = torch.stack([torch.bincount(s.labels.flatten().int(), minlength=len(names)) for s in train])
         self._weights = label_weights(counts.sum(0).cpu())
@@ -153,15 +156,45 @@ class ScanPairs:
         return _Lazy(len(self._ordered), make)
 
     def _pair(self, one: Sample, other: Sample, augmentation: Augmentation, rng: np.random.Generator) -> TrainingPair:
-        fixed = self._crop(one, augmentation, rng)
-        moving = self._crop(other, replace(_STILL, shape=self.shape, intensity=augmentation.intensity), rng)
+        centre = [(n - 1) / 2 for n in one.image.shape]
+        fixed = random_crop(
+            one.image, one.labels, len(self.names), fold=1, augmentation=augmentation, rng=rng, centre=centre
+        )
+        moving = self._seen(other, one, augmentation.intensity, rng)
         return TrainingPair(fixed.image[None], moving.image[None], fixed.labels, moving.labels, self._weights)
 
-    def _crop(self, scan: Sample, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-        centre = [(n - 1) / 2 for n in scan.image.shape]
-        return random_crop(
-            scan.image, scan.labels, len(self.names), fold=1, augmentation=augmentation, rng=rng, centre=centre
-        )
+    def _seen(self, moving: Sample, fixed: Sample, intensity: float, rng: np.random.Generator) -> Crop:
+        """The moving scan where the fixed one lies."""
+        matrix, offset = _index_mapping(fixed, moving)
+        # From the crop to the fixed scan it is a shift.
+        offset = offset + matrix @ [(n - k) / 2 for n, k in zip(fixed.image.shape[::-1], self.shape[::-1], strict=True)]
+        same = self.shape == tuple(moving.image.shape) and np.abs(offset).max() < 1e-3
+        if same and np.abs(matrix - np.eye(3)).max() * max(self.shape) < 1e-3:
+            # All of the scan as it is: nothing to interpolate.
+            return vary_intensity(Crop(moving.image.float(), moving.labels), intensity, rng)
+        z, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in self.shape), indexing="ij")
+        along = [a * x + b * y + c * z + d for (a, b, c), d in zip(matrix.tolist(), offset.tolist(), strict=True)]
+        points = torch.stack(along).permute(1, 2, 3, 0)
+        return crop_at(moving.image, moving.labels, points, intensity=intensity, rng=rng)
+
+
+def _index_mapping(fixed: Sample, moving: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix and offset from continuous indices (x, y, z) of one scan to those of another at the same place."""
+    mapping = np.linalg.inv(moving.affine.numpy()) @ fixed.affine.numpy()
+    return mapping[:3, :3], mapping[:3, 3]
+
+
+def _check_overlap(scans: Sequence[Sample]) -> None:
+    """Raise unless each scan shows some of the space of each other one."""
+    for fixed, moving in itertools.combinations(scans, 2):
+        axes = [np.linspace(0, n - 1, min(n, 12)) for n in fixed.image.shape[::-1]]
+        matrix, offset = _index_mapping(fixed, moving)
+        index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ matrix.T + offset
+        if not ((index > -0.5) & (index < np.asarray(moving.image.shape[::-1]) - 0.5)).all(axis=-1).any():
+            raise RegistrationError(
+                f"data: {fixed.name} and {moving.name} do not overlap in physical space, where their registration "
+                "starts: give them origins that bring them together, or leave one of them out"
+            )
 
 
 class SyntheticPairs:

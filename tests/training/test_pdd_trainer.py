@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import rotation
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.grid import Grid
@@ -15,6 +16,7 @@ from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings, Warp
+from itk_pdd.resampling import resample
 from itk_pdd.training.augmentation import IGNORED, Augmentation, soft_targets
 from itk_pdd.training.cases import of_split
 from itk_pdd.training.dataset import Sample, Survey, load_samples
@@ -26,6 +28,8 @@ from itk_pdd.training.pdd_trainer import PddTrainer, registered_dice
 from itk_pdd.training.pulling import compose, pull, pull_labels, remaining
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class
+from itk_pdd.volume import Volume
+from training.conftest import GRID, balls, write_scan
 
 SETTINGS = TrainingSettings(iterations=6, batch=1, rate=1e-2, decay=0.0, average=0.5, validate_every=3)
 SHAPE = (16, 20, 24)
@@ -150,7 +154,7 @@ def scattered_balls(seed: int, shape: tuple[int, int, int]) -> Sample:
         centre = np.array([11.5, 13.5, x]) + rng.uniform(-4, 4, 3)
         labels[np.linalg.norm(points - centre, axis=-1) < 6] = value
     image = (labels == 1) + 0.4 * (labels == 2) - 0.6 + 0.1 * rng.normal(size=shape)
-    return Sample(str(seed), torch.from_numpy(image).half(), torch.from_numpy(labels))
+    return Sample(str(seed), torch.from_numpy(image).half(), torch.from_numpy(labels), torch.eye(4).double())
 
 
 @pytest.mark.parametrize(("features", "loss", "reached"), [
@@ -224,6 +228,41 @@ def test_the_averaged_network_has_the_statistics_of_its_norms(tmp_path, pairs):
         assert not torch.equal(
             now["network.obelisk.batch1.running_mean"], before["network.obelisk.batch1.running_mean"]
         )
+
+
+@pytest.mark.parametrize("geometry", ["shifted", "turned"])
+def test_pairs_lie_as_a_registration_finds_them(tmp_path, geometry):
+    """Training and validation show the moving scan where the fixed one lies, whatever their centres."""
+    turned = rotation(4, -6, 8) if geometry == "turned" else np.eye(3)
+    grids = [GRID, Grid.create((28, 22, 14), (2.0, 2.0, 2.0), (-3.5, 6.4, -4.6), turned)]
+    volumes = [balls(grid, seed) for seed, grid in enumerate(grids)]
+    listed = [write_scan(tmp_path, str(n), *volumes[n]) for n in range(2)]
+    intensity = Intensity("range", 0, 100)
+    samples = load_samples(listed, spacing=2.0, intensity=intensity, values=VALUES)
+    still = Augmentation(rotation=0, scale=0, shear=0, elastic=0, intensity=0)
+    pairs = ScanPairs(samples, samples, NAMES, VALUES, GRID.shape, augmentation=still, pairs=2)
+    drawn = [pairs.draw(np.random.default_rng(seed)) for seed in range(8)]
+    for fixed, moving, pair in ((0, 1, pairs.validation()[0]), (1, 0, pairs.validation()[1])):
+        image, labels = volumes[moving]
+        # As in PddModel.displacements, on the fixed grid, cut or continued to the shape of the pairs.
+        there = Volume(intensity.normalise(image.array), image.grid)
+        margin = [(m - n) // 2 for n, m in zip(grids[fixed].size, GRID.size, strict=True)]
+        grid = grids[fixed].padded(margin, margin)
+        expected = resample(there, grid).array
+        assert np.abs(pair.moving[0].numpy() - expected).max() < 5e-3
+        known = pair.moving_labels != IGNORED
+        inside = ((at := image.grid.to_index(grid.points())) > -0.5) & (at < np.asarray(image.grid.size) - 0.5)
+        assert np.array_equal(known.numpy(), inside.all(-1))
+        nearest = resample(labels, grid, interpolation="nearest").array
+        assert (pair.moving_labels.numpy() == nearest)[known.numpy()].mean() > 0.999
+        assert any(torch.equal(pair.moving, other.moving) for other in drawn)
+
+
+def test_scans_that_do_not_overlap_are_named():
+    near, far = scattered_balls(0, SHAPE), scattered_balls(1, SHAPE)
+    far = replace(far, affine=torch.tensor([[1.0, 0, 0, 30], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).double())
+    with pytest.raises(RegistrationError, match="data: 0 and 1 do not overlap in physical space"):
+        ScanPairs([near, far], [], NAMES, VALUES, SHAPE, augmentation=Augmentation())
 
 
 def test_hand_made_features_learn_their_temperature(tmp_path, pairs):
