@@ -18,7 +18,7 @@ from itk_pdd.network.settings import PddSettings
 from itk_pdd.training.augmentation import soft_targets
 from itk_pdd.training.losses import segmentation_loss, squared_label_loss
 from itk_pdd.training.pairs import TrainingPair
-from itk_pdd.training.pulling import compose, pull, pull_labels, remaining
+from itk_pdd.training.pulling import pull, pull_labels, remaining, searched, voxels_of
 
 __all__ = ["LOSSES", "Objective", "ObjectiveSettings"]
 
@@ -194,18 +194,11 @@ class Objective(nn.Module):
     @torch.no_grad()
     def _warped(self, pair: TrainingPair, first: Tensor, warp: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Moving image, its labels and the rest of the truth after the searches before one."""
-        network, size = self.network, pair.fixed.shape[1:]
-        moving = pair.moving
-        voxels = [torch.arange(n, dtype=torch.float64) for n in size]
-        total = None
-        for number in range(warp):
-            layout = network.lattice(size, warp=number)
-            found = network.search(first.detach(), self._features(moving), layout, warp=number).mean()
-            field = dense(layout.to_image(found), layout.positions(), voxels)
-            total = field if total is None else compose(total, field, voxels)
-            moving = pull(pair.moving, total, voxels)
-        labels = pull_labels(pair.moving_labels, total, voxels)
-        return moving, labels, None if pair.truth is None else remaining(pair.truth, total, voxels)
+        voxels = voxels_of(pair.moving)
+        field = searched(self.network, first.detach(), pair.moving, warp, features=self._features)
+        labels = pull_labels(pair.moving_labels, field, voxels)
+        left = None if pair.truth is None else remaining(pair.truth, field, voxels)
+        return pull(pair.moving, field, voxels), labels, left
 
 
 def _likelihood_loss(distribution: DisplacementDistribution, layout: Lattice, truth: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.network.pddnet import PddNetwork, dense
+from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.settings import PddSettings
 from itk_pdd.operations import checked_device
 from itk_pdd.training.augmentation import IGNORED
@@ -20,7 +20,7 @@ from itk_pdd.training.distributed import Processes
 from itk_pdd.training.loop import Loop
 from itk_pdd.training.objective import Objective, ObjectiveSettings
 from itk_pdd.training.pairs import PairSource, TrainingPair
-from itk_pdd.training.pulling import compose, pull, pull_labels
+from itk_pdd.training.pulling import pull_labels, searched, voxels_of
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class
 
@@ -117,16 +117,9 @@ def registered_dice(
     rows = []
     for pair in pairs:
         pair = pair.to(device)
-        size = pair.fixed.shape[1:]
-        voxels = [torch.arange(n, dtype=torch.float64) for n in size]
-        first, moving, total = network.features(pair.fixed), pair.moving, None
-        for warp in range(len(network.settings.warps)):
-            layout = network.lattice(size, warp=warp)
-            found = network.displacements(first, network.features(moving), layout, warp=warp, iterations=0)
-            field = dense(found, layout.positions(), voxels)
-            total = field if total is None else compose(total, field, voxels)
-            moving = pull(pair.moving, total, voxels)
-        labels = pull_labels(pair.moving_labels, total, voxels)
+        count = len(network.settings.warps)
+        field = searched(network, network.features(pair.fixed), pair.moving, count, features=network.features)
+        labels = pull_labels(pair.moving_labels, field, voxels_of(pair.moving))
         # Beyond the field of view of either image nothing is known.
         known = (pair.fixed_labels != IGNORED) & (labels != IGNORED)
         dice = dice_per_class(labels[known], pair.fixed_labels[known], classes)
