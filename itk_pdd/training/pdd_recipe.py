@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from itk_pdd._version import __version__
 from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import PddCard
@@ -29,7 +28,14 @@ from itk_pdd.training.evaluation import registration_scores
 from itk_pdd.training.objective import ObjectiveSettings
 from itk_pdd.training.pairs import PairSource, ScanPairs, SyntheticPairs
 from itk_pdd.training.pdd_trainer import PddTrainer
-from itk_pdd.training.recipe import default_spacing, label_classes, planned_iterations, tell_progress, work_folder
+from itk_pdd.training.recipe import (
+    default_spacing,
+    label_classes,
+    planned_iterations,
+    provenance,
+    tell_progress,
+    work_folder,
+)
 from itk_pdd.training.schedule import TrainingSettings
 
 __all__ = ["PDD_AUGMENTATION", "PDD_TRAINING", "PddRecipe", "train_pdd"]
@@ -254,18 +260,12 @@ def _validated(model: PddModel, scans: Sequence[LabelledScan], recipe: PddRecipe
 
 
 def _provenance(recipe: PddRecipe, loop: PddTrainer, scans: Sequence[LabelledScan]) -> dict[str, Any]:
+    licence = recipe.licence or ("random synthetic anatomies only" if recipe.synthetic else "")
+    train = of_split(scans, "train")
     return {
-        "scans": [scan.name for scan in of_split(scans, "train")],
-        "licence": recipe.licence or ("random synthetic anatomies only" if recipe.synthetic else ""),
-        "command": recipe.command,
+        **provenance(loop, train, licence=licence, command=recipe.command, device=recipe.device),
         "objective": asdict(recipe.objective),
-        "iterations": loop.iteration,
-        "batch": loop.settings.batch * loop.processes.count,
         "shape": list(loop.pairs.shape),
-        "seed": loop.settings.seed,
-        "seconds": round(sum(row["seconds"] for row in loop.rows)),
-        "device": recipe.device,
-        "version": __version__,
     }
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "default_spacing",
     "label_classes",
     "planned_iterations",
+    "provenance",
     "tell_progress",
     "train_model",
     "work_folder",
@@ -180,7 +181,10 @@ def train_model(
     tell_progress(progress, 0.98, "validating")
     card = ModelCard(
         recipe.name, recipe.description, network, spacing, recipe.intensity, classes,
-        training=_provenance(recipe, loop, train),
+        training={
+            **provenance(loop, train, licence=recipe.licence, command=recipe.command, device=recipe.device),
+            "crop": list(augmentation.shape or ()),
+        },
     )  # fmt: skip
     return _finish(weights, card, validation, Path(folder), write=processes.rank == 0)
 
@@ -322,18 +326,27 @@ def planned_iterations(trainer: Loop, minutes: float, processes: Processes) -> i
     return max(20, int(minutes * 60 / processes.mean(statistics.median(seconds[2:]))))
 
 
-def _provenance(recipe: Recipe, loop: Trainer, train: Sequence[LabelledScan]) -> dict[str, Any]:
-    seconds = sum(row["seconds"] for row in loop.rows)
+def provenance(loop: Loop, scans: Sequence[LabelledScan], *, licence: str, command: str, device: str) -> dict[str, Any]:
+    """Where a model comes from, for its card.
+
+    Parameters
+    ----------
+    loop : Loop
+        The training.
+    scans : sequence of LabelledScan
+        What it learned from.
+    licence, command, device : str
+        See :class:`Recipe`.
+    """
     return {
-        "scans": [scan.name for scan in train],
-        "licence": recipe.licence,
-        "command": recipe.command,
+        "scans": [scan.name for scan in scans],
+        "licence": licence,
+        "command": command,
         "iterations": loop.iteration,
         "batch": loop.settings.batch * loop.processes.count,
-        "crop": list(loop.augmentation.shape or ()),
         "seed": loop.settings.seed,
-        "seconds": round(seconds),
-        "device": recipe.device,
+        "seconds": round(sum(row["seconds"] for row in loop.rows)),
+        "device": device,
         "version": __version__,
     }
 
