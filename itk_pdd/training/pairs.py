@@ -14,6 +14,7 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.training.augmentation import Augmentation, Crop, crop_at, random_crop, vary_intensity
+from itk_pdd.training.cases import ordered_pairs
 from itk_pdd.training.dataset import Sample
 from itk_pdd.training.losses import label_weights
 
@@ -130,15 +131,14 @@ class ScanPairs:
         if len(train) < 2:
             raise RegistrationError(f"data: {len(train)} scan is for training, expected two or more to make pairs of")
         self.shape, self.names, self.values = shape, list(names), list(values)
-        self._train, self._validation = list(train), list(validation)
-        for part in (self._train, self._validation):
+        self._train = list(train)
+        for part in (train, validation):
             _check_overlap(part)
         self._augmentation = replace(augmentation, shape=shape)
         counts = torch.stack([torch.bincount(s.labels.flatten().int(), minlength=len(names)) for s in train])
         self._weights = label_weights(counts.sum(0).cpu())
-        ordered = list(itertools.permutations(range(len(validation)), 2))
-        chosen = np.random.default_rng(seed).permutation(len(ordered))[:pairs]
-        self._ordered = [ordered[index] for index in sorted(chosen)]
+        # Those that the finished model is measured on as well.
+        self._validation = ordered_pairs(list(validation), pairs, seed)
 
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """See :class:`PairSource`."""
@@ -147,13 +147,12 @@ class ScanPairs:
 
     def validation(self) -> Sequence[TrainingPair]:
         """See :class:`PairSource`."""
-        scans, still = self._validation, replace(_STILL, shape=self.shape)
+        still = replace(_STILL, shape=self.shape)
 
         def make(number: int) -> TrainingPair:
-            one, other = (scans[index] for index in self._ordered[number])
-            return self._pair(one, other, still, np.random.default_rng(0))
+            return self._pair(*self._validation[number], still, np.random.default_rng(0))
 
-        return _Lazy(len(self._ordered), make)
+        return _Lazy(len(self._validation), make)
 
     def _pair(self, one: Sample, other: Sample, augmentation: Augmentation, rng: np.random.Generator) -> TrainingPair:
         centre = [(n - 1) / 2 for n in one.image.shape]
