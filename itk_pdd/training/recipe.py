@@ -171,7 +171,7 @@ def train_model(
     loop = trainer(settings)
     log.info(
         "%d classes, %d weights, an answer every %g mm, crops of %s voxels (z, y, x)",
-        len(classes), count_weights(loop.network), spacing, " x ".join(str(n) for n in augmentation.shape or ()),
+        len(classes), count_weights(loop.network), spacing, " x ".join(str(n) for n in augmentation.shape),
     )  # fmt: skip
 
     def on_step(iteration: int, loss: float) -> None:
@@ -183,7 +183,7 @@ def train_model(
         recipe.name, recipe.description, network, spacing, recipe.intensity, classes,
         training={
             **provenance(loop, train, licence=recipe.licence, command=recipe.command, device=recipe.device),
-            "crop": list(augmentation.shape or ()),
+            "crop": list(augmentation.shape),
         },
     )  # fmt: skip
     return _finish(weights, card, validation, Path(folder), write=processes.rank == 0)
