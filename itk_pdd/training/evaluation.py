@@ -16,7 +16,7 @@ from itk_pdd.training.cases import LabelledScan, ordered_pairs
 from itk_pdd.training.dataset import read_labelled
 from itk_pdd.volume import Volume
 
-__all__ = ["registration_scores", "segment", "segmentation_dice", "summary"]
+__all__ = ["registration_scores", "segmentation_dice", "summary"]
 
 
 def segment(model: SemanticNetwork, image: Volume) -> Volume:

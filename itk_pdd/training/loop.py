@@ -28,7 +28,7 @@ from itk_pdd.training.curve import write_curve, write_log
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.schedule import TrainingSettings, learning_rate
 
-__all__ = ["Loop", "mean_over_scans"]
+__all__ = ["Loop"]
 
 log = logging.getLogger("itk_pdd")
 

@@ -28,7 +28,8 @@ from itk_pdd.training.dataset import Survey, load_samples, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import segmentation_dice, summary
 from itk_pdd.training.loop import Loop
-from itk_pdd.training.trainer import Trainer, TrainingSettings
+from itk_pdd.training.schedule import TrainingSettings
+from itk_pdd.training.trainer import Trainer
 
 __all__ = [
     "Recipe",

@@ -20,10 +20,10 @@ from itk_pdd.training.dataset import Sample
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.loop import Loop
 from itk_pdd.training.losses import class_weights, segmentation_loss
-from itk_pdd.training.schedule import TrainingSettings, learning_rate
+from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class, majority
 
-__all__ = ["Trainer", "TrainingSettings", "learning_rate"]
+__all__ = ["Trainer"]
 
 _CALIBRATION = 16  # batches whose statistics the averaged network takes before it is used
 

@@ -19,8 +19,9 @@ from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import of_split
 from itk_pdd.training.checkpoint import CHECKPOINT, read_checkpoint
 from itk_pdd.training.dataset import load_samples
+from itk_pdd.training.schedule import TrainingSettings, learning_rate
 from itk_pdd.training.segmentation import dice_per_class, majority
-from itk_pdd.training.trainer import Trainer, TrainingSettings, learning_rate
+from itk_pdd.training.trainer import Trainer
 
 SETTINGS = TrainingSettings(iterations=8, validate_every=4, rate=5e-3, average=0.8, levels=2)
 
