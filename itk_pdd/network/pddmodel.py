@@ -141,8 +141,9 @@ class PddModel:
         iterations : int, optional
             Steps of the instance optimisation instead of the card's.
         smallest_jacobian : float, optional
-            Where the Jacobian determinant is smaller on the working grid, what the searches found is relaxed (see
-            :class:`itk_pdd.stages.Model`); by default folds are left where they are.
+            Where the Jacobian determinant of what a search found is smaller, it is relaxed (see
+            :class:`itk_pdd.stages.Model`), so that all searches together do not fold on the working grid; by default
+            folds are left where they are.
         device : str
             Where the network works, as torch names it.
         progress : callable
@@ -178,9 +179,14 @@ class PddModel:
             second = network.features(other)
             progress((0.5 + 0.8 * warp) / count, f"search {warp + 1} of {count}")
             found = network.displacements(first, second, layout, warp=warp, iterations=iterations)
-            fields.append(_field(found, layout, grid))
+            vectors = found.cpu().numpy().astype(np.float32)
+            if smallest_jacobian is not None:
+                # Few control points are soon relaxed; what folds between them is left to the working grid.
+                vectors = without_folds(vectors, scale=_steps(layout.positions())[::-1], minimum=smallest_jacobian)
+            fields.append(_field(vectors, layout, grid))
         if smallest_jacobian is not None:
-            fields = _without_folds(fields, grid, smallest_jacobian)
+            # Determinants multiply: those of several fields together may be smaller than of each.
+            fields = _without_folds(fields, grid, smallest_jacobian ** len(fields))
         return _Composed(fields, initial), grid
 
 
@@ -210,7 +216,7 @@ def _tensor(volume: Volume, device: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))[None].to(device)
 
 
-def _field(vectors: Tensor, layout: Lattice, grid: Grid) -> DisplacementField:
+def _field(vectors: np.ndarray, layout: Lattice, grid: Grid) -> DisplacementField:
     """Displacements of control points in voxels of a grid as a field in millimetres."""
     positions = layout.positions()
     control = Grid.create(
@@ -219,7 +225,7 @@ def _field(vectors: Tensor, layout: Lattice, grid: Grid) -> DisplacementField:
         grid.to_physical([float(p[0]) for p in positions[::-1]]),
         np.asarray(grid.direction),
     )
-    physical = vectors.cpu().numpy().astype(np.float32) @ grid.matrix.T.astype(np.float32)
+    physical = vectors @ grid.matrix.T.astype(np.float32)
     return DisplacementField(np.ascontiguousarray(physical), control)
 
 
