@@ -89,7 +89,7 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
 )  # fmt: skip
 @click.option(
     "--validate-every", type=click.IntRange(min=1), metavar="N",
-    help="Iterations between validations, each with a checkpoint; by default 100, 50 with pdd.",
+    help="Iterations between validations; by default 100, 50 with pdd. Checkpoints: then and every 5 minutes.",
 )  # fmt: skip
 @click.option(
     "--patience", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",

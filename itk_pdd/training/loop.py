@@ -32,6 +32,8 @@ __all__ = ["Loop"]
 
 log = logging.getLogger("itk_pdd")
 
+_UNSAVED = 300.0  # seconds of work that an interruption may cost, where validations are rarer
+
 
 class Loop(ABC):
     """Trains a network from where a checkpoint in its folder ends.
@@ -62,6 +64,9 @@ class Loop(ABC):
         )
         self.iteration, self.best, self.since_best = 0, -1.0, 0
         self.rows: list[dict[str, float]] = []
+        # Since the last row: the losses, and the time before this run.
+        self.losses: list[float] = []
+        self.seconds = 0.0
 
     @abstractmethod
     def _loss(self, rng: np.random.Generator) -> Tensor:
@@ -96,16 +101,19 @@ class Loop(ABC):
             If a checkpoint cannot be written; the one before is kept.
         """
         self._resume()
-        losses: list[float] = []
-        began = time.monotonic()
+        began = saved = time.monotonic()
         while self.iteration < self.settings.iterations and not 0 < self.settings.patience <= self.since_best:
-            losses.append(self.step())
+            self.losses.append(self.step())
             if on_step is not None:
-                on_step(self.iteration, losses[-1])
+                on_step(self.iteration, self.losses[-1])
             if self.iteration % self.settings.validate_every == 0 or self.iteration == self.settings.iterations:
-                self._validate(float(np.mean(losses)), time.monotonic() - began)
-                losses, began = [], time.monotonic()
+                self._validate(float(np.mean(self.losses)), self.seconds + time.monotonic() - began)
+                self.losses, self.seconds = [], 0.0
+                began = saved = time.monotonic()
                 self._save()
+            elif time.monotonic() - saved > _UNSAVED:
+                self._write_checkpoint(self.seconds + time.monotonic() - began)
+                saved = time.monotonic()
         if self.best_weights:
             self.average.load_state_dict(self.best_weights)
         return self.average
@@ -170,16 +178,22 @@ class Loop(ABC):
         log.info("iteration %d: loss %.4f, Dice %.4f, %.0f s", self.iteration, loss, row.get("dice", math.nan), seconds)
 
     def _save(self) -> None:
+        self._write_checkpoint(0.0)
+        if self.processes.rank == 0:
+            write_log(self.folder / "log.csv", self.rows)
+            write_curve(self.folder / "curve.png", self.rows)
+        self.processes.wait()
+
+    def _write_checkpoint(self, seconds: float) -> None:
+        """By the first process alone; ``seconds`` are those since the last row."""
         if self.processes.rank == 0:
             tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
             tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
             tensors |= optimizer_tensors(self.optimizer)
             progress = {"iteration": self.iteration, "best": self.best, "since_best": self.since_best}
-            write_checkpoint(self.folder, tensors, {**progress, "rows": self.rows, **self._settings()})
-            write_log(self.folder / "log.csv", self.rows)
-            write_curve(self.folder / "curve.png", self.rows)
-        self.processes.wait()
+            since = {"losses": self.losses, "seconds": seconds}
+            write_checkpoint(self.folder, tensors, {**progress, **since, "rows": self.rows, **self._settings()})
 
     def _resume(self) -> None:
         found = read_checkpoint(self.folder)
@@ -204,6 +218,7 @@ class Loop(ABC):
             self.iteration, self.since_best = int(state["iteration"]), int(state["since_best"])
             self.best = float(state["best"])
             self.rows = [{name: float(value) for name, value in row.items()} for row in state["rows"]]
+            self.losses, self.seconds = [float(value) for value in state["losses"]], float(state["seconds"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             # Among them those of weights that are not the network's.
             raise self._incomplete(error) from error

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+import itk_pdd.training.loop
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.unet import UNetSettings
@@ -85,6 +86,31 @@ def test_interrupted_and_resumed_is_the_same_as_in_one_go(tmp_path, samples):
     assert [r["loss"] for r in whole.rows] == [r["loss"] for r in resumed.rows]
 
 
+def test_a_training_goes_on_from_between_validations(tmp_path, samples, monkeypatch):
+    """Where validations are rare, checkpoints are not: little is lost, and the log is that of one go."""
+
+    class Interruption(Exception):
+        pass
+
+    def stop(iteration, loss):
+        if iteration == 7:
+            raise Interruption
+
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = trainer(tmp_path / "whole", samples)
+    whole.run()
+    monkeypatch.setattr(itk_pdd.training.loop, "_UNSAVED", 0.0)
+    with pytest.raises(Interruption):
+        trainer(tmp_path / "parts", samples).run(on_step=stop)
+    seen = []
+    resumed = trainer(tmp_path / "parts", samples)
+    resumed.run(on_step=lambda iteration, loss: seen.append(iteration))
+    assert seen == [7, 8]
+    assert torch.equal(weights(whole.average), weights(resumed.average))
+    assert [r["loss"] for r in whole.rows] == [r["loss"] for r in resumed.rows]
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, samples):
     settings = replace(SETTINGS, iterations=2, validate_every=2)
     trainer(tmp_path, samples, settings).run()
@@ -106,6 +132,8 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, samples):
         {"rows": 3},
         {"rows": [{"loss": {}}]},
         {"since_best": "a"},
+        {"losses": None},
+        {"seconds": [1]},
         "list",
         {"network.heads.0.bias": None},
         {"optimizer.0.exp_avg": None},
