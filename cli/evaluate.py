@@ -38,9 +38,13 @@ def main(data: Path, output: Path | None, segmentation: bool, verbose: int, **op
     """
     from itk_pdd.cli._console import exit_codes, logging_to_stderr, progress_bar
 
+    from itk_pdd.errors import RegistrationError
+
     with logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
         measure = _segmentation if segmentation else _registration
         rows = measure(data, options, progress)
+        if not rows:
+            raise RegistrationError(f"data: the scans of {data} show no label that can be measured")
         if output is not None:
             from itk_pdd.training.curve import write_table
 

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from itk_pdd.cli.evaluate import main as evaluate
 from itk_pdd.cli.train import main as train
-from training.conftest import listed, scans  # noqa: F401
+from training.conftest import GRID, balls, listed, scans, write_scan  # noqa: F401
 
 from itk_pdd.network.card import ModelCard, PddCard
 from itk_pdd.network.pddmodel import PddModel
@@ -25,6 +25,7 @@ from itk_pdd.network.settings import Warp
 from itk_pdd.training.loop import mean_over_scans
 from itk_pdd.training.pairs import SyntheticPairs
 from itk_pdd.training.pdd_trainer import registered_dice
+from itk_pdd.volume import Volume
 
 SMALL = ("--widths", "8,16", "--rate", "0.005", "--crop", "16", "16", "16", "--elastic", "0", "--threads", "1")
 
@@ -89,6 +90,14 @@ def test_evaluation_by_registration(listed, tmp_path):  # noqa: F811
     dice = sum(float(row["dice"]) for row in rows) / len(rows)
     assert f"Dice mean {'':24s} {dice:.4f}" in result.stdout and dice > 0.6
     assert "folded voxels" in result.stdout and "SD of log(J + 3)" in result.stdout
+
+
+def test_scans_without_a_common_label_cannot_be_measured(tmp_path):
+    for number, keep in enumerate((1, 2)):
+        image, labels = balls(GRID, number)
+        write_scan(tmp_path, str(number), image, Volume(labels.array * (labels.array == keep), GRID))
+    result = run(evaluate, tmp_path, "-m", "mind-ssc", "--threads", 1)
+    assert result.exit_code == 1 and "show no label that can be measured" in result.stderr
 
 
 def test_cross_validation(listed, tmp_path):  # noqa: F811
