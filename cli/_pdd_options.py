@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from click.core import ParameterSource
 
 __all__ = ["check_options", "pdd_options", "pdd_recipe", "take_pdd_options"]
 
-_ONLY_SEGMENTATION = ("crop", "widths", "blocks", "folds")
+_ONLY_SEGMENTATION = ("crop", "widths", "blocks", "folds", "bfloat16")
+_ONLY_SCANS = ("intensity", "spacing", "class_names", "elastic", "cache")
+_SPELLED = {"warps": "warp", "class_names": "class"}
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
         ("--features",),
@@ -118,17 +120,28 @@ def pdd_options(command: Callable) -> Callable:
 
 
 def check_options(context: click.Context) -> str:
-    """The method; options of the other one are refused instead of ignored."""
+    """The method; options that have no effect on it are refused instead of ignored."""
     values = context.params
     # Only the PDD network can learn from synthetic pairs: then the method need not be said.
     said = context.get_parameter_source("method") == ParameterSource.COMMANDLINE
     method = "pdd" if values["synthetic"] and not said else values["method"]
     pdd = method == "pdd"
-    for name in _ONLY_SEGMENTATION if pdd else _NAMES:
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            option = f"--{name.rstrip('s') if name == 'warps' else name.replace('_', '-')}"
-            advice = "leave it out" if pdd else "add --method pdd"
-            raise click.UsageError(f"{option} has no meaning with --method {method}: {advice}.")
+
+    def refuse(names: Sequence[str], what: str, advice: str) -> None:
+        for name in names:
+            if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                option = f"--{_SPELLED.get(name, name).replace('_', '-')}"
+                raise click.UsageError(f"{option} has no meaning {what}: {advice}.")
+
+    refuse(
+        _ONLY_SEGMENTATION if pdd else _NAMES, f"with --method {method}", "leave it out" if pdd else "add --method pdd"
+    )
+    if values["features"] != "obelisk":
+        refuse(("channels",), f"with --features {values['features']}", "leave it out")
+    if values["synthetic"]:
+        refuse(_ONLY_SCANS, "with --synthetic", "leave it out")
+    else:
+        refuse(("size",), "without --synthetic", "leave it out, or add --synthetic")
     if values["synthetic"] and values["data"] is not None:
         raise click.UsageError("DATA and --synthetic are both given, expected one of them.")
     if not values["synthetic"] and values["data"] is None:

@@ -38,9 +38,13 @@ def main(data: Path, output: Path | None, segmentation: bool, verbose: int, **op
     """
     from itk_pdd.cli._console import exit_codes, logging_to_stderr, progress_bar
 
+    from itk_pdd.errors import RegistrationError
+
     with logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
         measure = _segmentation if segmentation else _registration
         rows = measure(data, options, progress)
+        if not rows:
+            raise RegistrationError(f"data: the scans of {data} show no label that can be measured")
         if output is not None:
             from itk_pdd.training.curve import write_table
 
@@ -65,6 +69,7 @@ def _segmentation(data: Path, options: dict[str, Any], progress: Any) -> list[di
     from itk_pdd.errors import RegistrationError
     from itk_pdd.models import load
     from itk_pdd.network.semantic import SemanticNetwork
+    from itk_pdd.operations import on_device
     from itk_pdd.training.evaluation import segmentation_dice
 
     folder = load(options["model"]).network
@@ -72,17 +77,18 @@ def _segmentation(data: Path, options: dict[str, Any], progress: Any) -> list[di
         raise RegistrationError(f"model {options['model']} has no network that names organs, expected one that has")
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
-    device = options["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = SemanticNetwork.from_folder(folder, device=device)
-    names = {c.value: c.name for c in network.card.classes}
-    scans, rows = _scans(data, options["split"]), []
-    for number, scan in enumerate(scans):
-        _tell(progress, number / len(scans), scan.name)
-        for value, dice in segmentation_dice(network, [scan])[scan.name].items():
-            rows.append({"scan": scan.name, "label": value, "name": names[value], "dice": dice})
-    return rows
+    scans = _scans(data, options["split"])
+
+    def measured(operations: Any) -> list[dict[str, Any]]:
+        network, rows = SemanticNetwork.from_folder(folder, device=str(operations.device)), []
+        names = {c.value: c.name for c in network.card.classes}
+        for number, scan in enumerate(scans):
+            _tell(progress, number / len(scans), scan.name)
+            for value, dice in segmentation_dice(network, [scan])[scan.name].items():
+                rows.append({"scan": scan.name, "label": value, "name": names[value], "dice": dice})
+        return rows
+
+    return on_device(options["device"], measured)
 
 
 def _registration(data: Path, options: dict[str, Any], progress: Any) -> list[dict[str, Any]]:

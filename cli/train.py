@@ -56,7 +56,7 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
     type=click.FloatRange(min=0, min_open=True),
     metavar="MM",
     help="Spacing of the network's answer, with pdd of the images it sees. By default that of the scans, or coarser "
-    "for scans above a million voxels (ten with pdd).",
+    "for scans above a million voxels (eight with pdd).",
 )
 @click.option(
     "--intensity", nargs=2, type=float, metavar="LOW HIGH", help="Intensities of calibrated scans, e.g. -125 275 HU."
@@ -89,7 +89,7 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
 )  # fmt: skip
 @click.option(
     "--validate-every", type=click.IntRange(min=1), metavar="N",
-    help="Iterations between validations, each with a checkpoint; by default 100, 50 with pdd.",
+    help="Iterations between validations; by default 100, 50 with pdd. Checkpoints: then and every 5 minutes.",
 )  # fmt: skip
 @click.option(
     "--patience", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
@@ -106,7 +106,7 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
 )
 @click.option(
     "--bfloat16", is_flag=True,
-    help="Half precision on the CPU as well: twice as fast with AVX-512 BF16 or AMX, slow without.",
+    help="Half precision on the CPU as well (not with pdd): twice as fast with AVX-512 BF16 or AMX, slow without.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all by default.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and crops.")
@@ -172,9 +172,8 @@ def _train(
 
 def _recipe(output: Path, options: dict[str, Any], learned: dict[str, Any] | None) -> Any:
     """The recipe of a segmentation network, or with ``learned`` options that of a PDD network."""
-    import torch
-
     from itk_pdd.network.preparation import Intensity
+    from itk_pdd.operations import checked_device
     from itk_pdd.training.augmentation import Augmentation
     from itk_pdd.training.recipe import Recipe
     from itk_pdd.training.schedule import TrainingSettings
@@ -186,10 +185,8 @@ def _recipe(output: Path, options: dict[str, Any], learned: dict[str, Any] | Non
     names = ("iterations", "batch", "rate", "validate_every", "patience", "seed", "bfloat16")
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     crop, elastic = options.pop("crop"), options.pop("elastic")
-    if options["device"] == "auto":
-        options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    elif options["device"] == "cuda" and not torch.cuda.is_available():
-        raise click.BadParameter("there is no CUDA device here, expected cpu or auto.", param_hint="--device")
+    # Of several processes each has a GPU of its own: which one is not said here.
+    options["device"] = checked_device(options["device"]).partition(":")[0]
     try:
         widths = tuple(int(width) for width in options.pop("widths").split(","))
     except ValueError:

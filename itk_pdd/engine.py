@@ -6,7 +6,6 @@ import contextlib
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd import capture, models
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError
 from itk_pdd.field import DisplacementField, slabs
 from itk_pdd.grid import Grid
 from itk_pdd.kernels.thermometer import share_bits
-from itk_pdd.kernels.unfold import unfold
 from itk_pdd.learned import register_learned
 from itk_pdd.mapping import Mapping
 from itk_pdd.memory import fit, needs
@@ -33,6 +31,7 @@ from itk_pdd.uncertainty.calibration import calibration_of
 from itk_pdd.uncertainty.estimate import Uncertainty
 from itk_pdd.uncertainty.features import collect
 from itk_pdd.uncertainty.recorder import Recorder
+from itk_pdd.unfolding import without_folds
 from itk_pdd.volume import Volume
 
 if TYPE_CHECKING:
@@ -138,6 +137,7 @@ def register_volumes(
     report = progress or (lambda fraction, text: None)
     started = time.perf_counter()
     fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
+    weights = _checked_weights(fixed, moving, channel_weights)
     if model.pdd is not None:
         if uncertainty is True:
             raise RegistrationError(
@@ -147,7 +147,8 @@ def register_volumes(
         with _threads(threads):
             field, grid, range_mm = register_learned(
                 fixed, moving, model, initial=initial, masked=fixed_mask is not None or moving_mask is not None,
-                device=device, spacing=spacing, refinement_iterations=refinement_iterations, progress=report,
+                device=device, spacing=spacing, refinement_iterations=refinement_iterations, memory=memory,
+                progress=report,
             )  # fmt: skip
         report(1.0, "done")
         return Result(field, model, grid, range_mm)
@@ -156,7 +157,6 @@ def register_volumes(
             raise RegistrationError(f"spacing is {spacing}, expected a length above 0 mm")
         # What is asked for is not made coarser for being slow.
         model = replace(model, spacing=float(spacing), max_voxels=sys.maxsize)
-    weights = _checked_weights(fixed, moving, channel_weights)
     if refinement_iterations is not None:
         if refinement_iterations < 0:
             raise RegistrationError(f"refinement_iterations is {refinement_iterations}, expected at least 0")
@@ -208,14 +208,7 @@ def register_volumes(
             if recorder is not None:
                 recorder.refinement(start, before, found, block)
         if model.smallest_jacobian is not None:
-            found, moved, left = unfold(found, scale=(float(block),) * 3, minimum=model.smallest_jacobian)
-            log.info("folds: %d of %d nodes relaxed", moved, found[..., 0].size)
-            if left:
-                warnings.warn(
-                    f"the field folds in {left} places that could not be relaxed: check the result there",
-                    RegistrationWarning,
-                    stacklevel=3,
-                )
+            found = without_folds(found, scale=(block,) * 3, minimum=model.smallest_jacobian)
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
         estimate = None

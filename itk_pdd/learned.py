@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.mapping import Mapping
+from itk_pdd.memory import require
+from itk_pdd.operations import checked_device, on_device
 from itk_pdd.stages import Model
 from itk_pdd.volume import Volume
 
@@ -32,6 +36,7 @@ def register_learned(
     device: str,
     spacing: float | None,
     refinement_iterations: int | None,
+    memory: float | None,
     progress: Callable[[float, str], None],
 ) -> tuple[DisplacementField, Grid, float]:
     """Register with a PDD network; the parameters are those of :func:`itk_pdd.engine.register_volumes`.
@@ -48,11 +53,9 @@ def register_learned(
     Raises
     ------
     RegistrationError
-        If there are several channels or another working spacing is asked for, or see
-        :meth:`itk_pdd.network.pddmodel.PddModel.displacements`.
+        If there are several channels, another working spacing is asked for, or the memory is not enough (the network
+        knows no blocks), or see :meth:`itk_pdd.network.pddmodel.PddModel.displacements`.
     """
-    import torch
-
     learned = _loaded(model)
     if len(fixed) > 1:
         raise RegistrationError(
@@ -68,11 +71,20 @@ def register_learned(
         raise RegistrationError(f"refinement_iterations is {refinement_iterations}, expected at least 0")
     if masked:
         warnings.warn(f"masks are given, but model {model.name} does not use them", RegistrationWarning, stacklevel=4)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    mapping, grid = learned.displacements(
-        fixed[0], moving[0], initial=initial, iterations=refinement_iterations, device=device, progress=progress
-    )
+    require(
+        learned.needs(fixed[0].grid, moving[0].grid, on_host=checked_device(device) == "cpu"), limit=memory,
+        what=f"a registration with model {model.name}",
+        advice=f"{'close other programs' if memory is None else 'allow more (memory)'}, crop the images, or choose "
+        "another model",
+    )  # fmt: skip
+
+    def found(operations: Any) -> tuple[Callable[[np.ndarray], np.ndarray], Grid]:
+        return learned.displacements(
+            fixed[0], moving[0], initial=initial, iterations=refinement_iterations,
+            smallest_jacobian=model.smallest_jacobian, device=str(operations.device), progress=progress,
+        )  # fmt: skip
+
+    mapping, grid = on_device(device, found)
     capture = 0.5 * learned.capture_range_mm(grid)
     log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, capture)
     progress(0.95, "field")

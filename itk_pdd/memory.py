@@ -16,7 +16,7 @@ from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.grid import Grid
 from itk_pdd.stages import Model, Stage
 
-__all__ = ["Needs", "available", "fit", "needs", "resident", "room"]
+__all__ = ["Needs", "available", "fit", "needs", "require", "resident", "room"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -253,6 +253,32 @@ def fit(
     if found.most > space:
         log.info("memory: the costs are computed in blocks, twice each")
     return grid, space - found.images
+
+
+def require(found: Needs, *, limit: float | None, what: str, advice: str) -> None:
+    """Check that what cannot be done in blocks fits into the memory; the log tells how much it takes.
+
+    Parameters
+    ----------
+    found : Needs
+        What it takes.
+    limit : float, optional
+        See :func:`room`.
+    what, advice : str
+        What it is and what to do if it does not fit, for the error.
+
+    Raises
+    ------
+    RegistrationError
+        If it does not fit.
+    """
+    space = room(limit)
+    log.info("memory: about %s", _gigabytes(found.most))
+    if space is not None and found.most > space:
+        where = f"{_gigabytes(max(0, space))} " + ("are free" if limit is None else f"are left of {limit:g} GB")
+        raise RegistrationError(
+            f"not enough memory: {what} takes about {_gigabytes(found.most)} beside the images, but {where}: {advice}"
+        )
 
 
 def _gigabytes(count: float) -> str:

@@ -15,7 +15,7 @@ from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings
 from itk_pdd.network.unet import UNetSettings
 
-__all__ = ["CARD", "SCHEMA", "WEIGHTS", "LabelClass", "ModelCard", "PddCard", "check_kind", "kind_of", "read_content"]
+__all__ = ["CARD", "SCHEMA", "WEIGHTS", "LabelClass", "ModelCard", "PddCard", "kind_of"]
 
 SCHEMA = 1
 """The newest layout of a card that this version of the package reads."""

@@ -8,9 +8,19 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from itk_pdd.network.card import CARD, WEIGHTS, ModelCard, PddCard
-from itk_pdd.outputs import Output, write_all, write_bytes
+from itk_pdd.outputs import Output, OutputError, write_all, write_bytes
 
-__all__ = ["rounded", "write_model"]
+__all__ = ["made_folder", "rounded", "write_model"]
+
+
+def made_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder, made if it is not there; OutputError where that is not possible."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {folder} cannot be made ({(error.strerror or str(error)).lower()})") from error
+    return folder
 
 
 def rounded(network: nn.Module) -> dict[str, Tensor]:
@@ -38,8 +48,7 @@ def write_model(folder: str | os.PathLike[str], network: nn.Module, card: ModelC
     """
     from safetensors.torch import save
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(folder)
     weights = save(rounded(network))
     text = card.to_json().encode()
     write_all(

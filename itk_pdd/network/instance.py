@@ -24,7 +24,7 @@ def diffusion(vectors: Tensor, spacing: Sequence[float]) -> Tensor:
     Parameters
     ----------
     vectors : Tensor, shape (z, y, x, 3)
-        Displacements, components x, y, z.
+        Displacements, components x, y, z; two or more along each axis.
     spacing : sequence of float
         Distance of their points along z, y, x in the same unit.
 
@@ -35,8 +35,7 @@ def diffusion(vectors: Tensor, spacing: Sequence[float]) -> Tensor:
     """
     total = vectors.new_zeros(())
     for axis, step in enumerate(spacing):
-        if vectors.shape[axis] > 1:
-            total = total + (vectors.diff(dim=axis) / step).square().mean()
+        total = total + (vectors.diff(dim=axis) / step).square().mean()
     return _PAPER * total
 
 
@@ -53,7 +52,7 @@ def optimise(
     Parameters
     ----------
     distribution : DisplacementDistribution
-        The probabilities, of a 3-D search.
+        The probabilities, of a 3-D search with two or more control points along each axis.
     start : Tensor, shape (*control points, 3)
         In feature voxels, components x, y, z.
     settings : InstanceOptimisation
@@ -65,7 +64,7 @@ def optimise(
     -------
     Tensor, shape (*control points, 3)
     """
-    spacing = [float(p[1] - p[0]) if len(p) > 1 else 1.0 for p in distribution.positions]
+    spacing = [float(p[1] - p[0]) for p in distribution.positions]
     costs = distribution.costs.detach()
     temperature = torch.as_tensor(distribution.temperature).detach().to(costs)
     log_partition = distribution.log_partition().detach()

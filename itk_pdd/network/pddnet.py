@@ -225,13 +225,14 @@ def dense(vectors: Tensor, positions: Sequence[Tensor], targets: Sequence[Tensor
     vectors : Tensor, shape (*control points, 3)
         Of any unit.
     positions, targets : sequences of Tensor
-        Where the control points lie and where values are wanted, along z, y, x, in one unit.
+        Where the control points lie (two or more along each axis) and where values are wanted, along z, y, x, in one
+        unit.
 
     Returns
     -------
     Tensor, shape (*targets, 3)
     """
     for axis, (along, wanted) in enumerate(zip(positions, targets, strict=True)):
-        step = float(along[1] - along[0]) if len(along) > 1 else 1.0
+        step = float(along[1] - along[0])
         vectors = interpolate(vectors, (wanted.double() - along[0]) / step, axis)
     return vectors

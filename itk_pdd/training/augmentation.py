@@ -15,7 +15,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.grid import Grid
 from itk_pdd.synthesis.deformation import random_affine, random_deformation
 
-__all__ = ["IGNORED", "Augmentation", "Crop", "random_crop", "soft_targets"]
+__all__ = ["IGNORED", "Augmentation", "Crop", "crop_at", "random_crop", "soft_targets", "vary_intensity"]
 
 IGNORED = 255
 """Label of voxels beyond the field of view, which count in no loss."""
@@ -117,12 +117,34 @@ def random_crop(
         centre = _centre(labels, classes, np.asarray(shape), augmentation.foreground, rng)
     if augmentation.still and shape == tuple(image.shape) and np.allclose(centre, (np.asarray(shape) - 1) / 2):
         # All of the scan as it is: nothing to interpolate.
-        return Crop(_vary_intensity(image.float(), augmentation.intensity, rng), labels)
+        return vary_intensity(Crop(image.float(), labels), augmentation.intensity, rng)
     points = _points(np.asarray(centre, dtype=float), shape, augmentation, rng, image.device)
+    return crop_at(image, labels, points, intensity=augmentation.intensity, rng=rng)
+
+
+def crop_at(image: Tensor, labels: Tensor, points: Tensor, *, intensity: float, rng: np.random.Generator) -> Crop:
+    """What a scan shows at given places.
+
+    Parameters
+    ----------
+    image, labels : Tensor, shape (z, y, x)
+        See :func:`random_crop`.
+    points : Tensor, shape (z', y', x', 3), float32
+        Continuous indices in the scan, components x, y, z.
+    intensity : float
+        See :class:`Augmentation`.
+    rng : numpy.random.Generator
+        Determines how the intensities vary.
+
+    Returns
+    -------
+    Crop
+        Of the shape of ``points``; beyond the border the image goes on, and nothing is known of the labels.
+    """
     crop = _sample(image, points, mode="bilinear", padding="border")
     found = _sample(labels, points, offset=1.0, mode="nearest", padding="zeros").to(torch.int16) - 1
     found = torch.where(found < 0, IGNORED, found).to(torch.uint8)
-    return Crop(_vary_intensity(crop, augmentation.intensity, rng), found)
+    return vary_intensity(Crop(crop, found), intensity, rng)
 
 
 def soft_targets(labels: Tensor, classes: int, *, fold: int) -> Tensor:
@@ -230,8 +252,13 @@ def _sample(volume: Tensor, points: Tensor, *, mode: str, padding: str, offset: 
     return sampled[0, 0]
 
 
-def _vary_intensity(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Intensities as another scanner might have given them; drawn in the same order whatever is applied."""
+def vary_intensity(crop: Crop, strength: float, rng: np.random.Generator) -> Crop:
+    """A crop with intensities as another scanner might have given them; ``strength`` as in :class:`Augmentation`."""
+    return Crop(_varied(crop.image, strength, rng), crop.labels)
+
+
+def _varied(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    # Drawn in the same order whatever is applied.
     gamma, contrast, brightness, noise = rng.uniform(-1, 1, 4)
     noisy, blurred, sliced = rng.random(3)
     sigma, thickness = rng.uniform(0.3, 1.0), int(rng.integers(2, 4))

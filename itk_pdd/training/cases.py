@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.files import IMAGE_EXTENSIONS
 
-__all__ = ["SPLITS", "LabelledScan", "folds", "of_split", "read_scans"]
+__all__ = ["SPLITS", "LabelledScan", "folds", "of_split", "ordered_pairs", "read_scans"]
+
+T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
 """What a scan is for: to learn from, to choose by, or only to report."""
@@ -111,6 +116,30 @@ def folds(scans: Iterable[LabelledScan], count: int) -> list[list[LabelledScan]]
         [replace(scan, split="validation" if i % count == k else "train") for i, scan in enumerate(used)]
         for k in range(count)
     ]
+
+
+def ordered_pairs(items: Sequence[T], count: int | None, seed: int) -> list[tuple[T, T]]:
+    """Pairs of different items, each as the first and as the second one.
+
+    Parameters
+    ----------
+    items : sequence
+        Scans.
+    count : int, optional
+        Only so many pairs if there are more, drawn at random; all by default.
+    seed : int
+        Which ones.
+
+    Returns
+    -------
+    list of tuple
+        In the order of the items.
+    """
+    pairs = list(itertools.permutations(items, 2))
+    if count is None or count >= len(pairs):
+        return pairs
+    chosen = np.random.default_rng(seed).choice(len(pairs), count, replace=False)
+    return [pairs[index] for index in sorted(chosen)]
 
 
 def _from_csv(path: Path) -> list[LabelledScan]:

@@ -55,16 +55,20 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
     Raises
     ------
     RegistrationError
-        If it is damaged.
+        If it is damaged or cannot be read.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     path = Path(folder) / CHECKPOINT
-    if not path.exists():
-        return None
-    tensors = read_tensors(path, name="checkpoint")
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("state")
+    try:
+        if not path.exists():
+            return None
+        tensors = read_tensors(path, name="checkpoint")
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("state")
+    except (RegistrationError, SafetensorError, OSError) as error:
+        reason = str(error) if isinstance(error, RegistrationError) else f"checkpoint: {path} cannot be read ({error})"
+        raise RegistrationError(f"{reason}, or remove it to start anew") from error
     try:
         state = json.loads(text or "")
     except (ValueError, RecursionError):

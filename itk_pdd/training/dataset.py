@@ -27,6 +27,7 @@ __all__ = ["Sample", "Survey", "load_samples", "read_labelled", "survey"]
 log = logging.getLogger("itk_pdd")
 
 _MOST_CLASSES = 250
+_KEPT = ("image", "labels", "affine")  # of a sample, in the cache
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ class Sample:
         Normalised intensities.
     labels : Tensor, shape (z, y, x), uint8
         Classes.
+    affine : Tensor, shape (4, 4), float64
+        Homogeneous matrix from continuous index (x, y, z) to physical millimetres.
     """
 
     name: str
     image: Tensor
     labels: Tensor
+    affine: Tensor
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def _cached(
     if path.is_file():
         try:
             tensors = read_tensors(path, name="cache")
-            return Sample(scan.name, tensors["image"], tensors["labels"])
+            return Sample(scan.name, *(tensors[part] for part in _KEPT))
         except (RegistrationError, KeyError):
             log.warning("%s is damaged and is made again", path)
     sample = _prepared(scan, spacing, intensity, values)
@@ -191,7 +195,7 @@ def _keep(path: Path, sample: Sample) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(temporary, save({"image": sample.image, "labels": sample.labels}))
+        write_bytes(temporary, save({part: getattr(sample, part) for part in _KEPT}))
         os.replace(temporary, path)
     except (OSError, OutputError) as error:
         log.warning("%s cannot be written (%s): the scan will be read again the next time", path, error)
@@ -200,15 +204,17 @@ def _keep(path: Path, sample: Sample) -> None:
 
 def _prepared(scan: LabelledScan, spacing: float, intensity: Intensity, values: Sequence[int]) -> Sample:
     image, labels = read_labelled(scan)
+    prepared = prepare_image(image, spacing, intensity)
     return Sample(
         scan.name,
-        torch.from_numpy(prepare_image(image, spacing, intensity).array).half(),
+        torch.from_numpy(prepared.array).half(),
         torch.from_numpy(prepare_labels(labels, spacing, values).array),
+        torch.from_numpy(prepared.grid.affine),
     )
 
 
 def _key(scan: LabelledScan, spacing: float, intensity: Intensity, values: Sequence[int]) -> str:
     """Changes with the files and with what is made of them."""
     stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (scan.image, scan.labels)]
-    what = json.dumps([stamps, spacing, asdict(intensity), list(values)])
+    what = json.dumps([_KEPT, stamps, spacing, asdict(intensity), list(values)])
     return hashlib.sha256(what.encode()).hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,11 +12,11 @@ from itk_pdd.evaluation.scoring import Case, score
 from itk_pdd.network.card import ModelCard
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.resampling import resample
-from itk_pdd.training.cases import LabelledScan
+from itk_pdd.training.cases import LabelledScan, ordered_pairs
 from itk_pdd.training.dataset import read_labelled
 from itk_pdd.volume import Volume
 
-__all__ = ["registration_scores", "segment", "segmentation_dice", "summary"]
+__all__ = ["registration_scores", "segmentation_dice", "summary"]
 
 
 def segment(model: SemanticNetwork, image: Volume) -> Volume:
@@ -82,11 +81,7 @@ def registration_scores(
         fixed, moving, dice (mean over the labels that both show), labels (Dice by label), folding (% of voxels),
         sd_log_j3 (Learn2Reg's smoothness).
     """
-    pairs = list(itertools.permutations(scans, 2))
-    if count is not None and count < len(pairs):
-        chosen = np.random.default_rng(seed).choice(len(pairs), count, replace=False)
-        pairs = [pairs[i] for i in sorted(chosen)]
-    for fixed, moving in pairs:
+    for fixed, moving in ordered_pairs(scans, count, seed):
         (fixed_image, fixed_labels), (moving_image, moving_labels) = read_labelled(fixed), read_labelled(moving)
         case = Case(fixed_image, moving_image, _whole(fixed_labels), _whole(moving_labels))
         measured = score(case, register(fixed_image, moving_image), surfaces=False, similarity=False)

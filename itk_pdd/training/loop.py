@@ -28,9 +28,11 @@ from itk_pdd.training.curve import write_curve, write_log
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.schedule import TrainingSettings, learning_rate
 
-__all__ = ["Loop", "mean_over_scans"]
+__all__ = ["Loop"]
 
 log = logging.getLogger("itk_pdd")
+
+_UNSAVED = 300.0  # seconds of work that an interruption may cost, where validations are rarer
 
 
 class Loop(ABC):
@@ -62,6 +64,9 @@ class Loop(ABC):
         )
         self.iteration, self.best, self.since_best = 0, -1.0, 0
         self.rows: list[dict[str, float]] = []
+        # Since the last row: the losses, and the time before this run.
+        self.losses: list[float] = []
+        self.seconds = 0.0
 
     @abstractmethod
     def _loss(self, rng: np.random.Generator) -> Tensor:
@@ -91,21 +96,24 @@ class Loop(ABC):
         Raises
         ------
         RegistrationError
-            If there is a checkpoint of other settings, or the loss is not finite.
+            If there is a checkpoint of other settings or a damaged one, or the loss is not finite.
         OutputError
             If a checkpoint cannot be written; the one before is kept.
         """
         self._resume()
-        losses: list[float] = []
-        began = time.monotonic()
+        began = saved = time.monotonic()
         while self.iteration < self.settings.iterations and not 0 < self.settings.patience <= self.since_best:
-            losses.append(self.step())
+            self.losses.append(self.step())
             if on_step is not None:
-                on_step(self.iteration, losses[-1])
+                on_step(self.iteration, self.losses[-1])
             if self.iteration % self.settings.validate_every == 0 or self.iteration == self.settings.iterations:
-                self._validate(float(np.mean(losses)), time.monotonic() - began)
-                losses, began = [], time.monotonic()
+                self._validate(float(np.mean(self.losses)), self.seconds + time.monotonic() - began)
+                self.losses, self.seconds = [], 0.0
+                began = saved = time.monotonic()
                 self._save()
+            elif time.monotonic() - saved > _UNSAVED:
+                self._write_checkpoint(self.seconds + time.monotonic() - began)
+                saved = time.monotonic()
         if self.best_weights:
             self.average.load_state_dict(self.best_weights)
         return self.average
@@ -113,7 +121,12 @@ class Loop(ABC):
     def planned(self) -> int | None:
         """Number of iterations that a training begun in this folder was planned for, None if none was."""
         found = read_checkpoint(self.folder)
-        return None if found is None else int(found[1]["settings"]["iterations"])
+        if found is None:
+            return None
+        try:
+            return int(found[1]["settings"]["iterations"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._incomplete(error) from error
 
     def step(self) -> float:
         """One iteration; returns its loss."""
@@ -139,8 +152,13 @@ class Loop(ABC):
     def _update_average(self) -> None:
         # Early on the average would remember the random start for too long.
         decay = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
-        for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(new, 1 - decay)
+        # The statistics of norms as well as the weights they belong to; counts are not averaged.
+        state = self.network.state_dict()
+        for name, mean in self.average.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(state[name], 1 - decay)
+            else:
+                mean.copy_(state[name])
 
     def _validate(self, loss: float, seconds: float) -> None:
         rate = learning_rate(self.iteration - 1, self.settings)
@@ -160,16 +178,22 @@ class Loop(ABC):
         log.info("iteration %d: loss %.4f, Dice %.4f, %.0f s", self.iteration, loss, row.get("dice", math.nan), seconds)
 
     def _save(self) -> None:
+        self._write_checkpoint(0.0)
+        if self.processes.rank == 0:
+            write_log(self.folder / "log.csv", self.rows)
+            write_curve(self.folder / "curve.png", self.rows)
+        self.processes.wait()
+
+    def _write_checkpoint(self, seconds: float) -> None:
+        """By the first process alone; ``seconds`` are those since the last row."""
         if self.processes.rank == 0:
             tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
             tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
             tensors |= optimizer_tensors(self.optimizer)
             progress = {"iteration": self.iteration, "best": self.best, "since_best": self.since_best}
-            write_checkpoint(self.folder, tensors, {**progress, "rows": self.rows, **self._settings()})
-            write_log(self.folder / "log.csv", self.rows)
-            write_curve(self.folder / "curve.png", self.rows)
-        self.processes.wait()
+            since = {"losses": self.losses, "seconds": seconds}
+            write_checkpoint(self.folder, tensors, {**progress, **since, "rows": self.rows, **self._settings()})
 
     def _resume(self) -> None:
         found = read_checkpoint(self.folder)
@@ -184,22 +208,28 @@ class Loop(ABC):
                     f"checkpoint: {self.folder / CHECKPOINT} belongs to a training of other {name} "
                     f"({_difference(state.get(name), _as_json(value))}): choose another folder, or remove it"
                 )
-        for prefix, network in (("network.", self.network), ("average.", self.average)):
-            load_weights(network, _without(prefix, tensors), name="checkpoint")
         self.best_weights = _without("best.", tensors)
-        if self.best_weights:
-            check_weights(self.average, self.best_weights, name="checkpoint")
         try:
+            for prefix, network in (("network.", self.network), ("average.", self.average)):
+                load_weights(network, _without(prefix, tensors))
+            if self.best_weights:
+                check_weights(self.average, self.best_weights)
             restore_optimizer(self.optimizer, tensors)
             self.iteration, self.since_best = int(state["iteration"]), int(state["since_best"])
             self.best = float(state["best"])
             self.rows = [{name: float(value) for name, value in row.items()} for row in state["rows"]]
+            self.losses, self.seconds = [float(value) for value in state["losses"]], float(state["seconds"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-            raise RegistrationError(
-                f"checkpoint: {self.folder / CHECKPOINT} holds no complete state of a training "
-                f"({type(error).__name__}): remove it to start anew"
-            ) from error
+            # Among them those of weights that are not the network's.
+            raise self._incomplete(error) from error
         log.info("resumed at iteration %d", self.iteration)
+
+    def _incomplete(self, error: Exception) -> RegistrationError:
+        reason = str(error) if isinstance(error, RegistrationError) else type(error).__name__
+        return RegistrationError(
+            f"checkpoint: {self.folder / CHECKPOINT} holds no complete state of a training ({reason}): remove it to "
+            "start anew"
+        )
 
 
 def _parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -227,6 +257,6 @@ def _as_json(value: Any) -> Any:
 
 def _difference(found: Any, wanted: Any) -> str:
     if isinstance(found, dict) and isinstance(wanted, dict):
-        name = next(n for n in wanted if found.get(n) != wanted[n])
-        return f"{name} is {wanted[name]}, was {found.get(name)}"
+        name = next(n for n in (*wanted, *found) if (n in wanted, found.get(n)) != (n in found, wanted.get(n)))
+        return f"{name} is {wanted.get(name, 'not there')}, was {found.get(name, 'not there')}"
     return f"{wanted}, was {found}"

@@ -18,7 +18,7 @@ from itk_pdd.network.settings import PddSettings
 from itk_pdd.training.augmentation import soft_targets
 from itk_pdd.training.losses import segmentation_loss, squared_label_loss
 from itk_pdd.training.pairs import TrainingPair
-from itk_pdd.training.pulling import compose, pull, pull_labels, remaining
+from itk_pdd.training.pulling import pull, pull_labels, remaining, searched, voxels_of
 
 __all__ = ["LOSSES", "Objective", "ObjectiveSettings"]
 
@@ -41,7 +41,8 @@ class ObjectiveSettings:
         Larger is smoother.
     pretrain : int
         So many iterations at first teach the features to name the classes (cross-entropy and Dice), with a linear
-        layer on top that is thrown away.
+        layer on top that is thrown away. Only learned features can be taught: this and ``auxiliary`` are refused with
+        hand-made ones.
     auxiliary : float
         Weight of that loss beside the other one afterwards, on the fixed image.
     block : int, optional
@@ -75,13 +76,23 @@ class Objective(nn.Module):
         What for.
     classes : int
         Number of classes, background included.
+
+    Raises
+    ------
+    RegistrationError
+        If hand-made features are to be taught to name classes.
     """
 
     def __init__(self, network: PddSettings, settings: ObjectiveSettings, classes: int) -> None:
         super().__init__()
+        named = bool(settings.pretrain or settings.auxiliary)
+        if named and network.features != "obelisk":
+            raise RegistrationError(
+                f"pretrain and auxiliary are {settings.pretrain} and {settings.auxiliary}, but {network.features} "
+                "features are not learned and cannot be taught to name classes: leave them out, or choose obelisk"
+            )
         self.network, self.settings, self.classes = PddNetwork(network), settings, classes
-        learned = network.features == "obelisk" and (settings.pretrain or settings.auxiliary)
-        self.head = nn.Conv3d(network.channels, classes, 1) if learned else None
+        self.head = nn.Conv3d(network.channels, classes, 1) if named else None
 
     @property
     def unused(self) -> bool:
@@ -110,7 +121,7 @@ class Objective(nn.Module):
     def _loss(self, pair: TrainingPair, *, naming: bool, rng: np.random.Generator, smoothness: float) -> Tensor:
         network = self.network
         first = self._features(pair.fixed)
-        if naming and self.head is not None:
+        if naming:
             return self._naming_loss(first, pair.fixed_labels, pair.weights)
         warp = int(rng.integers(len(network.searches)))
         # The searches before the one that learns only show it the pairs that it will meet.
@@ -127,7 +138,7 @@ class Objective(nn.Module):
             loss = loss + _likelihood_loss(distribution, layout, truth)
         else:
             loss = loss + self._meeting_loss(distribution, mean, layout, pair, moving, labels)
-        if self.settings.auxiliary and self.head is not None:
+        if self.settings.auxiliary:
             loss = loss + self.settings.auxiliary * self._naming_loss(first, pair.fixed_labels, pair.weights)
         return loss
 
@@ -183,18 +194,11 @@ class Objective(nn.Module):
     @torch.no_grad()
     def _warped(self, pair: TrainingPair, first: Tensor, warp: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Moving image, its labels and the rest of the truth after the searches before one."""
-        network, size = self.network, pair.fixed.shape[1:]
-        moving = pair.moving
-        voxels = [torch.arange(n, dtype=torch.float64) for n in size]
-        total = None
-        for number in range(warp):
-            layout = network.lattice(size, warp=number)
-            found = network.search(first.detach(), self._features(moving), layout, warp=number).mean()
-            field = dense(layout.to_image(found), layout.positions(), voxels)
-            total = field if total is None else compose(total, field, voxels)
-            moving = pull(pair.moving, total, voxels)
-        labels = pull_labels(pair.moving_labels, total, voxels)
-        return moving, labels, None if pair.truth is None else remaining(pair.truth, total, voxels)
+        voxels = voxels_of(pair.moving)
+        field = searched(self.network, first.detach(), pair.moving, warp, features=self._features)
+        labels = pull_labels(pair.moving_labels, field, voxels)
+        left = None if pair.truth is None else remaining(pair.truth, field, voxels)
+        return pull(pair.moving, field, voxels), labels, left
 
 
 def _likelihood_loss(distribution: DisplacementDistribution, layout: Lattice, truth: Tensor | None) -> Tensor:

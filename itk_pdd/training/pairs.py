@@ -13,7 +13,8 @@ from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
-from itk_pdd.training.augmentation import Augmentation, Crop, random_crop
+from itk_pdd.training.augmentation import Augmentation, Crop, crop_at, random_crop, vary_intensity
+from itk_pdd.training.cases import ordered_pairs
 from itk_pdd.training.dataset import Sample
 from itk_pdd.training.losses import label_weights
 
@@ -61,6 +62,8 @@ class PairSource(Protocol):
     """Shape of the images, z, y, x."""
     names: list[str]
     """Names of the classes, background first."""
+    values: list[int]
+    """Their values in the label maps."""
 
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """A random pair to learn from, determined by ``rng``."""
@@ -87,7 +90,7 @@ class _Lazy(Sequence):
 
 
 class ScanPairs:
-    """Pairs of labelled scans, their centres laid on each other.
+    """Pairs of labelled scans as they lie in physical space, which is where a registration starts.
 
     Parameters
     ----------
@@ -95,8 +98,11 @@ class ScanPairs:
         Scans on one working spacing.
     names : sequence of str
         Of the classes, background first.
+    values : sequence of int
+        Of the classes in the label maps.
     shape : tuple of int
-        Shape of the images, z, y, x; scans are cut or continued to it.
+        Shape of the images, z, y, x; the fixed scan is cut or continued to it around its centre, and the moving one is
+        sampled at the same places.
     augmentation : Augmentation
         How the fixed images vary; the moving ones vary in their intensities only, so that a pair varies once.
     pairs : int
@@ -107,7 +113,7 @@ class ScanPairs:
     Raises
     ------
     RegistrationError
-        If there are fewer than two scans to train on.
+        If there are fewer than two scans to train on, or two of a kind do not overlap.
     """
 
     def __init__(
@@ -115,6 +121,7 @@ class ScanPairs:
         train: Sequence[Sample],
         validation: Sequence[Sample],
         names: Sequence[str],
+        values: Sequence[int],
         shape: tuple[int, int, int],
         *,
         augmentation: Augmentation,
@@ -123,14 +130,15 @@ class ScanPairs:
     ) -> None:
         if len(train) < 2:
             raise RegistrationError(f"data: {len(train)} scan is for training, expected two or more to make pairs of")
-        self.shape, self.names = shape, list(names)
-        self._train, self._validation = list(train), list(validation)
+        self.shape, self.names, self.values = shape, list(names), list(values)
+        self._train = list(train)
+        for part in (train, validation):
+            _check_overlap(part)
         self._augmentation = replace(augmentation, shape=shape)
         counts = torch.stack([torch.bincount(s.labels.flatten().int(), minlength=len(names)) for s in train])
         self._weights = label_weights(counts.sum(0).cpu())
-        ordered = list(itertools.permutations(range(len(validation)), 2))
-        chosen = np.random.default_rng(seed).permutation(len(ordered))[:pairs]
-        self._ordered = [ordered[index] for index in sorted(chosen)]
+        # Those that the finished model is measured on as well.
+        self._validation = ordered_pairs(list(validation), pairs, seed)
 
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """See :class:`PairSource`."""
@@ -139,24 +147,53 @@ class ScanPairs:
 
     def validation(self) -> Sequence[TrainingPair]:
         """See :class:`PairSource`."""
-        scans, still = self._validation, replace(_STILL, shape=self.shape)
+        still = replace(_STILL, shape=self.shape)
 
         def make(number: int) -> TrainingPair:
-            one, other = (scans[index] for index in self._ordered[number])
-            return self._pair(one, other, still, np.random.default_rng(0))
+            return self._pair(*self._validation[number], still, np.random.default_rng(0))
 
-        return _Lazy(len(self._ordered), make)
+        return _Lazy(len(self._validation), make)
 
     def _pair(self, one: Sample, other: Sample, augmentation: Augmentation, rng: np.random.Generator) -> TrainingPair:
-        fixed = self._crop(one, augmentation, rng)
-        moving = self._crop(other, replace(_STILL, shape=self.shape, intensity=augmentation.intensity), rng)
+        centre = [(n - 1) / 2 for n in one.image.shape]
+        fixed = random_crop(
+            one.image, one.labels, len(self.names), fold=1, augmentation=augmentation, rng=rng, centre=centre
+        )
+        moving = self._seen(other, one, augmentation.intensity, rng)
         return TrainingPair(fixed.image[None], moving.image[None], fixed.labels, moving.labels, self._weights)
 
-    def _crop(self, scan: Sample, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-        centre = [(n - 1) / 2 for n in scan.image.shape]
-        return random_crop(
-            scan.image, scan.labels, len(self.names), fold=1, augmentation=augmentation, rng=rng, centre=centre
-        )
+    def _seen(self, moving: Sample, fixed: Sample, intensity: float, rng: np.random.Generator) -> Crop:
+        """The moving scan where the fixed one lies."""
+        matrix, offset = _index_mapping(fixed, moving)
+        # From the crop to the fixed scan it is a shift.
+        offset = offset + matrix @ [(n - k) / 2 for n, k in zip(fixed.image.shape[::-1], self.shape[::-1], strict=True)]
+        same = self.shape == tuple(moving.image.shape) and np.abs(offset).max() < 1e-3
+        if same and np.abs(matrix - np.eye(3)).max() * max(self.shape) < 1e-3:
+            # All of the scan as it is: nothing to interpolate.
+            return vary_intensity(Crop(moving.image.float(), moving.labels), intensity, rng)
+        z, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in self.shape), indexing="ij")
+        along = [a * x + b * y + c * z + d for (a, b, c), d in zip(matrix.tolist(), offset.tolist(), strict=True)]
+        points = torch.stack(along).permute(1, 2, 3, 0)
+        return crop_at(moving.image, moving.labels, points, intensity=intensity, rng=rng)
+
+
+def _index_mapping(fixed: Sample, moving: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix and offset from continuous indices (x, y, z) of one scan to those of another at the same place."""
+    mapping = np.linalg.inv(moving.affine.numpy()) @ fixed.affine.numpy()
+    return mapping[:3, :3], mapping[:3, 3]
+
+
+def _check_overlap(scans: Sequence[Sample]) -> None:
+    """Raise unless each scan shows some of the space of each other one."""
+    for fixed, moving in itertools.combinations(scans, 2):
+        axes = [np.linspace(0, n - 1, min(n, 12)) for n in fixed.image.shape[::-1]]
+        matrix, offset = _index_mapping(fixed, moving)
+        index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ matrix.T + offset
+        if not ((index > -0.5) & (index < np.asarray(moving.image.shape[::-1]) - 0.5)).all(axis=-1).any():
+            raise RegistrationError(
+                f"data: {fixed.name} and {moving.name} do not overlap in physical space, where their registration "
+                "starts: give them origins that bring them together, or leave one of them out"
+            )
 
 
 class SyntheticPairs:
@@ -166,23 +203,40 @@ class SyntheticPairs:
     ----------
     shape : tuple of int
         Shape of the images, z, y, x.
+    intensity : Intensity, optional
+        How intensities are normalised: by percentiles of each image, as random contrasts have no units.
     displacement : float
         Largest displacement as a share of the mean extent.
     pairs : int
         Number of validation pairs.
     seed : int
         Of the validation pairs.
+
+    Raises
+    ------
+    RegistrationError
+        If the intensities are normalised by a range.
     """
 
-    _INTENSITY = Intensity("percentiles", 1.0, 99.0)
-
     def __init__(
-        self, shape: tuple[int, int, int], *, displacement: float = 0.1, pairs: int = 4, seed: int = 0
+        self,
+        shape: tuple[int, int, int],
+        *,
+        intensity: Intensity | None = None,
+        displacement: float = 0.1,
+        pairs: int = 4,
+        seed: int = 0,
     ) -> None:
         from itk_pdd.synthesis import label_names
 
+        self._intensity = Intensity() if intensity is None else intensity
+        if self._intensity.kind != "percentiles":
+            raise RegistrationError(
+                f"intensity is of the kind {self._intensity.kind!r}, but the contrasts of synthetic pairs are random "
+                "and have no units: give percentiles"
+            )
         self.shape, self._displacement, self._pairs, self._seed = shape, displacement, pairs, seed
-        self.names = [name for _, name in sorted(label_names("shapes").items())]
+        self.values, self.names = map(list, zip(*sorted(label_names("shapes").items()), strict=True))
 
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """See :class:`PairSource`."""
@@ -200,7 +254,7 @@ class SyntheticPairs:
             self.shape[::-1], 1.0, seed=seed, kind="shapes", modality="random",
             displacement=displacement * float(np.mean(self.shape)),
         )  # fmt: skip
-        images = [torch.from_numpy(self._INTENSITY.normalise(v.array))[None] for v in (made.fixed, made.moving)]
+        images = [torch.from_numpy(self._intensity.normalise(v.array))[None] for v in (made.fixed, made.moving)]
         labels = [torch.from_numpy(v.array) for v in (made.fixed_labels, made.moving_labels)]
         counts = sum(torch.bincount(part.flatten().int(), minlength=len(self.names)) for part in labels)
         return TrainingPair(*images, *labels, label_weights(counts), torch.from_numpy(made.truth.vectors))

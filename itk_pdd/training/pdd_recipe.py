@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from itk_pdd._version import __version__
 from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import PddCard
@@ -20,6 +19,7 @@ from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings
 from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import count_weights
+from itk_pdd.stages import Model
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, of_split
 from itk_pdd.training.dataset import Survey, load_samples, survey
@@ -28,7 +28,14 @@ from itk_pdd.training.evaluation import registration_scores
 from itk_pdd.training.objective import ObjectiveSettings
 from itk_pdd.training.pairs import PairSource, ScanPairs, SyntheticPairs
 from itk_pdd.training.pdd_trainer import PddTrainer
-from itk_pdd.training.recipe import label_classes, planned_iterations, tell_progress, work_folder
+from itk_pdd.training.recipe import (
+    default_spacing,
+    label_classes,
+    planned_iterations,
+    provenance,
+    tell_progress,
+    work_folder,
+)
 from itk_pdd.training.schedule import TrainingSettings
 
 __all__ = ["PDD_AUGMENTATION", "PDD_TRAINING", "PddRecipe", "train_pdd"]
@@ -40,7 +47,6 @@ PDD_TRAINING = TrainingSettings(iterations=1000, batch=1, rate=5e-3, decay=0.0, 
 PDD_AUGMENTATION = Augmentation(rotation=8.0, scale=0.1, shear=0.05, elastic=0.04)
 """Weaker than for segmentation: what a pair of patients differs by is there already."""
 
-_VOXELS = 10_000_000  # of the working grid of a typical scan, where the spacing is not given
 _FEATURES = 150_000  # positions of features in it, where the stride is not given
 
 
@@ -74,7 +80,9 @@ class PddRecipe:
     pairs : int
         Upper limit of the validation pairs.
     synthetic : tuple of int, optional
-        Shape (z, y, x) of synthetic pairs to learn from instead of scans.
+        Shape (z, y, x) of synthetic pairs to learn from instead of scans. They have no millimetres, units or names of
+        their own: ``spacing``, an ``intensity`` of a range, ``class_names``, ``augmentation`` and ``cache`` are
+        refused.
     device : str
         "cpu" or "cuda".
     cache : path-like, optional
@@ -202,9 +210,9 @@ def _from_scans(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairS
         "cache": recipe.cache,
     }
     samples = [load_samples(part, **load) for part in (train, validation)]
-    names = [c.name for c in classes]
+    names, values = zip(*((c.name, c.value) for c in classes), strict=True)
     pairs = ScanPairs(
-        *samples, names, shape, augmentation=recipe.augmentation, pairs=recipe.pairs, seed=recipe.settings.seed
+        *samples, names, values, shape, augmentation=recipe.augmentation, pairs=recipe.pairs, seed=recipe.settings.seed
     )
     return pairs, network, spacing
 
@@ -213,14 +221,18 @@ def _synthetic(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairSo
     if scans:
         raise RegistrationError("scans are given together with synthetic pairs, expected one or the other")
     assert recipe.synthetic is not None
-    pairs = SyntheticPairs(recipe.synthetic, pairs=recipe.pairs, seed=recipe.settings.seed)
+    plain = PddRecipe(recipe.name)
+    for name in ("spacing", "class_names", "augmentation", "cache"):
+        if getattr(recipe, name) != getattr(plain, name):
+            raise RegistrationError(f"{name} has no meaning with synthetic pairs: leave it out")
+    pairs = SyntheticPairs(recipe.synthetic, intensity=recipe.intensity, pairs=recipe.pairs, seed=recipe.settings.seed)
     # No spacing and no extent: what is learned is as large as the image, whatever that shows.
     return pairs, replace(recipe.network, stride=recipe.stride or recipe.network.stride, extent=None), None
 
 
 def _spacing(found: Survey) -> float:
-    coarsest = (float(np.prod(found.extent)) / _VOXELS) ** (1 / 3)
-    return found.spacing if coarsest <= found.spacing else float(np.ceil(coarsest * 2 - 0.1) / 2)
+    # By the limit of the registration, which would otherwise show the network coarser images than it learned from.
+    return default_spacing(found, Model.max_voxels)
 
 
 def _validated(model: PddModel, scans: Sequence[LabelledScan], recipe: PddRecipe, loop: PddTrainer) -> dict[str, Any]:
@@ -248,18 +260,12 @@ def _validated(model: PddModel, scans: Sequence[LabelledScan], recipe: PddRecipe
 
 
 def _provenance(recipe: PddRecipe, loop: PddTrainer, scans: Sequence[LabelledScan]) -> dict[str, Any]:
+    licence = recipe.licence or ("random synthetic anatomies only" if recipe.synthetic else "")
+    train = of_split(scans, "train")
     return {
-        "scans": [scan.name for scan in of_split(scans, "train")],
-        "licence": recipe.licence or ("random synthetic anatomies only" if recipe.synthetic else ""),
-        "command": recipe.command,
+        **provenance(loop, train, licence=licence, command=recipe.command, device=recipe.device),
         "objective": asdict(recipe.objective),
-        "iterations": loop.iteration,
-        "batch": loop.settings.batch * loop.processes.count,
         "shape": list(loop.pairs.shape),
-        "seed": loop.settings.seed,
-        "seconds": round(sum(row["seconds"] for row in loop.rows)),
-        "device": recipe.device,
-        "version": __version__,
     }
 
 

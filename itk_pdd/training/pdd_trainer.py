@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itk_pdd.network.pddnet import PddNetwork, dense
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.settings import PddSettings
+from itk_pdd.operations import checked_device
 from itk_pdd.training.augmentation import IGNORED
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.loop import Loop
 from itk_pdd.training.objective import Objective, ObjectiveSettings
 from itk_pdd.training.pairs import PairSource, TrainingPair
-from itk_pdd.training.pulling import compose, pull, pull_labels
+from itk_pdd.training.pulling import pull_labels, searched, voxels_of
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class
 
@@ -49,6 +51,11 @@ class PddTrainer(Loop):
         "cpu" or "cuda".
     processes : Processes
         Which of several processes this is.
+
+    Raises
+    ------
+    RegistrationError
+        If half precision is asked for, or see :class:`itk_pdd.training.objective.Objective`.
     """
 
     def __init__(
@@ -63,7 +70,11 @@ class PddTrainer(Loop):
         device: str = "cpu",
         processes: Processes | None = None,
     ) -> None:
-        self.pairs, self.source, self.device = pairs, source, torch.device(device)
+        if settings.bfloat16:
+            raise RegistrationError(
+                "bfloat16 is asked for, but a PDD network computes in single precision on a CPU: leave it out"
+            )
+        self.pairs, self.source, self.device = pairs, source, torch.device(checked_device(device))
         torch.manual_seed(settings.seed)
         module = Objective(network, objective, len(pairs.names)).to(self.device)
         super().__init__(folder, module, settings=settings, names=pairs.names, processes=processes or Processes())
@@ -87,7 +98,7 @@ class PddTrainer(Loop):
             "settings": asdict(self.settings),
             "objective": asdict(self.network.settings),
             "network": asdict(self.network.network.settings),
-            "source": self.source,
+            "source": {"classes": self.pairs.values, **self.source},
             "processes": self.processes.count,
         }
 
@@ -106,16 +117,9 @@ def registered_dice(
     rows = []
     for pair in pairs:
         pair = pair.to(device)
-        size = pair.fixed.shape[1:]
-        voxels = [torch.arange(n, dtype=torch.float64) for n in size]
-        first, moving, total = network.features(pair.fixed), pair.moving, None
-        for warp in range(len(network.settings.warps)):
-            layout = network.lattice(size, warp=warp)
-            found = network.displacements(first, network.features(moving), layout, warp=warp, iterations=0)
-            field = dense(found, layout.positions(), voxels)
-            total = field if total is None else compose(total, field, voxels)
-            moving = pull(pair.moving, total, voxels)
-        labels = pull_labels(pair.moving_labels, total, voxels)
+        count = len(network.settings.warps)
+        field = searched(network, network.features(pair.fixed), pair.moving, count, features=network.features)
+        labels = pull_labels(pair.moving_labels, field, voxels_of(pair.moving))
         # Beyond the field of view of either image nothing is known.
         known = (pair.fixed_labels != IGNORED) & (labels != IGNORED)
         dice = dice_per_class(labels[known], pair.fixed_labels[known], classes)

@@ -6,13 +6,55 @@ which they stand. Beyond the border of what is sampled it goes on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["compose", "pull", "pull_labels", "remaining"]
+from itk_pdd.network.pddnet import PddNetwork, dense
+
+__all__ = ["compose", "pull", "pull_labels", "remaining", "searched", "voxels_of"]
+
+
+def voxels_of(image: Tensor) -> list[Tensor]:
+    """Indices of the voxels along z, y, x of an image (1, z, y, x), as ``targets``."""
+    return [torch.arange(n, dtype=torch.float64) for n in image.shape[1:]]
+
+
+@torch.no_grad()
+def searched(
+    network: PddNetwork, fixed: Tensor, moving: Tensor, count: int, *, features: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The field of the first searches of a network, each on the image warped by those before; no instance optimisation.
+
+    Parameters
+    ----------
+    network : PddNetwork
+        Searches.
+    fixed : Tensor, shape (channels, z', y', x')
+        Features of the fixed image.
+    moving : Tensor, shape (1, z, y, x)
+        The moving image, of the size of the fixed one.
+    count : int
+        How many searches, from 1 on.
+    features : callable
+        From an image to its features.
+
+    Returns
+    -------
+    Tensor, shape (z, y, x, 3)
+        At every voxel.
+    """
+    voxels, total = voxels_of(moving), None
+    for warp in range(count):
+        warped = moving if total is None else pull(moving, total, voxels)
+        layout = network.lattice(moving.shape[1:], warp=warp)
+        found = network.displacements(fixed, features(warped), layout, warp=warp, iterations=0)
+        field = dense(found, layout.positions(), voxels)
+        total = field if total is None else compose(total, field, voxels)
+    assert total is not None
+    return total
 
 
 def pull(values: Tensor, vectors: Tensor, targets: Sequence[Tensor], *, mode: str = "bilinear") -> Tensor:

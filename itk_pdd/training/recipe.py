@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ import numpy as np
 from itk_pdd._version import __version__
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import LabelClass, ModelCard
-from itk_pdd.network.export import rounded, write_model
+from itk_pdd.network.export import made_folder, rounded, write_model
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import UNet, UNetSettings, count_weights
-from itk_pdd.outputs import OutputError
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, folds, of_split
 from itk_pdd.training.curve import write_table
@@ -29,13 +28,16 @@ from itk_pdd.training.dataset import Survey, load_samples, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import segmentation_dice, summary
 from itk_pdd.training.loop import Loop
-from itk_pdd.training.trainer import Trainer, TrainingSettings
+from itk_pdd.training.schedule import TrainingSettings
+from itk_pdd.training.trainer import Trainer
 
 __all__ = [
     "Recipe",
     "cross_validate",
+    "default_spacing",
     "label_classes",
     "planned_iterations",
+    "provenance",
     "tell_progress",
     "train_model",
     "work_folder",
@@ -148,7 +150,7 @@ def train_model(
         raise RegistrationError(
             f"crop has shape {augmentation.shape} (axes z, y, x), expected multiples of {network.multiple}"
         )
-    load = {
+    load: dict[str, Any] = {
         "spacing": spacing / network.fold,
         "intensity": recipe.intensity,
         "values": [c.value for c in classes],
@@ -159,6 +161,7 @@ def train_model(
     def trainer(settings: TrainingSettings) -> Trainer:
         return Trainer(
             work, network, *parts, settings=settings, augmentation=augmentation, names=[c.name for c in classes],
+            source={"classes": load["values"], "spacing": load["spacing"], "intensity": asdict(recipe.intensity)},
             device=recipe.device, processes=processes,
         )  # fmt: skip
 
@@ -169,7 +172,7 @@ def train_model(
     loop = trainer(settings)
     log.info(
         "%d classes, %d weights, an answer every %g mm, crops of %s voxels (z, y, x)",
-        len(classes), count_weights(loop.network), spacing, " x ".join(str(n) for n in augmentation.shape or ()),
+        len(classes), count_weights(loop.network), spacing, " x ".join(str(n) for n in augmentation.shape),
     )  # fmt: skip
 
     def on_step(iteration: int, loss: float) -> None:
@@ -179,7 +182,10 @@ def train_model(
     tell_progress(progress, 0.98, "validating")
     card = ModelCard(
         recipe.name, recipe.description, network, spacing, recipe.intensity, classes,
-        training=_provenance(recipe, loop, train),
+        training={
+            **provenance(loop, train, licence=recipe.licence, command=recipe.command, device=recipe.device),
+            "crop": list(augmentation.shape),
+        },
     )  # fmt: skip
     return _finish(weights, card, validation, Path(folder), write=processes.rank == 0)
 
@@ -251,12 +257,7 @@ def _finish(
 
 def work_folder(folder: str | os.PathLike[str]) -> Path:
     """The subfolder of a model for checkpoint, log and curve; it is made if it is not there."""
-    work = Path(folder) / "training"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {work} cannot be made ({(error.strerror or str(error)).lower()})") from error
-    return work
+    return made_folder(Path(folder) / "training")
 
 
 def label_classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, ...]:
@@ -275,13 +276,30 @@ def label_classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, 
     )
 
 
+def default_spacing(found: Survey, voxels: int, *, slack: float = 0.0) -> float:
+    """Working spacing in millimetres where none is given.
+
+    Parameters
+    ----------
+    found : Survey
+        The scans.
+    voxels : int
+        Upper limit for a scan of the usual size.
+    slack : float
+        By how many millimetres it may be finer than the limit says.
+
+    Returns
+    -------
+    float
+        The spacing of the scans, or the coarser one of the limit, rounded up to half a millimetre.
+    """
+    coarsest = (float(np.prod(found.extent)) / voxels) ** (1 / 3)
+    return found.spacing if coarsest <= found.spacing else float(np.ceil((coarsest - slack) * 2) / 2)
+
+
 def _network(recipe: Recipe, found: Survey, classes: int) -> tuple[UNetSettings, float]:
     """Size of the network and the spacing of its answer."""
-    spacing = recipe.spacing
-    if spacing is None:
-        coarsest = (float(np.prod(found.extent)) / _VOXELS) ** (1 / 3)
-        # In steps of half a millimetre above one: as exact as such a rule can be.
-        spacing = found.spacing if coarsest <= found.spacing else float(np.ceil(coarsest * 2 - 0.1) / 2)
+    spacing = recipe.spacing or default_spacing(found, _VOXELS, slack=0.05)
     # Where the scans are finer than the answer, the network sees their detail folded into channels.
     fold = 2 if found.spacing <= spacing / 1.6 else 1
     return UNetSettings(classes, recipe.widths, recipe.blocks, fold), spacing
@@ -309,18 +327,27 @@ def planned_iterations(trainer: Loop, minutes: float, processes: Processes) -> i
     return max(20, int(minutes * 60 / processes.mean(statistics.median(seconds[2:]))))
 
 
-def _provenance(recipe: Recipe, loop: Trainer, train: Sequence[LabelledScan]) -> dict[str, Any]:
-    seconds = sum(row["seconds"] for row in loop.rows)
+def provenance(loop: Loop, scans: Sequence[LabelledScan], *, licence: str, command: str, device: str) -> dict[str, Any]:
+    """Where a model comes from, for its card.
+
+    Parameters
+    ----------
+    loop : Loop
+        The training.
+    scans : sequence of LabelledScan
+        What it learned from.
+    licence, command, device : str
+        See :class:`Recipe`.
+    """
     return {
-        "scans": [scan.name for scan in train],
-        "licence": recipe.licence,
-        "command": recipe.command,
+        "scans": [scan.name for scan in scans],
+        "licence": licence,
+        "command": command,
         "iterations": loop.iteration,
         "batch": loop.settings.batch * loop.processes.count,
-        "crop": list(loop.augmentation.shape or ()),
         "seed": loop.settings.seed,
-        "seconds": round(seconds),
-        "device": recipe.device,
+        "seconds": round(sum(row["seconds"] for row in loop.rows)),
+        "device": device,
         "version": __version__,
     }
 

@@ -40,7 +40,8 @@ class TrainingSettings:
         Determines initial weights and crops.
     bfloat16 : bool
         Whether the segmentation network computes in half precision on a CPU as well (on a GPU it always does): about
-        twice as fast on processors with instructions for it (AVX-512 BF16, AMX), slow on others.
+        twice as fast on processors with instructions for it (AVX-512 BF16, AMX), slow on others. Refused for a PDD
+        network, whose time goes into sums that need single precision.
     """
 
     iterations: int = 1600

@@ -14,15 +14,16 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.semantic import predict
 from itk_pdd.network.unet import UNet, UNetSettings, calibrate
+from itk_pdd.operations import checked_device
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
 from itk_pdd.training.dataset import Sample
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.loop import Loop
 from itk_pdd.training.losses import class_weights, segmentation_loss
-from itk_pdd.training.schedule import TrainingSettings, learning_rate
+from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class, majority
 
-__all__ = ["Trainer", "TrainingSettings", "learning_rate"]
+__all__ = ["Trainer"]
 
 _CALIBRATION = 16  # batches whose statistics the averaged network takes before it is used
 
@@ -44,6 +45,8 @@ class Trainer(Loop):
         How the crops vary.
     names : sequence of str
         Of the classes, background first, for the log.
+    source : dict
+        Whatever else must be the same for a training to be resumed: label values of the classes, spacing, intensities.
     device : str
         "cpu" or "cuda" (with mixed precision).
     processes : Processes
@@ -60,12 +63,13 @@ class Trainer(Loop):
         settings: TrainingSettings,
         augmentation: Augmentation,
         names: Sequence[str],
+        source: dict[str, Any],
         device: str = "cpu",
         processes: Processes | None = None,
     ) -> None:
         if not train:
             raise RegistrationError("there is no scan to train on, expected at least one of the split 'train'")
-        self.augmentation, self.device = augmentation, torch.device(device)
+        self.augmentation, self.source, self.device = augmentation, source, torch.device(checked_device(device))
         self.train, self.validation = ([_moved(s, self.device) for s in part] for part in (train, validation))
         torch.manual_seed(settings.seed)
         super().__init__(
@@ -119,6 +123,7 @@ class Trainer(Loop):
             "augmentation": asdict(self.augmentation),
             "network": asdict(self.network.settings),
             "scans": [sample.name for sample in self.train],
+            "source": self.source,
             "processes": self.processes.count,
         }
 

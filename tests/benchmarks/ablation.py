@@ -3,9 +3,13 @@
     python tests/benchmarks/ablation.py OUT [--rows full warped ...] [--minutes M | --iterations N] [--budget MINUTES]
 
 Everything is kept in the folder OUT and nothing is done twice: a row whose model is there is not trained again, a
-training that was interrupted goes on from its checkpoint, a pair that was measured is not measured again. So the same
-command, run again, goes on, in the background for instance (``nice -n 19 ... --budget 60``). The table is printed and
-written to OUT/table.md after each row; a row is left out of it until all its pairs are measured.
+training that was interrupted goes on from its checkpoint (five minutes are lost at most), a pair that was measured is
+not measured again. So the same command, run again, goes on, in the background for instance (``nice -n 19 ... --budget
+60``). OUT belongs to one length of training and one set of further options. The table is printed and written to
+OUT/table.md after each row; a row is left out of it until all its pairs are measured.
+
+Every model gets the same time, or the same number of iterations; both stand in the table. Fields are measured as the
+network gives them, folds included, as in the paper.
 
 Each row's command stands in the card of its model. ``--train`` adds options for all of them, ``--train "--warp 0.4 11
 16 --spacing 4 --stride 3"`` for a quick look.
@@ -21,16 +25,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from itk_pdd import engine
+from itk_pdd import engine, models
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case, score
 from itk_pdd.field import DisplacementField
+from itk_pdd.network.card import PddCard
+from itk_pdd.outputs import Output, write_all, write_bytes
 from itk_pdd.training.cases import SPLITS
+from itk_pdd.training.curve import write_table
 
 LARGE_ORGANS = (1, 2, 3, 6, 7)
 ORGANS = (
@@ -58,29 +65,52 @@ class Row:
         Of pdd-train, beside the common ones.
     optimisation : int
         Steps of the instance optimisation.
-    share : float
-        Of the time or iterations of a training: two numbers need fewer than a network.
+    step, pair : float
+        Seconds of an iteration of its training and of the measurement of a pair, for the help: on 2 CPU cores (AMD
+        EPYC, Zen 5) with nothing else to do, with an untrained network.
     """
 
     title: str
     model: str
     options: tuple[str, ...] = ()
     optimisation: int = 0
-    share: float = 1.0
+    step: float = 0.0
+    pair: float = 2.0
 
 
+_TWO = ("--warp", "0.4", "15", "32", "--warp", "0.15", "11", "39")
 ROWS = {
     "before": Row("before registration", ""),
-    "mind-ssc": Row("MIND-SSC features", "mind-ssc", ("--features", "mind-ssc", "--rate", "0.05"), share=0.1),
-    "no-mean-field": Row("without mean field", "no-mean-field", ("--no-mean-field",)),
-    "warped": Row("without non-local loss", "warped", ("--loss", "warped")),
-    "self-similarity": Row("without labels", "self-similarity", ("--loss", "self-similarity")),
-    "full": Row("full", "full"),
-    "instance": Row("full, instance optimisation", "full", optimisation=50),
-    "two-warps": Row("two warps", "two-warps", ("--warp", "0.4", "15", "32", "--warp", "0.15", "11", "39")),
-    "two-warps-instance": Row("two warps, instance optimisation", "two-warps", optimisation=50),
+    "mind-ssc": Row("MIND-SSC features", "mind-ssc", ("--features", "mind-ssc", "--rate", "0.05"), step=12, pair=17),
+    "no-mean-field": Row("without mean field", "no-mean-field", ("--no-mean-field",), step=6, pair=6),
+    "warped": Row("without non-local loss", "warped", ("--loss", "warped"), step=9, pair=6),
+    "self-similarity": Row("without labels", "self-similarity", ("--loss", "self-similarity"), step=22, pair=6),
+    "full": Row("full", "full", step=10, pair=6),
+    "instance": Row("full, instance optimisation", "full", optimisation=50, step=10, pair=28),
+    "two-warps": Row("two warps", "two-warps", _TWO, step=14, pair=8),
+    "two-warps-instance": Row("two warps, instance optimisation", "two-warps", _TWO, 50, step=14, pair=82),
 }
-ROWS["two-warps-instance"] = Row(**{**vars(ROWS["two-warps-instance"]), "options": ROWS["two-warps"].options})
+
+
+def durations(pairs: int = 12) -> str:
+    """How long each row takes, for the help."""
+    lines = [
+        "How long the rows take: the training of each model --minutes (120 by default) or --iterations of so many",
+        f"seconds, then the measurement of {pairs} pairs; before the first row the scans are read (a minute). On 2 CPU",
+        "cores (AMD EPYC, Zen 5) with nothing else to do:",
+        "",
+        f"  {'row':20s} {'model':16s} {'s per iteration':>16s} {'iterations in 120 min':>22s} {'min to measure':>15s}",
+    ]
+    trained: set[str] = set()
+    for name, row in ROWS.items():
+        told = row.model and row.model not in trained
+        step, count = (f"{row.step:.0f}", f"{7200 / row.step:.0f}") if told else ("-", "-")
+        lines.append(
+            f"  {name:20s} {row.model or '-':16s} {step:>16s} {count:>22s} {max(1, round(row.pair * pairs / 60)):>15d}"
+        )
+        trained.add(row.model)
+    lines += ["", "Rows of one model train it once: all of them together take 6 trainings, 12 hours by default."]
+    return "\n".join(lines)
 
 
 def write_scans(path: Path) -> None:
@@ -105,9 +135,9 @@ def train(row: Row, out: Path, options: argparse.Namespace, deadline: float) -> 
         words += ["--class", f"{number}={name}"]
     words += ["--cache", str(out / "cache"), "-v", *row.options, *shlex.split(options.train)]
     if options.iterations is None:
-        words += ["--minutes", f"{max(1.0, options.minutes * row.share):g}"]
+        words += ["--minutes", f"{options.minutes:g}"]
     else:
-        words += ["--iterations", str(max(20, round(options.iterations * row.share)))]
+        words += ["--iterations", str(options.iterations)]
     if options.threads:
         words += ["--threads", str(options.threads)]
     print("training", row.model, ":", shlex.join(words[2:]), flush=True)
@@ -133,8 +163,9 @@ def measure(pair: datasets.Pair, row: Row, out: Path, threads: int | None) -> di
     field, seconds = DisplacementField.zeros(case.fixed.grid), 0.0
     if row.model:
         began = time.perf_counter()
+        model = replace(models.load(out / row.model), smallest_jacobian=None)
         field = engine.register_volumes(
-            case.fixed, case.moving, model=out / row.model, refinement_iterations=row.optimisation, threads=threads
+            case.fixed, case.moving, model=model, refinement_iterations=row.optimisation, threads=threads
         ).field
         seconds = time.perf_counter() - began
     found = score(case, field, surfaces=False, similarity=False)
@@ -156,20 +187,37 @@ def read_results(path: Path) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def append(path: Path, row: str, pair: str, figures: dict[str, float]) -> None:
-    """Add a line to what was measured."""
-    new = not path.is_file()
-    with path.open("a", newline="") as stream:
-        writer = csv.writer(stream)
-        if new:
-            writer.writerow(("row", "pair", *FIGURES))
-        writer.writerow((row, pair, *(f"{figures[f]:.6g}" for f in FIGURES)))
+    """Add a line to what was measured; whole or not at all, so that it can be read again after any interruption."""
+    found = {**read_results(path), (row, pair): figures}
+    lines = [{"row": r, "pair": p, **{f: f"{each[f]:.6g}" for f in FIGURES}} for (r, p), each in found.items()]
+    write_table(path, lines, "results")
 
 
-def table(results: dict[tuple[str, str], dict[str, float]], pairs: list[str]) -> str:
+def check_folder(out: Path, options: argparse.Namespace) -> None:
+    """A folder holds rows that can be compared: all trained for as long, with the same further options."""
+    path = out / "options.json"
+    wanted = {name: getattr(options, name) for name in ("minutes", "iterations", "train")}
+    if options.iterations is not None:
+        wanted["minutes"] = None
+    found = json.loads(path.read_text()) if path.is_file() else wanted
+    if found != wanted:
+        raise SystemExit(f"{out} holds rows of the options {found}, not {wanted}: give those, or choose another folder")
+    write_all([(Output(path, "options", (".json",)), lambda to: write_bytes(to, json.dumps(wanted).encode()))])
+
+
+def trained(folder: Path) -> str:
+    """Iterations and minutes of the training of a model."""
+    if not (folder / "card.json").is_file():
+        return "- | -"
+    training = PddCard.from_folder(folder).training
+    return f"{training['iterations']} | {training['seconds'] / 60:.0f}"
+
+
+def table(results: dict[tuple[str, str], dict[str, float]], pairs: list[str], out: Path) -> str:
     """The rows of which all pairs are measured, as Markdown."""
     lines = [
-        "| method | Dice, 13 organs | Dice, 5 large | SD of log(J + 3) | folded % | seconds |",
-        "|---|---|---|---|---|---|",
+        "| method | Dice, 13 organs | Dice, 5 large | SD of log(J + 3) | folded % | seconds | iterations | minutes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in ROWS.items():
         found = [results[name, pair] for pair in pairs if (name, pair) in results]
@@ -177,18 +225,20 @@ def table(results: dict[tuple[str, str], dict[str, float]], pairs: list[str]) ->
             mean = {f: float(np.mean([each[f] for each in found])) for f in FIGURES}
             lines.append(
                 f"| {row.title} | {mean['dice']:.3f} | {mean['dice5']:.3f} | {mean['sd_log_j3']:.3f} | "
-                f"{mean['folding']:.3f} | {mean['seconds']:.1f} |"
+                f"{mean['folding']:.3f} | {mean['seconds']:.1f} | {trained(out / (row.model or '-'))} |"
             )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Go on with the ablation."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=durations(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path, help="folder of models, logs and results")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="only these")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, default=120.0, help="of each training (default 120)")
+    length.add_argument("--minutes", type=float, default=120.0, help="of each training, the same for all (default 120)")
     length.add_argument("--iterations", type=int, help="of each training, instead of minutes")
     parser.add_argument("--budget", type=float, default=np.inf, help="minutes after which to stop and leave the rest")
     parser.add_argument("--train", default="", help="further options of pdd-train for all rows")
@@ -197,11 +247,12 @@ def main() -> None:
     deadline = time.monotonic() + 60 * options.budget
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
+    check_folder(out, options)
     write_scans(out / "abdomen.csv")
     pairs, path = datasets.abdomen_pairs("validation"), out / "results.csv"
     for name in options.rows:
         row = ROWS[name]
-        if row.model and not train(row, out, options, deadline):
+        if time.monotonic() > deadline or (row.model and not train(row, out, options, deadline)):
             break
         for pair in pairs:
             if (name, pair.name) in read_results(path):
@@ -211,8 +262,8 @@ def main() -> None:
             figures = measure(pair, row, out, options.threads)
             append(path, name, pair.name, figures)
             print(name, pair.name, " ".join(f"{f} {value:.3f}" for f, value in figures.items()), flush=True)
-        (out / "table.md").write_text(table(read_results(path), [pair.name for pair in pairs]))
-    print(table(read_results(path), [pair.name for pair in pairs]))
+        (out / "table.md").write_text(table(read_results(path), [pair.name for pair in pairs], out))
+    print(table(read_results(path), [pair.name for pair in pairs], out))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from itk_pdd import models
 from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError
 from itk_pdd.grid import Grid
+from itk_pdd.network.export import rounded
 from itk_pdd.network.settings import Warp
+from itk_pdd.network.storage import load_weights
 from itk_pdd.volume import Volume
 
 ALPHA = (1.13, 0.08, 1.05, -0.55, 0.07, 900.0)
@@ -128,9 +130,10 @@ def test_it_is_written_and_read_and_takes_two_warps(tmp_path):
     assert model.network.searches[1].regularisation.ratio.item() == pytest.approx(ALPHA[3] / ALPHA[2], rel=1e-5)
     model.write(tmp_path / "model")
     (fixed, moving), _ = images()
+    # The folder keeps convolutions in half precision; nothing else is lost.
+    load_weights(model.network, rounded(model.network))
     fields = [register_volumes(fixed, moving, model=m).field.vectors for m in (model, tmp_path / "model")]
-    # The folder keeps convolutions in half precision.
-    assert np.abs(fields[0] - fields[1]).max() < 0.05 * np.abs(fields[0]).max()
+    assert np.abs(fields[0]).max() > 1.0 and np.array_equal(fields[0], fields[1])
 
 
 def test_uncertainty_is_refused_before_anything_is_computed(tmp_path):

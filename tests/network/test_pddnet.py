@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import GEOMETRIES, blobs
 
+from itk_pdd import operations
 from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.grid import Grid
 from itk_pdd.mapping import AffineMapping
+from itk_pdd.models import load
 from itk_pdd.network.card import PddCard
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.network.instance import diffusion, optimise
@@ -20,6 +23,7 @@ from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.pddnet import PddNetwork, dense, descriptors, lattice
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
+from itk_pdd.outputs import OutputError
 from itk_pdd.resampling import resample
 from itk_pdd.volume import Volume
 
@@ -109,6 +113,55 @@ def test_a_second_warp_comes_closer():
     assert errors[1] < 0.8 * errors[0] and errors[1] < 1.0
 
 
+def test_what_folds_is_relaxed_as_for_every_model():
+    """Unrelated images fold, one search and two composed; where a model says so they are left alone."""
+    fixed, moving = textured(GRID, 0), textured(GRID, 1)
+    for warps in ((Warp(0.4, 9, 12),), (Warp(0.4, 7, 6), Warp(0.3, 5, 9))):
+        model = load(mind_model(*warps, mean_field=False))
+        smallest = [
+            register_volumes(fixed, moving, model=replace(model, smallest_jacobian=bound))
+            .field.jacobian_determinant()
+            .min()
+            for bound in (None, model.smallest_jacobian)
+        ]
+        assert smallest[0] < -1 and smallest[1] > 0
+    # Nothing is touched where nothing folds.
+    moved = shifted(fixed, np.array([4.0, -6.0, 3.0]))
+    model = load(mind_model())
+    fields = [register_volumes(fixed, moved, model=replace(model, smallest_jacobian=b)).field for b in (None, 0.05)]
+    assert fields[0].jacobian_determinant().min() > 0.05 and np.array_equal(fields[0].vectors, fields[1].vectors)
+
+
+def test_a_limit_of_memory_is_kept_or_refused():
+    fixed, model = textured(GRID), mind_model()
+    with pytest.raises(RegistrationError, match=r"model mind takes about 0\.\d+ GB .* left of 0\.001 GB: allow more"):
+        register_volumes(fixed, fixed, model=model, memory=0.001)
+    register_volumes(fixed, fixed, model=model, memory=100.0)
+    # Where a GPU holds features and costs, this side needs less; at a coarser spacing both do.
+    large = Grid.create((192, 160, 256), 2.0)
+    whole, there = (model.needs(large, large, on_host=on_host) for on_host in (True, False))
+    assert there.most < 0.5 * whole.most
+    assert mind_model(spacing=4.0).needs(large, large).most < 0.5 * whole.most
+
+
+def test_a_device_that_does_not_work_is_passed_over_or_named(monkeypatch):
+    """As for the other models: the rules are those of itk_pdd.operations. No GPU takes part: torch is told of one."""
+    fixed, moving = textured(GRID), textured(GRID, 1)
+    expected = register_volumes(fixed, moving, model=mind_model(), device="cpu").field.vectors
+
+    def broken(device):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(operations, "_device_operations", broken)
+    with pytest.warns(RegistrationWarning, match=r"cuda:0 does not work here .*no compiler.*: computing on the CPU"):
+        found = register_volumes(fixed, moving, model=mind_model(), device="auto")
+    assert np.array_equal(found.field.vectors, expected)
+    with pytest.raises(RegistrationError, match=r"device is 'cuda:0', but cuda:0 does not work here"):
+        register_volumes(fixed, moving, model=mind_model(), device="cuda:0")
+
+
 def test_what_a_model_cannot_use_is_told():
     fixed = textured(GRID)
     mask = Volume(np.ones(GRID.shape, bool), GRID)
@@ -118,6 +171,10 @@ def test_what_a_model_cannot_use_is_told():
         register_volumes(fixed, fixed, model=mind_model(), spacing=3.0)
     with pytest.raises(RegistrationError, match="2 channels, but model mind"):
         register_volumes((fixed, fixed), (fixed, fixed), model=mind_model())
+    with pytest.raises(RegistrationError, match="fixed has 1 channels and moving 2"):
+        register_volumes(fixed, (fixed, fixed), model=mind_model())
+    with pytest.raises(RegistrationError, match="channel_weights has 2 numbers, expected one for each channel: 1"):
+        register_volumes(fixed, fixed, model=mind_model(), channel_weights=(1.0, 0.5))
     flat = Volume(fixed.array[0], Grid.create(GRID.size[:2], 2.0))
     with pytest.raises(RegistrationError, match="works on 3-D images"):
         register_volumes(flat, flat, model=mind_model())
@@ -224,6 +281,8 @@ def test_folders_are_read_back_and_faults_are_named(tmp_path):
     model.write(tmp_path)
     again = PddModel.from_folder(tmp_path)
     assert again.card == model.card
+    with pytest.raises(OutputError, match=r"the folder .*card\.json.model cannot be made \(not a directory\)"):
+        model.write(tmp_path / "card.json" / "model")
     fixed, moving = textured(GRID, 0), textured(GRID, 1)
     one, other = (register_volumes(fixed, moving, model=m).field.vectors for m in (model, tmp_path))
     assert np.array_equal(one, other)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.training.cases import folds, of_split, read_scans
+from itk_pdd.training.cases import folds, of_split, ordered_pairs, read_scans
 
 
 def test_a_csv_gives_files_splits_and_names(listed, scans):
@@ -86,3 +86,15 @@ def test_names_are_told_apart(scans, tmp_path):
     rows = "".join(f"{site}/ct.nii.gz,{scans[0].labels}\n" for site in "ab")
     (tmp_path / "data.csv").write_text(f"image,labels\n{rows}")
     assert len({s.name for s in read_scans(tmp_path / "data.csv")}) == 2
+
+
+def test_ordered_pairs():
+    everything = ordered_pairs("abc", None, 0)
+    assert everything == [("a", "b"), ("a", "c"), ("b", "a"), ("b", "c"), ("c", "a"), ("c", "b")]
+    assert ordered_pairs("abc", 9, 1) == everything and ordered_pairs("a", 3, 0) == []
+    drawn = {seed: ordered_pairs("abcde", 5, seed) for seed in range(20)}
+    for seed, some in drawn.items():
+        assert some == ordered_pairs("abcde", 5, seed)
+        assert some == sorted(set(some)) and len(some) == 5 and all(a != b for a, b in some)
+    assert len({tuple(some) for some in drawn.values()}) > 15
+    assert {pair for some in drawn.values() for pair in some} == set(ordered_pairs("abcde", None, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,8 +45,19 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     content = path.read_bytes()
     for damaged in (content[:-5], content[:20], b"", os.urandom(500)):
         path.write_bytes(damaged)
-        with pytest.raises(RegistrationError, match=r"checkpoint: .*checkpoint\.safetensors is damaged"):
+        with pytest.raises(RegistrationError, match=r"checkpoint: .*checkpoint\.safetensors is damaged.*remove it"):
             read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, TENSORS, {"iteration": 1})
+
+    def refused(self):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(RegistrationError, match=r"checkpoint\.safetensors cannot be read .*remove it to start anew"):
+        read_checkpoint(tmp_path)
 
 
 def test_tensors_without_a_state_are_no_checkpoint(tmp_path):

@@ -7,24 +7,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import rotation
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.grid import Grid
+from itk_pdd.network.card import PddCard
+from itk_pdd.network.pddmodel import PddModel
+from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings, Warp
+from itk_pdd.resampling import resample
 from itk_pdd.training.augmentation import IGNORED, Augmentation, soft_targets
 from itk_pdd.training.cases import of_split
-from itk_pdd.training.dataset import Sample, load_samples
+from itk_pdd.training.dataset import Sample, Survey, load_samples
 from itk_pdd.training.losses import label_weights, squared_label_loss
 from itk_pdd.training.objective import LOSSES, Objective, ObjectiveSettings
 from itk_pdd.training.pairs import ScanPairs, SyntheticPairs, TrainingPair
+from itk_pdd.training.pdd_recipe import PddRecipe, _spacing, train_pdd
 from itk_pdd.training.pdd_trainer import PddTrainer, registered_dice
 from itk_pdd.training.pulling import compose, pull, pull_labels, remaining
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class
+from itk_pdd.volume import Volume
+from training.conftest import GRID, balls, write_scan
 
 SETTINGS = TrainingSettings(iterations=6, batch=1, rate=1e-2, decay=0.0, average=0.5, validate_every=3)
 SHAPE = (16, 20, 24)
-NAMES = ("background", "left", "right")
+NAMES, VALUES = ("background", "left", "right"), (0, 1, 2)
 NETWORK = PddSettings(channels=4, warps=(Warp(0.5, 5, 6),), stride=2, extent=SHAPE)
 
 
@@ -35,7 +44,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def pairs(scans):
     options = {"spacing": 2.0, "intensity": Intensity("percentiles"), "values": (0, 1, 2)}
     samples = [load_samples(of_split(scans, split), **options) for split in ("train", "validation")]
-    return ScanPairs(*samples, NAMES, SHAPE, augmentation=Augmentation(rotation=5, scale=0.05, shear=0, elastic=0))
+    return ScanPairs(
+        *samples, NAMES, VALUES, SHAPE, augmentation=Augmentation(rotation=5, scale=0.05, shear=0, elastic=0)
+    )
 
 
 def trainer(folder, pairs, settings=SETTINGS, network=NETWORK, **objective):
@@ -143,7 +154,7 @@ def scattered_balls(seed: int, shape: tuple[int, int, int]) -> Sample:
         centre = np.array([11.5, 13.5, x]) + rng.uniform(-4, 4, 3)
         labels[np.linalg.norm(points - centre, axis=-1) < 6] = value
     image = (labels == 1) + 0.4 * (labels == 2) - 0.6 + 0.1 * rng.normal(size=shape)
-    return Sample(str(seed), torch.from_numpy(image).half(), torch.from_numpy(labels))
+    return Sample(str(seed), torch.from_numpy(image).half(), torch.from_numpy(labels), torch.eye(4).double())
 
 
 @pytest.mark.parametrize(("features", "loss", "reached"), [
@@ -153,7 +164,7 @@ def test_it_learns_to_align_the_balls(tmp_path, features, loss, reached):
     shape = (24, 28, 40)
     samples = [scattered_balls(seed, shape) for seed in range(8)]
     weak = Augmentation(rotation=5, scale=0.05, shear=0, elastic=0)
-    pairs = ScanPairs(samples[:5], samples[5:], NAMES, shape, augmentation=weak, pairs=4)
+    pairs = ScanPairs(samples[:5], samples[5:], NAMES, VALUES, shape, augmentation=weak, pairs=4)
     network = replace(NETWORK, features=features, extent=shape, warps=(Warp(0.5, 7, 10),))
     # Two numbers have farther to go than 120,000 weights.
     rate = 0.1 if features == "mind-ssc" else 0.01
@@ -202,12 +213,72 @@ def test_interrupted_and_resumed_is_the_same_as_in_one_go(tmp_path, pairs, warps
         trainer(tmp_path / "parts", pairs, **{**options, "loss": "warped"}).run()
 
 
+def test_the_averaged_network_has_the_statistics_of_its_norms(tmp_path, pairs):
+    network = replace(NETWORK, norm="batch")
+    last, mean = (trainer(tmp_path, pairs, replace(SETTINGS, average=average), network) for average in (0.0, 0.9))
+    for loop in (last, mean):
+        before = {name: value.clone() for name, value in loop.network.state_dict().items()}
+        loop.step()
+        # With no memory the average is the network; else it is as far on the way as for the weights.
+        now = loop.network.state_dict()
+        for name, value in loop.average.state_dict().items():
+            if value.is_floating_point():
+                share = 0.1 if loop is mean else 0.0
+                torch.testing.assert_close(value, share * before[name] + (1 - share) * now[name])
+        assert not torch.equal(
+            now["network.obelisk.batch1.running_mean"], before["network.obelisk.batch1.running_mean"]
+        )
+
+
+@pytest.mark.parametrize("geometry", ["shifted", "turned"])
+def test_pairs_lie_as_a_registration_finds_them(tmp_path, geometry):
+    """Training and validation show the moving scan where the fixed one lies, whatever their centres."""
+    turned = rotation(4, -6, 8) if geometry == "turned" else np.eye(3)
+    grids = [GRID, Grid.create((28, 22, 14), (2.0, 2.0, 2.0), (-3.5, 6.4, -4.6), turned)]
+    volumes = [balls(grid, seed) for seed, grid in enumerate(grids)]
+    listed = [write_scan(tmp_path, str(n), *volumes[n]) for n in range(2)]
+    intensity = Intensity("range", 0, 100)
+    samples = load_samples(listed, spacing=2.0, intensity=intensity, values=VALUES)
+    still = Augmentation(rotation=0, scale=0, shear=0, elastic=0, intensity=0)
+    pairs = ScanPairs(samples, samples, NAMES, VALUES, GRID.shape, augmentation=still, pairs=2)
+    drawn = [pairs.draw(np.random.default_rng(seed)) for seed in range(8)]
+    for fixed, moving, pair in ((0, 1, pairs.validation()[0]), (1, 0, pairs.validation()[1])):
+        image, labels = volumes[moving]
+        # As in PddModel.displacements, on the fixed grid, cut or continued to the shape of the pairs.
+        there = Volume(intensity.normalise(image.array), image.grid)
+        margin = [(m - n) // 2 for n, m in zip(grids[fixed].size, GRID.size, strict=True)]
+        grid = grids[fixed].padded(margin, margin)
+        expected = resample(there, grid).array
+        assert np.abs(pair.moving[0].numpy() - expected).max() < 5e-3
+        known = pair.moving_labels != IGNORED
+        inside = ((at := image.grid.to_index(grid.points())) > -0.5) & (at < np.asarray(image.grid.size) - 0.5)
+        assert np.array_equal(known.numpy(), inside.all(-1))
+        nearest = resample(labels, grid, interpolation="nearest").array
+        assert (pair.moving_labels.numpy() == nearest)[known.numpy()].mean() > 0.999
+        assert any(torch.equal(pair.moving, other.moving) for other in drawn)
+
+
+def test_scans_that_do_not_overlap_are_named():
+    near, far = scattered_balls(0, SHAPE), scattered_balls(1, SHAPE)
+    far = replace(far, affine=torch.tensor([[1.0, 0, 0, 30], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).double())
+    with pytest.raises(RegistrationError, match="data: 0 and 1 do not overlap in physical space"):
+        ScanPairs([near, far], [], NAMES, VALUES, SHAPE, augmentation=Augmentation())
+
+
 def test_hand_made_features_learn_their_temperature(tmp_path, pairs):
     network = replace(NETWORK, features="mind-ssc")
     loop = trainer(tmp_path, pairs, replace(SETTINGS, iterations=3), network=network)
     before = weights(loop.network).clone()
     loop.run()
     assert len(before) == 2 and (weights(loop.network) != before).all()
+
+
+@pytest.mark.parametrize("options", [{"pretrain": 3}, {"auxiliary": 0.1}], ids=str)
+def test_hand_made_features_cannot_be_taught_to_name_classes(tmp_path, pairs, options):
+    """Steps meant to name classes would reward rough fields instead: their diffusion counts less than none."""
+    network = replace(NETWORK, features="mind-ssc")
+    with pytest.raises(RegistrationError, match="mind-ssc features are not learned and cannot be taught"):
+        trainer(tmp_path, pairs, network=network, **options)
 
 
 def test_synthetic_pairs_are_always_the_same_and_true():
@@ -227,9 +298,44 @@ def test_synthetic_pairs_are_always_the_same_and_true():
     ]  # fmt: skip
 
 
-def test_what_cannot_be_trained_is_told(pairs):
+def test_synthetic_pairs_are_normalised_as_asked():
+    """What the card says of intensities is what the network saw."""
+    one, other = (
+        SyntheticPairs((24, 28, 32), intensity=Intensity("percentiles", low, 100 - low)).draw(np.random.default_rng(5))
+        for low in (0.0, 20.0)
+    )
+    inside = other.fixed.abs() < 1
+    assert 0.55 < float(inside.float().mean()) < 0.65  # 60 % of the voxels lie between the percentiles
+    # The same image but for a factor and an offset, where neither is clipped.
+    fit = np.polyfit(one.fixed[inside], other.fixed[inside], 1)
+    assert np.abs(np.polyval(fit, one.fixed[inside]) - other.fixed[inside].numpy()).max() < 1e-4
+    with pytest.raises(RegistrationError, match="have no units: give percentiles"):
+        SyntheticPairs(SHAPE, intensity=Intensity("range", -125, 275))
+
+
+@pytest.mark.parametrize("option", [
+    {"spacing": 2.0}, {"class_names": {1: "liver"}}, {"augmentation": Augmentation()}, {"cache": "cache"},
+], ids=str)  # fmt: skip
+def test_a_recipe_of_synthetic_pairs_says_nothing_about_scans(tmp_path, option):
+    with pytest.raises(RegistrationError, match=f"{next(iter(option))} has no meaning with synthetic pairs"):
+        train_pdd([], tmp_path, PddRecipe("general", synthetic=(24, 24, 24), **option))
+
+
+@pytest.mark.parametrize("size", [(180, 200, 220), (208, 208, 208), (220, 200, 230), (201, 200, 200)], ids=str)
+def test_a_scan_is_learned_from_at_the_spacing_it_is_registered_at(size):
+    """Scans around the largest working grid: what training chooses, the registration does not make coarser."""
+    grid = Grid.create(size, 1.0)
+    spacing = _spacing(Survey({0: 1.0, 1: 1.0}, 1.0, tuple(grid.extent)))
+    card = PddCard("model", "", NETWORK, Intensity(), spacing)
+    assert PddModel(PddNetwork(NETWORK), card).working_grid(grid).spacing == pytest.approx((spacing,) * 3)
+    assert spacing == (1.0 if grid.voxels <= 8_000_000 else 1.5)
+
+
+def test_what_cannot_be_trained_is_told(tmp_path, pairs):
+    with pytest.raises(RegistrationError, match="bfloat16 is asked for"):
+        trainer(tmp_path, pairs, replace(SETTINGS, bfloat16=True))
     with pytest.raises(RegistrationError, match="expected two or more to make pairs of"):
-        ScanPairs(pairs._train[:1], [], NAMES, SHAPE, augmentation=Augmentation())
+        ScanPairs(pairs._train[:1], [], NAMES, VALUES, SHAPE, augmentation=Augmentation())
     with pytest.raises(RegistrationError, match="loss is 'dice', expected one of"):
         ObjectiveSettings(loss="dice")
     objective = Objective(NETWORK, ObjectiveSettings(loss="truth"), 3)

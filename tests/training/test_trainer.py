@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+import itk_pdd.training.loop
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.unet import UNetSettings
@@ -19,8 +20,9 @@ from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import of_split
 from itk_pdd.training.checkpoint import CHECKPOINT, read_checkpoint
 from itk_pdd.training.dataset import load_samples
+from itk_pdd.training.schedule import TrainingSettings, learning_rate
 from itk_pdd.training.segmentation import dice_per_class, majority
-from itk_pdd.training.trainer import Trainer, TrainingSettings, learning_rate
+from itk_pdd.training.trainer import Trainer
 
 SETTINGS = TrainingSettings(iterations=8, validate_every=4, rate=5e-3, average=0.8, levels=2)
 
@@ -37,7 +39,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def trainer(folder, samples, settings=SETTINGS, **options):
     return Trainer(
         folder, UNetSettings(3, (8, 16), 1, 1), *samples, settings=settings,
-        augmentation=Augmentation(shape=(16, 16, 16), elastic=0.0), names=("background", "left", "right"), **options,
+        augmentation=Augmentation(shape=(16, 16, 16), elastic=0.0), names=("background", "left", "right"), source={},
+        **options,
     )  # fmt: skip
 
 
@@ -83,6 +86,31 @@ def test_interrupted_and_resumed_is_the_same_as_in_one_go(tmp_path, samples):
     assert [r["loss"] for r in whole.rows] == [r["loss"] for r in resumed.rows]
 
 
+def test_a_training_goes_on_from_between_validations(tmp_path, samples, monkeypatch):
+    """Where validations are rare, checkpoints are not: little is lost, and the log is that of one go."""
+
+    class Interruption(Exception):
+        pass
+
+    def stop(iteration, loss):
+        if iteration == 7:
+            raise Interruption
+
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = trainer(tmp_path / "whole", samples)
+    whole.run()
+    monkeypatch.setattr(itk_pdd.training.loop, "_UNSAVED", 0.0)
+    with pytest.raises(Interruption):
+        trainer(tmp_path / "parts", samples).run(on_step=stop)
+    seen = []
+    resumed = trainer(tmp_path / "parts", samples)
+    resumed.run(on_step=lambda iteration, loss: seen.append(iteration))
+    assert seen == [7, 8]
+    assert torch.equal(weights(whole.average), weights(resumed.average))
+    assert [r["loss"] for r in whole.rows] == [r["loss"] for r in resumed.rows]
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, samples):
     settings = replace(SETTINGS, iterations=2, validate_every=2)
     trainer(tmp_path, samples, settings).run()
@@ -104,7 +132,10 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, samples):
         {"rows": 3},
         {"rows": [{"loss": {}}]},
         {"since_best": "a"},
+        {"losses": None},
+        {"seconds": [1]},
         "list",
+        {"network.heads.0.bias": None},
         {"optimizer.0.exp_avg": None},
         {"optimizer.x.step": torch.ones(1)},
     ],
@@ -115,13 +146,35 @@ def test_a_checkpoint_without_a_whole_state_is_refused(tmp_path, samples, change
     trainer(tmp_path, samples, settings).run()
     tensors, state = read_checkpoint(tmp_path)
     for key, value in change.items() if isinstance(change, dict) else ():
-        where = tensors if key.startswith("optimizer") else state
+        where = tensors if "." in key else state
         where[key] = value
         if value is None:
             del where[key]
     content = json.dumps([state] if change == "list" else state)
     (tmp_path / CHECKPOINT).write_bytes(save(tensors, metadata={"state": content}))
-    with pytest.raises(RegistrationError, match=r"holds no complete state|holds no state"):
+    with pytest.raises(RegistrationError, match=r"holds no (complete )?state.*remove it to start anew"):
+        trainer(tmp_path, samples, settings).run()
+
+
+@pytest.mark.parametrize("settings", [None, {}, [3], {"iterations": None}, {"iterations": "many"}], ids=str)
+def test_a_length_that_a_checkpoint_does_not_tell(tmp_path, samples, settings):
+    """With --minutes the checkpoint is asked first for how many iterations were planned."""
+    loop = trainer(tmp_path, samples)
+    assert loop.planned() is None
+    for state in ({"settings": settings}, {}):
+        (tmp_path / CHECKPOINT).write_bytes(save({}, metadata={"state": json.dumps(state)}))
+        with pytest.raises(RegistrationError, match=r"checkpoint\.safetensors holds no complete state.*remove it"):
+            loop.planned()
+
+
+def test_what_differs_is_named_though_one_side_does_not_know_it(tmp_path, samples):
+    settings = replace(SETTINGS, iterations=1, validate_every=1)
+    loop = trainer(tmp_path, samples, settings)
+    loop.run()
+    tensors, state = read_checkpoint(tmp_path)
+    state["settings"]["momentum"] = None
+    (tmp_path / CHECKPOINT).write_bytes(save(tensors, metadata={"state": json.dumps(state)}))
+    with pytest.raises(RegistrationError, match=r"other settings \(momentum is not there, was None\)"):
         trainer(tmp_path, samples, settings).run()
 
 
