@@ -179,7 +179,7 @@ def register_volumes(
         if model.network is not None:
             report(0.02, "organs")
             first, second = _with_classes(first, second, fixed[0], moving[0], grid, initial, model, device)
-        share = 0.75 if model.refinement.iterations else 0.95
+        share = 0.45 if model.refinement.iterations else 0.9
         calibration = calibration_of(model) if uncertainty else None
 
         def searched(operations: Any) -> tuple[np.ndarray, int, Recorder | None]:
@@ -199,11 +199,11 @@ def register_volumes(
 
         found, block, recorder = on_device(device, searched)
         if model.refinement.iterations:
-            report(0.8, "refinement")
+            report(0.5, "refinement")
             start, before = found, block
             found, block = refined(
                 first, second, found, block, model.refinement,
-                smallest_jacobian=model.smallest_jacobian, progress=lambda f: report(0.8 + 0.15 * f, "refinement"),
+                smallest_jacobian=model.smallest_jacobian, progress=lambda f: report(0.5 + 0.45 * f, "refinement"),
             )  # fmt: skip
             if recorder is not None:
                 recorder.refinement(start, before, found, block)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.field import DisplacementField
 from itk_pdd.grid import Grid
 from itk_pdd.mapping import Mapping
@@ -70,7 +69,7 @@ def register_learned(
     if refinement_iterations is not None and refinement_iterations < 0:
         raise RegistrationError(f"refinement_iterations is {refinement_iterations}, expected at least 0")
     if masked:
-        warnings.warn(f"masks are given, but model {model.name} does not use them", RegistrationWarning, stacklevel=4)
+        warn(f"masks are given, but model {model.name} does not use them")
     require(
         learned.needs(fixed[0].grid, moving[0].grid, on_host=checked_device(device) == "cpu"), limit=memory,
         what=f"a registration with model {model.name}",

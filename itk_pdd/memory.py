@@ -94,8 +94,9 @@ def needs(
     # Both images as they are and averaged; codes of both, and once more as they are read; MIND-SSC; a few fields.
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
     codes += 8 * masked / finest**grid.dimension  # codes without a bit set
-    # Bytes of the features of both images, and fields in a row.
-    refined = 0 if not model.refinement.iterations else 32 * words + 4 * 12
+    # Images, moments and products of the windows, gradients and fields; classes take less.
+    refined = 96 + 28 * channels if model.refinement.iterations else 0
+    refined /= model.refinement.shrink(grid.size) ** grid.dimension
     images = voxels * (channels * 9 + max(codes + 12, refined) + 2 * masked)
     seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)
     images += _CLASSES * seen

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationWarning
+from itk_pdd.errors import warn
 from itk_pdd.kernels.unfold import unfold
 
 __all__ = ["without_folds"]
@@ -36,9 +35,5 @@ def without_folds(field: np.ndarray, *, scale: Sequence[float], minimum: float) 
     found, moved, left = unfold(field, scale=tuple(float(s) for s in scale), minimum=minimum)
     log.info("folds: %d of %d nodes relaxed", moved, found[..., 0].size)
     if left:
-        warnings.warn(
-            f"the field folds in {left} places that could not be relaxed: check the result there",
-            RegistrationWarning,
-            stacklevel=4,
-        )
+        warn(f"the field folds in {left} places that could not be relaxed: check the result there")
     return found

@@ -17,7 +17,6 @@ CANDIDATES = (
     "disagreement0",
     "disagreement1",
     "disagreement2",
-    "disagreement3",
     "strain",
     "decorrelation",
     "structure residual",
