@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import minimum_filter
 
 from itk_pdd.kernels.correlation import LocalCorrelation
 from itk_pdd.kernels.lattice import restrict, spread, upsample
@@ -52,24 +51,36 @@ def refine(
     numpy.ndarray
         float32, shape of ``field``.
     """
+    import torch
+
     shape = field.shape[:3]
     cell = tuple(1 if size == 1 else settings.cell for size in shape)
+    field = np.ascontiguousarray(field, dtype=np.float32)
     coarse = restrict(field, cell)
     control = np.zeros_like(coarse)
-    mean, square = np.zeros_like(control), np.zeros_like(control)
+    coefficients = torch.from_numpy(control)  # the same memory
+    mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
     # Gradients are taken per control point: the sum over the voxels it moves, relative to their usual number.
     share = np.float32(np.prod(cell))
+    moved = np.empty_like(field)
+    into = torch.from_numpy(moved)
+    up: dict[object, np.ndarray] = {}
+    down: dict[object, np.ndarray] = {}
     for step in range(1, settings.iterations + 1):
-        derivative = spread(slope(field + upsample(control, cell, shape)), cell, shape, control.shape[:3]) / share
+        # In all threads.
+        torch.add(torch.from_numpy(field), torch.from_numpy(upsample(control, cell, shape, scratch=up)), out=into)
+        derivative = spread(slope(moved), cell, control.shape[:3], scratch=down) / share
         derivative += settings.diffusion * _diffusion_gradient(coarse + control, cell)
-        mean = 0.9 * mean + 0.1 * derivative
-        square = 0.999 * square + 0.001 * derivative**2
-        direction = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
-        control -= np.float32(settings.rate) * direction
+        # A step of Adam; torch.optim takes a second to import.
+        gradient = torch.from_numpy(derivative)
+        mean.lerp_(gradient, 0.1)
+        square.lerp_(gradient.square(), 0.001)
+        scale = square.div(1 - 0.999**step).sqrt_().add_(1e-8)
+        coefficients.addcdiv_(mean, scale, value=-settings.rate / (1 - 0.9**step))
         if smallest_jacobian is not None and step % _UNFOLD == 0 and step < settings.iterations:
-            update = upsample(control, cell, shape)
-            unfolded, moved, _ = unfold(field + update, minimum=smallest_jacobian)
-            if moved:
+            update = upsample(control, cell, shape, scratch=up)
+            unfolded, changed, _ = unfold(field + update, minimum=smallest_jacobian)
+            if changed:
                 field = unfolded - update
                 coarse = restrict(field, cell)
         progress(step / settings.iterations)
@@ -105,18 +116,26 @@ def refined(
         The field as it came, on a lattice of another block of working voxels perhaps.
     """
     if settings.features == "classes":
-        target = fixed.classes.shrink
+        levels = [(fixed.classes.shrink, settings)]
     else:
         target = settings.shrink(fixed.shape)
-        settings = replace(settings, diffusion=settings.diffusion / target**2)
-    if target % block:
-        field = enlarged(field / np.float32(block), fixed.per_axis(block), fixed.shape)
-        block = 1
-    field = restrict(field, fixed.per_axis(target // block))
-    slope = _slope(fixed, moving, settings, target)
-    start = field / np.float32(target)
-    result = refine(slope, start, settings, smallest_jacobian=smallest_jacobian, progress=progress)
-    return result * np.float32(target), target
+        levels = [(target, replace(settings, diffusion=settings.diffusion / target**2))]
+        if target > 1 and settings.finish:
+            levels.append((1, replace(settings, iterations=settings.finish)))
+    for number, (target, level) in enumerate(levels):
+        size = block
+        if target % size:
+            field, size = enlarged(field / np.float32(size), fixed.per_axis(size), fixed.shape), 1
+        start = restrict(field, fixed.per_axis(target // size)) / np.float32(target)
+        result = refine(
+            _slope(fixed, moving, level, target),
+            start,
+            level,
+            smallest_jacobian=smallest_jacobian,
+            progress=lambda f, number=number: progress((number + f) / len(levels)),
+        )
+        field, block = result * np.float32(target), target
+    return field, block
 
 
 def _slope(
@@ -125,40 +144,19 @@ def _slope(
     """What :func:`refine` wants, on blocks of ``target`` working voxels."""
     cell = fixed.per_axis(target)
     masks = [None if image.mask is None else restrict(image.mask, cell) >= 0.5 for image in (fixed, moving)]
-    landing = masks[1] if masks[1] is None else minimum_filter(masks[1], 2, origin=-1, mode="nearest")
     if settings.features == "classes":
         features = fixed.classes.features(target), moving.classes.features(target)
-
-        def by_classes(field: np.ndarray) -> np.ndarray:
-            # A sum over the classes, not a mean.
-            return feature_gradient(*features, field, channels=1, mask=_counted(masks[0], landing, field))[0]
-
-        return by_classes
+        # A sum over the classes, not a mean.
+        return lambda field: feature_gradient(*features, field, channels=1, masks=masks)[0]
     total = sum(fixed.weights)
     terms = []
     for weight, *channels in zip(fixed.weights, fixed.channels, moving.channels, strict=True):
         if weight > 0:
             images = (restrict(channel, cell) for channel in channels)
             terms.append((np.float32(weight / total), LocalCorrelation(*images, radius=settings.radius, masks=masks)))
-
-    def by_correlation(field: np.ndarray) -> np.ndarray:
-        counted = _counted(masks[0], landing, field)
-        return sum(weight * term.gradient(field, counted)[0] for weight, term in terms)
-
-    return by_correlation
-
-
-def _counted(fixed: np.ndarray | None, moving: np.ndarray | None, field: np.ndarray) -> np.ndarray | None:
-    """Voxels within the fixed mask that land within the moving one, bool (z, y, x); None if all do.
-
-    ``moving`` holds at each voxel whether this and those behind it are in the mask, between which is interpolated.
-    """
-    if moving is None:
-        return fixed
-    places = np.moveaxis(np.indices(field.shape[:3], dtype=np.float32), 0, -1) + field[..., ::-1]
-    index = np.floor(places).astype(np.intp)
-    inside = moving[tuple(np.clip(index[..., i], 0, size - 1) for i, size in enumerate(moving.shape))]
-    return inside if fixed is None else inside & fixed
+    if len(terms) == 1:
+        return lambda field: terms[0][1].gradient(field)[0]
+    return lambda field: sum(weight * term.gradient(field)[0] for weight, term in terms)
 
 
 def _diffusion_gradient(control: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:

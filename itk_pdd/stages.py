@@ -85,6 +85,8 @@ class Refinement:
         Half the width of the windows in which intensities are correlated; larger is less noisy and less local.
     max_voxels : int
         The most voxels whose intensities are compared; more is finer and slower.
+    finish : int
+        Adam steps on the working grid itself that follow where blocks of its voxels were compared.
     """
 
     iterations: int = 30
@@ -93,7 +95,8 @@ class Refinement:
     rate: float = 0.2
     features: str = "correlation"
     radius: int = 2
-    max_voxels: int = 3_000_000
+    max_voxels: int = 4_000_000
+    finish: int = 6
 
     def shrink(self, size: Sequence[int]) -> int:
         """Working voxels along each axis of a block, for a working grid of a size."""

@@ -46,7 +46,7 @@ def test_the_field_may_come_on_any_lattice(block, limit, target):
     fixed, moving = working(made.fixed), working(made.moving)
     shape = tuple(-(-n // block) for n in fixed.shape)
     start = np.full((*shape, 3), 2.5, np.float32)
-    still, where = refined(fixed, moving, start, block, replace(SETTINGS, iterations=0, max_voxels=limit))
+    still, where = refined(fixed, moving, start, block, replace(SETTINGS, iterations=0, finish=0, max_voxels=limit))
     assert where == target
     assert still.shape[:3] == tuple(-(-n // target) for n in fixed.shape)
     np.testing.assert_allclose(still, 2.5, rtol=1e-5)

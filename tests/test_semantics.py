@@ -14,6 +14,7 @@ from itk_pdd.kernels.thermometer import thermometer_codes
 from itk_pdd.refinement import refined
 from itk_pdd.search import WorkingImage
 from itk_pdd.semantics import ClassMaps
+from itk_pdd.stages import Refinement
 from itk_pdd.volume import Volume
 
 
@@ -101,7 +102,7 @@ def test_classes_lead_where_the_image_says_nothing(monkeypatch):
             return np.stack([1 - organ, organ]), volume.grid
 
     monkeypatch.setattr("itk_pdd.network.semantic.SemanticNetwork", Network)
-    model = replace(models.DEFAULT, network="somewhere", class_weight=20.0)
+    model = replace(models.DEFAULT, network="somewhere", class_weight=20.0, refinement=Refinement(iterations=0))
     found = engine.register_volumes(fixed, moving, model=model).field
     organ = ball(grid, centre) > 0
     moved = ball(Grid.create((40, 40, 40), 2.0), centre + shift)
@@ -111,7 +112,7 @@ def test_classes_lead_where_the_image_says_nothing(monkeypatch):
     dice = 2 * (warped & organ).sum() / (warped.sum() + organ.sum())
     start = 2 * ((moved > 0.5) & organ).sum() / ((moved > 0.5).sum() + organ.sum())
     assert start < 0.5
-    assert dice > 0.85
+    assert dice > 0.8
 
 
 def test_unknown_models_are_named():

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from itk_pdd.kernels.lattice import weighted_sums
 from itk_pdd.kernels.parallel import compiled, run
 
 __all__ = ["LocalCorrelation"]
@@ -28,9 +27,14 @@ _FLOOR = 1e-3  # of the variance of an image: windows with less are noise
 
 
 @compiled
-def _warp(first, last, moving, field, out, slope):
-    """out = moving(x + field(x)), linear, border replicated; slope is its derivative with respect to the field."""
+def _warp(first, last, moving, field, own, other, out, slope, counted):
+    """out = moving(x + field(x)), linear, border replicated; slope is its derivative with respect to the field.
+
+    Where there are masks (``own`` of the fixed and ``other`` of the moving image; empty ones are none), ``counted`` is
+    set to whether a voxel is in the first and all that it is interpolated from are in the second.
+    """
     depth, height, width = moving.shape
+    masked_own, masked_other = own.shape[0] > 0, other.shape[0] > 0
     one, zero = np.float32(1), np.float32(0)
     for z in range(first, last):
         for y in range(height):
@@ -60,6 +64,15 @@ def _warp(first, last, moving, field, out, slope):
                 slope[z, y, x, 0] = in_x * slope_x
                 slope[z, y, x, 1] = in_y * ((one - fz) * (b - a) + fz * (e - d))
                 slope[z, y, x, 2] = in_z * (high - low)
+                if masked_own or masked_other:
+                    counts = own[z, y, x] if masked_own else True
+                    if masked_other:
+                        counts = (
+                            counts
+                            and other[z0, y0, x0] and other[z0, y0, x1] and other[z0, y1, x0] and other[z0, y1, x1]
+                            and other[z1, y0, x0] and other[z1, y0, x1] and other[z1, y1, x0] and other[z1, y1, x1]
+                        )  # fmt: skip
+                    counted[z, y, x] = one if counts else zero
 
 
 @compiled
@@ -83,6 +96,21 @@ def _plane_sums(first, last, source, radius_y, radius_x, out):
                 of = rows[y + shift]
                 for x in range(width):
                     to[x] += of[x]
+
+
+@compiled
+def _depth_sums(first, last, planes, radius, out):
+    """Sums of windows of slices, arrays (n, z, y x)."""
+    depth, size = planes.shape[1:]
+    for task in range(first, last):
+        n, z = task // depth, task % depth
+        to = out[n, z]
+        low, high = max(z - radius, 0), min(z + radius, depth - 1)
+        to[:] = planes[n, low]
+        for other in range(low + 1, high + 1):
+            of = planes[n, other]
+            for i in range(size):
+                to[i] += of[i]
 
 
 @compiled
@@ -137,7 +165,8 @@ class LocalCorrelation:
     radius : int
         Half the width of the windows in voxels, without the one in the middle; larger is less noisy and less local.
     masks : sequence of numpy.ndarray, optional
-        The voxels of each image whose variance tells what is noise, bool (z, y, x) or None for all.
+        Voxels of each image that may be compared, bool (z, y, x); None for all. What is excluded, or would land where
+        that is so, is in no window and has none.
     """
 
     def __init__(
@@ -151,62 +180,66 @@ class LocalCorrelation:
         self._shape = fixed.shape
         # The variance of intensities far from zero would drown in rounding.
         self._fixed, self._moving = map(_standardised, (fixed, moving), masks)
+        self._masks = [np.empty((0, 0, 0), bool) if mask is None else mask for mask in masks]
+        self._masked = any(mask is not None for mask in masks)
         self._radius = [min(radius, (size - 1) // 2) for size in fixed.shape]
-        self._along_z = _window(fixed.shape[0], self._radius[0])
         self._warped = np.empty_like(self._fixed)
         self._counted = np.ones_like(self._fixed)
+        # Fresh memory costs more than what is computed in it.
+        shape = (3, fixed.shape[0], fixed.shape[1] * fixed.shape[2])
+        self._terms, self._planes, self._summed = (np.empty(shape, np.float32) for _ in range(3))
+        self._slope = np.empty((*fixed.shape, 3), np.float32)
         self._set_fixed()
 
     def _set_fixed(self) -> None:
         """Mean and variance of the fixed image in each window, over the voxels that count."""
-        number = self._sums(_planar(self._counted)[None])[0]
-        self._share = _planar(self._counted) / np.maximum(number, 1)
+        self._terms[0] = _planar(self._counted)
+        self._share = self._terms[0] / np.maximum(self._sums(self._terms[:1])[0], 1)
         sums = self._sums(self._products(self._fixed))
         self._mean = sums[0] * self._share
         self._variance = np.maximum(sums[1] * self._share - self._mean**2, 0) + np.float32(_FLOOR)
 
     def _products(self, image: np.ndarray) -> np.ndarray:
-        out = np.empty((3, *_planar(self._fixed).shape), np.float32)
-        run(_products, self._shape[0], _planar(self._fixed), _planar(image), _planar(self._counted), out)
-        return out
+        arrays = (_planar(each) for each in (self._fixed, image, self._counted))
+        run(_products, self._shape[0], *arrays, self._terms)
+        return self._terms
 
-    def _sums(self, arrays: np.ndarray) -> np.ndarray:
+    def _sums(self, terms: np.ndarray) -> np.ndarray:
         """Sums of arrays (n, z, y x) over the windows."""
-        count, depth, size = arrays.shape
-        planes = np.empty((count * depth, *self._shape[1:]), np.float32)
-        run(_plane_sums, count * depth, arrays.reshape(planes.shape), *self._radius[1:], planes)
-        return weighted_sums(planes.reshape(count, depth, size), 1, *self._along_z)
+        tasks = len(terms) * self._shape[0]
+        planes, summed = self._planes[: len(terms)], self._summed[: len(terms)]
+        flat = (tasks, *self._shape[1:])
+        run(_plane_sums, tasks, terms.reshape(flat), *self._radius[1:], planes.reshape(flat))
+        run(_depth_sums, tasks, planes, self._radius[0], summed)
+        return summed
 
-    def gradient(self, field: np.ndarray, counted: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    def gradient(self, field: np.ndarray) -> tuple[np.ndarray, float]:
         """Derivative of the loss and the loss at a field.
 
         Parameters
         ----------
         field : numpy.ndarray
             Displacements in voxels, float32 (z, y, x, 3), components x, y, z.
-        counted : numpy.ndarray, optional
-            Voxels that count, bool (z, y, x): the others are in no window and have none.
 
         Returns
         -------
         numpy.ndarray
-            Derivative of the sum over all windows by each displacement, shape of ``field``.
+            Derivative of the sum over all windows by each displacement, shape of ``field``; overwritten by the next
+            call.
         float
             That sum.
         """
-        if counted is not None:
-            self._counted = counted.astype(np.float32)
-            self._set_fixed()
         depth = self._shape[0]
-        slope, loss = np.empty((*self._shape, 3), np.float32), np.empty(depth)
-        run(_warp, depth, self._moving, field, self._warped, slope)
+        slope, loss = self._slope, np.empty(depth)
+        run(_warp, depth, self._moving, field, *self._masks, self._warped, slope, self._counted)
+        if self._masked:
+            self._set_fixed()
         sums = self._sums(self._products(self._warped))
-        parts = np.empty_like(sums)
         rest = self._mean, self._variance, self._share, np.float32(_FLOOR)
-        run(_coefficients, depth, sums, *rest, parts, loss)
+        run(_coefficients, depth, sums, *rest, self._terms, loss)
         # A voxel counts in the windows around those that it has in its own window: the sums are their own adjoint.
         images = (_planar(each) for each in (self._fixed, self._warped, self._counted))
-        run(_chain, depth, self._sums(parts), *images, slope.reshape(depth, -1, 3))
+        run(_chain, depth, self._sums(self._terms), *images, slope.reshape(depth, -1, 3))
         return slope, float(loss.sum())
 
 
@@ -218,10 +251,3 @@ def _standardised(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 def _planar(array: np.ndarray) -> np.ndarray:
     """A view (..., z, y x)."""
     return array.reshape(*array.shape[:-2], -1)
-
-
-def _window(count: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which voxels along an axis make up each sum, and whether they are there."""
-    index = np.arange(count)[:, None] + np.arange(-radius, radius + 1)
-    inside = (index >= 0) & (index < count)
-    return np.where(inside, index, 0), inside.astype(np.float32)

@@ -33,6 +33,7 @@ def taps(size: int, cell: int, count: int, order: int) -> tuple[np.ndarray, np.n
 
 
 _PART = 4096  # values of the inner axis at a time
+_SHARES = 256  # in which the work is handed to threads
 
 
 @compiled
@@ -54,22 +55,25 @@ def _gather(first, last, source, index, weights, out):
                 target[k] += weight * row[k]
 
 
-@compiled
-def _scatter(first, last, source, index, weights, out):
-    """The adjoint of :func:`_gather`, over the outer index."""
-    outputs, taps = index.shape
-    inner = source.shape[2]
-    for i in range(first, last):
-        out[i] = 0
-        for o in range(outputs):
-            row = source[i, o]
-            for t in range(taps):
-                weight, target = weights[o, t], out[i, index[o, t]]
-                for k in range(inner):
-                    target[k] += weight * row[k]
+@functools.lru_cache(maxsize=64)
+def _adjoint_taps(size: int, cell: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and weights that make up each control point of an axis in the adjoint of cubic interpolation."""
+    index, weights = taps(size, cell, count, 3)
+    matrix = np.zeros((count, size), np.float32)
+    np.add.at(matrix, (index, np.arange(size)[:, None]), weights)
+    most = int(np.count_nonzero(matrix, axis=1).max())
+    voxels = np.argsort(matrix == 0, axis=1, kind="stable")[:, :most]
+    return voxels, np.take_along_axis(matrix, voxels, axis=1)
 
 
-def upsample(control: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...], *, order: int = 3) -> np.ndarray:
+def upsample(
+    control: np.ndarray,
+    cell: tuple[int, ...],
+    shape: tuple[int, ...],
+    *,
+    order: int = 3,
+    scratch: dict[object, np.ndarray] | None = None,
+) -> np.ndarray:
     """Values of a control grid at the voxels.
 
     Parameters
@@ -83,6 +87,9 @@ def upsample(control: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...],
     order : {1, 3}
         1 interpolates linearly; 3 takes the control points as coefficients of a cubic B-spline, which is smooth and
         therefore does not reach isolated extremes.
+    scratch : dict, optional
+        Keeps memory from one call to the next of the same shapes, as fresh memory takes longer to get than to fill. The
+        result is part of it: the next call writes over it.
 
     Returns
     -------
@@ -93,16 +100,26 @@ def upsample(control: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...],
     # From the fastest axis on: only the first, smallest array is walked in short steps.
     for axis in (2, 1, 0):
         index, weights = taps(shape[axis], cell[axis], control.shape[axis], order)
-        result = _along(_gather, result, axis, len(index), index, weights)
+        result = _along(result, axis, index, weights, scratch)
     return result
 
 
-def spread(voxels: np.ndarray, cell: tuple[int, ...], shape: tuple[int, ...], control: tuple[int, ...]) -> np.ndarray:
-    """The adjoint of cubic :func:`upsample`: sums of voxel values (a gradient, say) per control point."""
+def spread(
+    voxels: np.ndarray,
+    cell: tuple[int, ...],
+    control: tuple[int, ...],
+    *,
+    scratch: dict[object, np.ndarray] | None = None,
+) -> np.ndarray:
+    """The adjoint of cubic :func:`upsample`: sums of voxel values (a gradient, say) per control point.
+
+    ``control`` is the shape of the control grid; the rest is as there.
+    """
     result = np.ascontiguousarray(voxels, dtype=np.float32)
-    for axis in (2, 1, 0):
-        index, weights = taps(shape[axis], cell[axis], control[axis], 3)
-        result = _along(_scatter, result, axis, control[axis], index, weights)
+    # From the slowest axis on: only the last, smallest array is walked in short steps.
+    for axis in range(3):
+        index, weights = _adjoint_taps(voxels.shape[axis], cell[axis], control[axis])
+        result = _along(result, axis, index, weights, scratch)
     return result
 
 
@@ -118,24 +135,27 @@ def weighted_sums(array: np.ndarray, axis: int, index: np.ndarray, weights: np.n
     index, weights : numpy.ndarray
         Which items make up each new one (int64), and how much of each (float32), shape (new, taps).
     """
-    return _along(_gather, array, axis, len(index), index, weights)
+    return _along(array, axis, index, weights)
 
 
-def _along(kernel, array, axis, length, index, weights):
+def _along(
+    array: np.ndarray,
+    axis: int,
+    index: np.ndarray,
+    weights: np.ndarray,
+    scratch: dict[object, np.ndarray] | None = None,
+) -> np.ndarray:
     outer, inner = int(np.prod(array.shape[:axis])), int(np.prod(array.shape[axis + 1 :]))
-    if outer == 1 and kernel is _scatter:
-        # One outer item is no work for several threads: the inner axis is split instead.
-        split = array.shape[axis + 1]
-        source = np.ascontiguousarray(np.moveaxis(array.reshape(array.shape[axis], split, -1), 0, 1))
-        out = np.empty((split, length, source.shape[2]), np.float32)
-        run(kernel, split, source, index, weights, out)
-        out = np.ascontiguousarray(np.moveaxis(out, 0, 1))
-        return out.reshape(*array.shape[:axis], length, *array.shape[axis + 1 :])
-    source = array.reshape(outer, array.shape[axis], inner)
-    out = np.empty((outer, length, inner), np.float32)
-    tasks = outer if kernel is _scatter else outer * length * -(-inner // _PART)
-    run(kernel, tasks, source, index, weights, out, grain=16)
-    return out.reshape(*array.shape[:axis], length, *array.shape[axis + 1 :])
+    shape = (*array.shape[:axis], len(index), *array.shape[axis + 1 :])
+    out = None if scratch is None else scratch.get((axis, shape))
+    if out is None:
+        out = np.empty(shape, np.float32)
+        if scratch is not None:
+            scratch[axis, shape] = out
+    tasks = outer * len(index) * -(-inner // _PART)
+    source, target = array.reshape(outer, array.shape[axis], inner), out.reshape(outer, len(index), inner)
+    run(_gather, tasks, source, index, weights, target, grain=max(16, tasks // _SHARES))
+    return out
 
 
 @compiled

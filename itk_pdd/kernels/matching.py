@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, run
@@ -10,16 +12,16 @@ __all__ = ["feature_gradient"]
 
 
 @compiled
-def _gradient(first, last, fixed, moving, mask, field, factor, gradient, loss):
+def _gradient(first, last, fixed, moving, own, other, field, factor, gradient, loss):
     count_y, count_x = field.shape[1:3]
     depth, height, width, channels = moving.shape
-    masked = mask.shape[0] > 0
+    masked_own, masked_other = own.shape[0] > 0, other.shape[0] > 0
     one, zero = np.float32(1), np.float32(0)
     for z in range(first, last):
         total = 0.0
         for y in range(count_y):
             for x in range(count_x):
-                if masked and not mask[z, y, x]:
+                if masked_own and not own[z, y, x]:
                     gradient[z, y, x] = 0
                     continue
                 px = x + field[z, y, x, 0]
@@ -34,6 +36,12 @@ def _gradient(first, last, fixed, moving, mask, field, factor, gradient, loss):
                 pz = min(max(pz, zero), np.float32(depth - 1))
                 x0, y0, z0 = int(px), int(py), int(pz)
                 x1, y1, z1 = min(x0 + 1, width - 1), min(y0 + 1, height - 1), min(z0 + 1, depth - 1)
+                if masked_other and not (
+                    other[z0, y0, x0] and other[z0, y0, x1] and other[z0, y1, x0] and other[z0, y1, x1]
+                    and other[z1, y0, x0] and other[z1, y0, x1] and other[z1, y1, x0] and other[z1, y1, x1]
+                ):  # fmt: skip
+                    gradient[z, y, x] = 0
+                    continue
                 fx, fy, fz = np.float32(px - x0), np.float32(py - y0), np.float32(pz - z0)
                 m000, m001, m010, m011 = moving[z0, y0, x0], moving[z0, y0, x1], moving[z0, y1, x0], moving[z0, y1, x1]
                 m100, m101, m110, m111 = moving[z1, y0, x0], moving[z1, y0, x1], moving[z1, y1, x0], moving[z1, y1, x1]
@@ -67,7 +75,7 @@ def feature_gradient(
     field: np.ndarray,
     *,
     channels: int,
-    mask: np.ndarray | None = None,
+    masks: Sequence[np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray, float]:
     """Mean squared difference of features and its derivative with respect to each displacement.
 
@@ -79,8 +87,8 @@ def feature_gradient(
         Displacements in voxels float32 (z, y, x, 3), components x, y, z.
     channels : int
         Number of channels that are in use; the difference is a mean over them.
-    mask : numpy.ndarray, optional
-        Fixed voxels that count.
+    masks : sequence of numpy.ndarray, optional
+        Voxels of the fixed and the moving image that may be compared, bool (z, y, x); None for all.
 
     Returns
     -------
@@ -95,7 +103,7 @@ def feature_gradient(
         len(field),
         fixed,
         moving,
-        np.empty((0, 0, 0), np.bool_) if mask is None else mask,
+        *(np.empty((0, 0, 0), np.bool_) if mask is None else mask for mask in masks),
         field,
         np.float32(1 / (255**2 * channels)),
         gradient,

@@ -47,7 +47,6 @@ FEATURES = {
     "structure residual": 0.05,
     "intensity bound": 0.1,
     "change1": 0.2,
-    "change2": 0.2,
     "decorrelation": 0.01,
     "unseen": 0.1,
     "disagreement0 near": 0.1,
