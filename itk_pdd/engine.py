@@ -271,13 +271,13 @@ def _margins(grid: Grid, moving: Grid, initial: Mapping | None, reach: int) -> t
     if not inside.any():
         return np.zeros(grid.dimension, int), np.zeros(grid.dimension, int)
     used = index[inside]
-    # One mesh of the lattice more on each side: the border of the image lies somewhere within it.
+    last = np.asarray(grid.size) - 1
+    needed = reach - used.min(axis=0), used.max(axis=0) - reach - last
+    # The border of the image lies somewhere within the next mesh of the lattice. A few voxels are not worth it.
     mesh = (np.asarray(corners.size) - 1) / np.maximum([len(a) - 1 for a in axes], 1)
-    lower = np.clip(np.ceil(reach - used.min(axis=0) + mesh), 0, reach).astype(int)
-    upper = np.clip(np.ceil(used.max(axis=0) + mesh - reach - np.asarray(grid.size) + 1), 0, reach).astype(int)
-    # Less than this is worth no additional voxels.
-    small = 0.05 * np.asarray(grid.size)
-    return np.where(lower > mesh + small, lower, 0), np.where(upper > mesh + small, upper, 0)
+    small = np.maximum(1, 0.05 * np.asarray(grid.size))
+    lower, upper = (np.where(n > small, np.clip(np.ceil(n + mesh), 0, reach), 0).astype(int) for n in needed)
+    return lower, upper
 
 
 def _checked_weights(

@@ -148,7 +148,7 @@ def test_the_physical_frame_does_not_matter(size, seed, spacing, angles, origin,
 @given(size=any_size, seed=seeds)
 def test_an_image_and_itself(size, seed) -> None:
     fixed, _ = pair(size, seed)
-    assert np.linalg.norm(vectors(fixed, fixed), axis=-1).max() < 0.1
+    assert np.linalg.norm(vectors(fixed, fixed), axis=-1).max() < 0.12
 
 
 @few

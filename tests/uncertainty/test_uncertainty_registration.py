@@ -113,8 +113,8 @@ def test_no_registration_is_surer_than_quantisation_allows(pair) -> None:
 
 def test_refinement_counts(pair) -> None:
     made, result = pair
-    refined = uncertain(made.fixed, made.moving, refinement_iterations=5)
-    before, after = result.uncertainty.evidence.features["width0"], refined.evidence.features["width0"]
+    plain = uncertain(made.fixed, made.moving, refinement_iterations=0)
+    before, after = plain.evidence.features["width0"], result.uncertainty.evidence.features["width0"]
     assert (after >= before - 1e-5).all()
     assert after.mean() > before.mean()
 
