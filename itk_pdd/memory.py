@@ -96,7 +96,8 @@ def needs(
     codes += 8 * masked / finest**grid.dimension  # codes without a bit set
     # Images, moments and products of the windows, gradients and fields; classes take less.
     refined = 96 + 28 * channels if model.refinement.iterations else 0
-    refined /= model.refinement.shrink(grid.size) ** grid.dimension
+    if model.refinement.features == "classes" or not model.refinement.finish:
+        refined /= model.refinement.shrink(grid.size) ** grid.dimension
     images = voxels * (channels * 9 + max(codes + 12, refined) + 2 * masked)
     seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)
     images += _CLASSES * seen
