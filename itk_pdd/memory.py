@@ -95,7 +95,7 @@ def needs(
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
     codes += 8 * masked / finest**grid.dimension  # codes without a bit set
     # Images, moments and products of the windows, gradients and fields; classes take less.
-    refined = 96 + 28 * channels if model.refinement.iterations else 0
+    refined = 150 + 36 * channels if model.refinement.iterations else 0
     if model.refinement.features == "classes" or not model.refinement.finish:
         refined /= model.refinement.shrink(grid.size) ** grid.dimension
     images = voxels * (channels * 9 + max(codes + 12, refined) + 2 * masked)

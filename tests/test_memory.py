@@ -18,6 +18,7 @@ from itk_pdd.synthesis import make_pair
 
 PROGRAM = """
 import json, sys
+from dataclasses import replace
 import numpy as np
 from itk_pdd import engine, memory
 from itk_pdd.grid import Grid
@@ -32,9 +33,11 @@ engine.register_volumes(*pair(24), device="cpu", threads=2)  # everything loaded
 fixed, moving = pair(int(sys.argv[1]))
 before = memory.resident()
 grid = fixed.grid
-estimate = memory.needs(grid, grid, grid, engine.models.load("auto"))
+model = engine.models.load("auto")
+model = replace(model, refinement=replace(model.refinement, iterations=int(sys.argv[3])))
+estimate = memory.needs(grid, grid, grid, model)
 limit = float(sys.argv[2]) or None
-field = engine.register_volumes(fixed, moving, device="cpu", threads=2, memory=limit).field
+field = engine.register_volumes(fixed, moving, device="cpu", threads=2, memory=limit, model=model).field
 # Not getrusage, which counts what the process that started this one held.
 lines = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
 peak = 1024 * int(lines["VmHWM"].split()[0])
@@ -42,8 +45,8 @@ print(json.dumps([before, peak, estimate.most, estimate.least, float(np.abs(fiel
 """
 
 
-def run(size: int, limit: float = 0) -> list[float]:
-    command = [sys.executable, "-c", PROGRAM, str(size), str(limit)]
+def run(size: int, limit: float = 0, *, steps: int = 0) -> list[float]:
+    command = [sys.executable, "-c", PROGRAM, str(size), str(limit), str(steps)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(answer.stdout.splitlines()[-1])
 
@@ -51,7 +54,10 @@ def run(size: int, limit: float = 0) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux' counts of memory")
 def test_estimate_and_limit_are_kept():
-    """In a process of its own: the estimate is not far from the peak, and a limit between least and most is kept."""
+    """In a process of its own: the estimate is not far from the peak, and a limit between least and most is kept.
+
+    By the search, that is: the descent has nothing to do in blocks.
+    """
     before, peak, most, least, total = run(144)
     assert 0.7 * most < peak - before < 1.2 * most
     limit = before + 0.2 * most + 0.8 * least
@@ -59,6 +65,13 @@ def test_estimate_and_limit_are_kept():
     assert lower < 1.05 * limit
     assert lower < peak - 0.3 * (most - least)
     assert same == total
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux' counts of memory")
+def test_estimate_of_the_descent_is_not_far_from_the_peak():
+    before, peak, most, _, _ = run(144, steps=3)
+    assert 0.7 * most < peak - before < 1.2 * most
 
 
 @pytest.fixture
