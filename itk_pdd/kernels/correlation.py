@@ -245,7 +245,9 @@ class LocalCorrelation:
 
 def _standardised(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     values = image if mask is None or not mask.any() else image[mask]
-    return np.ascontiguousarray((image - values.mean()) / (values.std() or 1.0), np.float32)
+    return np.ascontiguousarray(
+        (image - values.mean(dtype=np.float64)) / (values.std(dtype=np.float64) or 1.0), np.float32
+    )
 
 
 def _planar(array: np.ndarray) -> np.ndarray:
