@@ -119,6 +119,7 @@ def test_out_of_memory(pair, tmp_path) -> None:
 @pytest.mark.slow
 def test_the_system_ends_writing(pair, tmp_path) -> None:
     """A limit on the size of files stands for a full disk."""
+    run(pair, tmp_path / "first")  # Without the limit, so that the kernels are compiled and kept.
     found = run(pair, tmp_path / "out", (resource.RLIMIT_FSIZE, 8192))
     assert (found.returncode, found.stderr.count("\n")) == (3, 1), found.stderr
     assert found.stderr.startswith("Error: ")
