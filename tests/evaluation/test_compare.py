@@ -169,6 +169,9 @@ def test_what_is_done_is_done_again_only_if_something_changed(scene, tmp_path, p
     assert calls(retry_failed=True) == 2
     assert calls(rules=Rules(clamp=(0.0, 50.0))) == 3
     os.utime(scene.pair.moving)
+    assert calls() == 3, "what counts is what is in the files"
+    with scene.pair.moving.open("ab") as file:
+        file.write(b" ")
     assert calls() == 4
     command += " --more"
     assert calls() == 5
