@@ -16,6 +16,7 @@ from itk_pdd.kernels.parallel import compiled, inlined, run
 __all__ = ["smallest_determinants", "unfold"]
 
 _GROW = 8  # every so many rounds the neighbours are moved as well
+_GRAIN = 4096  # nodes or cells for one thread at a time
 
 
 @inlined
@@ -56,61 +57,83 @@ def _smallest_everywhere(first, last, field, scale, flat, out):
 
 
 @compiled
-def _relax(field, scale, flat, minimum, cells, rounds, marked, moved):
-    """Relax the given cells until they and their neighbours are above ``minimum``; returns what is left.
+def _around(items, below, above, limits, marked, out):
+    """All (z, y, x) from ``below`` before to ``above`` after one of the items, within the limits, each once.
 
-    ``cells`` are first nodes (n, 3); ``marked`` is all zero and comes back so; ``moved`` gets 1 where nodes changed.
+    ``marked`` is all zero and comes back so; returns how many were written to ``out``.
     """
+    count = 0
+    for i in range(len(items)):
+        for z in range(max(items[i, 0] - below[0], 0), min(items[i, 0] + above[0] + 1, limits[0])):
+            for y in range(max(items[i, 1] - below[1], 0), min(items[i, 1] + above[1] + 1, limits[1])):
+                for x in range(max(items[i, 2] - below[2], 0), min(items[i, 2] + above[2] + 1, limits[2])):
+                    if not marked[z, y, x]:
+                        marked[z, y, x] = 1
+                        out[count, 0], out[count, 1], out[count, 2] = z, y, x
+                        count += 1
+    for i in range(count):
+        marked[out[i, 0], out[i, 1], out[i, 2]] = 0
+    return count
+
+
+@compiled
+def _halfway(first, last, nodes, field, flat, out):
+    """Where the nodes lie half-way to the mean of their neighbours."""
     depth, height, width = field.shape[:3]
-    deep, components = (0, 2) if flat else (1, 3)
-    todo = cells
+    for n in range(first, last):
+        z, y, x = nodes[n, 0], nodes[n, 1], nodes[n, 2]
+        for c in range(2 if flat else 3):
+            total = field[z, max(y - 1, 0), x, c] + field[z, min(y + 1, height - 1), x, c]
+            total += field[z, y, max(x - 1, 0), c] + field[z, y, min(x + 1, width - 1), c]
+            share = np.float32(4)
+            if not flat:
+                total += field[max(z - 1, 0), y, x, c] + field[min(z + 1, depth - 1), y, x, c]
+                share = np.float32(6)
+            out[n, c] = np.float32(0.5) * (field[z, y, x, c] + total / share)
+
+
+@compiled
+def _move(first, last, nodes, values, flat, field, moved):
+    for n in range(first, last):
+        z, y, x = nodes[n, 0], nodes[n, 1], nodes[n, 2]
+        moved[z, y, x] = 1
+        for c in range(2 if flat else 3):
+            field[z, y, x, c] = values[n, c]
+
+
+@compiled
+def _judge(first, last, cells, field, scale, flat, minimum, out):
+    for n in range(first, last):
+        out[n] = _smallest(field, scale, cells[n, 0], cells[n, 1], cells[n, 2], flat) < minimum
+
+
+def _relax(field: np.ndarray, scale: np.ndarray, minimum: float, cells: np.ndarray, rounds: int) -> tuple[int, int]:
+    """Relax the given cells, first nodes (n, 3), until they and their neighbours are above ``minimum``, in place.
+
+    Returns how many nodes moved and how many cells are left.
+    """
+    flat = field.shape[0] == 1
+    deep = np.array([0 if flat else 1, 1, 1])
+    shape = np.array(field.shape[:3])
+    marked, moved = (np.zeros(field.shape[:3], np.uint8) for _ in range(2))
     for turn in range(rounds):
         # The nodes of what folds are moved, and their neighbours as well where that did not help for long.
-        reach = 1 if turn % _GROW == _GROW - 1 else 0
-        count = 0
-        nodes = np.empty((len(todo) * (2 + 2 * reach) ** 3, 3), np.int64)
-        for i in range(len(todo)):
-            for z in range(max(todo[i, 0] - reach * deep, 0), min(todo[i, 0] + deep + reach * deep + 1, depth)):
-                for y in range(max(todo[i, 1] - reach, 0), min(todo[i, 1] + 2 + reach, height)):
-                    for x in range(max(todo[i, 2] - reach, 0), min(todo[i, 2] + 2 + reach, width)):
-                        if not marked[z, y, x]:
-                            marked[z, y, x], moved[z, y, x] = 1, 1
-                            nodes[count, 0], nodes[count, 1], nodes[count, 2] = z, y, x
-                            count += 1
-        work = np.empty((count, components), np.float32)
-        for n in range(count):
-            z, y, x = nodes[n, 0], nodes[n, 1], nodes[n, 2]
-            for c in range(components):
-                total = field[z, max(y - 1, 0), x, c] + field[z, min(y + 1, height - 1), x, c]
-                total += field[z, y, max(x - 1, 0), c] + field[z, y, min(x + 1, width - 1), c]
-                share = np.float32(4)
-                if deep:
-                    total += field[max(z - 1, 0), y, x, c] + field[min(z + 1, depth - 1), y, x, c]
-                    share = np.float32(6)
-                work[n, c] = np.float32(0.5) * (field[z, y, x, c] + total / share)
-        for n in range(count):
-            z, y, x = nodes[n, 0], nodes[n, 1], nodes[n, 2]
-            marked[z, y, x] = 0
-            for c in range(components):
-                field[z, y, x, c] = work[n, c]
+        reach = deep if turn % _GROW == _GROW - 1 else np.zeros_like(deep)
+        room = min(len(cells) * int(np.prod(deep + 1 + 2 * reach)), marked.size)
+        nodes = np.empty((room, 3), np.int32)
+        nodes = nodes[: _around(cells, reach, reach + deep, shape, marked, nodes)]
+        values = np.empty((len(nodes), 3), np.float32)
+        run(_halfway, len(nodes), nodes, field, flat, values, grain=_GRAIN)
+        run(_move, len(nodes), nodes, values, flat, field, moved, grain=_GRAIN)
         # Only cells with a node that moved can have changed.
-        found = 0
-        left = np.empty((8 * count, 3), np.int64)
-        for n in range(count):
-            for z in range(max(nodes[n, 0] - deep, 0), min(nodes[n, 0], depth - 1 - deep) + 1):
-                for y in range(max(nodes[n, 1] - 1, 0), min(nodes[n, 1], height - 2) + 1):
-                    for x in range(max(nodes[n, 2] - 1, 0), min(nodes[n, 2], width - 2) + 1):
-                        if marked[z, y, x] or _smallest(field, scale, z, y, x, flat) >= minimum:
-                            continue
-                        marked[z, y, x] = 1
-                        left[found, 0], left[found, 1], left[found, 2] = z, y, x
-                        found += 1
-        todo = left[:found].copy()
-        for i in range(found):
-            marked[todo[i, 0], todo[i, 1], todo[i, 2]] = 0
-        if found == 0:
+        found = np.empty((min(8 * len(nodes), marked.size), 3), np.int32)
+        found = found[: _around(nodes, deep, np.zeros_like(deep), shape - deep, marked, found)]
+        bad = np.empty(len(found), np.bool_)
+        run(_judge, len(found), found, field, scale, flat, minimum, bad, grain=_GRAIN)
+        cells = found[bad]
+        if not len(cells):
             break
-    return todo
+    return int(np.count_nonzero(moved)), len(cells)
 
 
 def smallest_determinants(field: np.ndarray, scale: tuple[float, ...]) -> np.ndarray:
@@ -168,11 +191,8 @@ def unfold(
     the bound.
     """
     scale = tuple(float(s) for s in scale)
-    bad = np.argwhere(smallest_determinants(field, scale) < minimum)
-    if not len(bad):
+    cells = np.argwhere(smallest_determinants(field, scale) < minimum).astype(np.int32)
+    if not len(cells):
         return field, 0, 0
     result = np.array(field, dtype=np.float32, order="C")
-    marked, moved = (np.zeros(field.shape[:3], np.uint8) for _ in range(2))
-    flat = field.shape[0] == 1
-    left = _relax(result, np.asarray(scale, np.float32), flat, minimum, bad, rounds, marked, moved)
-    return result, int(np.count_nonzero(moved)), len(left)
+    return result, *_relax(result, np.asarray(scale, np.float32), minimum, cells, rounds)
