@@ -42,7 +42,8 @@ class Needs:
     least_costs : int
         The same in the smallest blocks.
     ends : int
-        Resampling before the search, or the field on the grid of the fixed image after it, whichever is more.
+        What comes before and after the search, whichever is more: resampling, the descent, the field on the grid of the
+        fixed image.
     """
 
     images: int
@@ -94,11 +95,11 @@ def needs(
     # Both images as they are and averaged; codes of both, and once more as they are read; MIND-SSC; a few fields.
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
     codes += 8 * masked / finest**grid.dimension  # codes without a bit set
-    # Images, moments and products of the windows, gradients and fields; classes take less.
-    refined = 150 + 36 * channels if model.refinement.iterations else 0
+    images = voxels * (channels * 9 + codes + 12 + 2 * masked)
+    # Images, moments and products of the windows, gradients and fields; classes take less. No costs are held then.
+    descent = voxels * (60 + 72 * channels + 2 * masked) if model.refinement.iterations else 0
     if model.refinement.features == "classes" or not model.refinement.finish:
-        refined /= model.refinement.shrink(grid.size) ** grid.dimension
-    images = voxels * (channels * 9 + max(codes + 12, refined) + 2 * masked)
+        descent /= model.refinement.shrink(grid.size) ** grid.dimension
     seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)
     images += _CLASSES * seen
     costs = [_costs(grid, stage) if on_host else (0, 0) for stage in model.stages]
@@ -106,7 +107,7 @@ def needs(
     before = 12.0 * max(fixed.voxels, moving.voxels) + 8 * channels * voxels
     before += _NETWORK * seen
     after = 4 * grid.dimension * fixed.voxels + 12 * voxels / 8
-    return Needs(int(images), max(c[0] for c in costs), max(c[1] for c in costs), int(max(before, after)))
+    return Needs(int(images), max(c[0] for c in costs), max(c[1] for c in costs), int(max(before, after, descent)))
 
 
 def _costs(grid: Grid, stage: Stage) -> tuple[int, int]:

@@ -62,14 +62,16 @@ def refine(
     mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
     # Gradients are taken per control point: the sum over the voxels it moves, relative to their usual number.
     share = np.float32(np.prod(cell))
-    moved = np.empty_like(field)
-    into = torch.from_numpy(moved)
-    up: dict[object, np.ndarray] = {}
-    down: dict[object, np.ndarray] = {}
+    scratch: dict[object, np.ndarray] = {}
+
+    def moved() -> np.ndarray:
+        """The whole field, in memory that the next call writes over."""
+        update = upsample(control, cell, shape, scratch=scratch)
+        torch.from_numpy(update).add_(torch.from_numpy(field))  # in all threads
+        return update
+
     for step in range(1, settings.iterations + 1):
-        # In all threads.
-        torch.add(torch.from_numpy(field), torch.from_numpy(upsample(control, cell, shape, scratch=up)), out=into)
-        derivative = spread(slope(moved), cell, control.shape[:3], scratch=down) / share
+        derivative = spread(slope(moved()), cell, control.shape[:3], scratch=scratch) / share
         derivative += settings.diffusion * _diffusion_gradient(coarse + control, cell)
         # A step of Adam; torch.optim takes a second to import.
         gradient = torch.from_numpy(derivative)
@@ -78,13 +80,12 @@ def refine(
         scale = square.div(1 - 0.999**step).sqrt_().add_(1e-8)
         coefficients.addcdiv_(mean, scale, value=-settings.rate / (1 - 0.9**step))
         if smallest_jacobian is not None and step % _UNFOLD == 0 and step < settings.iterations:
-            update = upsample(control, cell, shape, scratch=up)
-            unfolded, changed, _ = unfold(field + update, minimum=smallest_jacobian)
+            unfolded, changed, _ = unfold(moved(), minimum=smallest_jacobian)
             if changed:
-                field = unfolded - update
+                field = unfolded - upsample(control, cell, shape, scratch=scratch)
                 coarse = restrict(field, cell)
         progress(step / settings.iterations)
-    return field + upsample(control, cell, shape)
+    return moved()
 
 
 def refined(
@@ -123,18 +124,22 @@ def refined(
         if target > 1 and settings.finish:
             levels.append((1, replace(settings, iterations=settings.finish)))
     for number, (target, level) in enumerate(levels):
-        size = block
+        # In units of the blocks, each array giving way to the next: on the working grid they are large.
+        field, size = field / np.float32(block), block
         if target % size:
-            field, size = enlarged(field / np.float32(size), fixed.per_axis(size), fixed.shape), 1
-        start = restrict(field, fixed.per_axis(target // size)) / np.float32(target)
-        result = refine(
+            field, size = enlarged(field, fixed.per_axis(size), fixed.shape), 1
+        if target > size:
+            field = restrict(field, fixed.per_axis(target // size))
+            field *= np.float32(size / target)
+        field = refine(
             _slope(fixed, moving, level, target),
-            start,
+            field,
             level,
             smallest_jacobian=smallest_jacobian,
             progress=lambda f, number=number: progress((number + f) / len(levels)),
         )
-        field, block = result * np.float32(target), target
+        field *= np.float32(target)
+        block = target
     if block < levels[0][0]:
         # Control points two voxels apart say no more than this, and folds are found ten times as fast.
         block = levels[0][0]

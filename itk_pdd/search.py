@@ -283,4 +283,6 @@ def enlarged(field: Any, factor: tuple[int, int, int], shape: tuple[int, ...], o
     """A field in voxels on a grid that is finer by whole factors."""
     if max(factor) == 1:
         return field
-    return operations.upsample(field, factor, shape, order=1) * float(factor[-1])
+    result = operations.upsample(field, factor, shape, order=1)
+    result *= float(factor[-1])
+    return result

@@ -125,8 +125,8 @@ def _products(first, last, fixed, warped, counted, out):
 
 
 @compiled
-def _coefficients(first, last, sums, mean_fixed, variance_fixed, share, floor, out, loss):
-    """Derivatives of each window's loss by its sums, from these to ``out``: by covariance, variance, mean."""
+def _coefficients(first, last, sums, mean_fixed, variance_fixed, share, floor, loss):
+    """Sums replaced by the derivatives of each window's loss by them: by covariance, variance, mean."""
     for z in range(first, last):
         total = 0.0
         for i in range(mean_fixed.shape[1]):
@@ -138,9 +138,9 @@ def _coefficients(first, last, sums, mean_fixed, variance_fixed, share, floor, o
             total += counts * (np.float32(1) - slope * covariance)
             a = np.float32(2) * slope * share[z, i]
             b = a * covariance / variance
-            out[0, z, i] = a
-            out[1, z, i] = b
-            out[2, z, i] = a * mean_fixed[z, i] - b * mean
+            sums[0, z, i] = a
+            sums[1, z, i] = b
+            sums[2, z, i] = a * mean_fixed[z, i] - b * mean
         loss[z] = total
 
 
@@ -187,31 +187,31 @@ class LocalCorrelation:
         self._counted = np.ones_like(self._fixed)
         # Fresh memory costs more than what is computed in it.
         shape = (3, fixed.shape[0], fixed.shape[1] * fixed.shape[2])
-        self._terms, self._planes, self._summed = (np.empty(shape, np.float32) for _ in range(3))
+        self._terms, self._planes = (np.empty(shape, np.float32) for _ in range(2))
         self._slope = np.empty((*fixed.shape, 3), np.float32)
         self._set_fixed()
 
     def _set_fixed(self) -> None:
         """Mean and variance of the fixed image in each window, over the voxels that count."""
         self._terms[0] = _planar(self._counted)
-        self._share = self._terms[0] / np.maximum(self._sums(self._terms[:1])[0], 1)
-        sums = self._sums(self._products(self._fixed))
+        self._share = _planar(self._counted) / np.maximum(self._sums(1)[0], 1)
+        self._set_products(self._fixed)
+        sums = self._sums()
         self._mean = sums[0] * self._share
         self._variance = np.maximum(sums[1] * self._share - self._mean**2, 0) + np.float32(_FLOOR)
 
-    def _products(self, image: np.ndarray) -> np.ndarray:
+    def _set_products(self, image: np.ndarray) -> None:
         arrays = (_planar(each) for each in (self._fixed, image, self._counted))
         run(_products, self._shape[0], *arrays, self._terms)
-        return self._terms
 
-    def _sums(self, terms: np.ndarray) -> np.ndarray:
-        """Sums of arrays (n, z, y x) over the windows."""
-        tasks = len(terms) * self._shape[0]
-        planes, summed = self._planes[: len(terms)], self._summed[: len(terms)]
+    def _sums(self, count: int = 3) -> np.ndarray:
+        """The first terms (n, z, y x) replaced by their sums over the windows."""
+        tasks = count * self._shape[0]
+        terms, planes = self._terms[:count], self._planes[:count]
         flat = (tasks, *self._shape[1:])
         run(_plane_sums, tasks, terms.reshape(flat), *self._radius[1:], planes.reshape(flat))
-        run(_depth_sums, tasks, planes, self._radius[0], summed)
-        return summed
+        run(_depth_sums, tasks, planes, self._radius[0], terms)
+        return terms
 
     def gradient(self, field: np.ndarray) -> tuple[np.ndarray, float]:
         """Derivative of the loss and the loss at a field.
@@ -234,12 +234,12 @@ class LocalCorrelation:
         run(_warp, depth, self._moving, field, *self._masks, self._warped, slope, self._counted)
         if self._masked:
             self._set_fixed()
-        sums = self._sums(self._products(self._warped))
+        self._set_products(self._warped)
         rest = self._mean, self._variance, self._share, np.float32(_FLOOR)
-        run(_coefficients, depth, sums, *rest, self._terms, loss)
+        run(_coefficients, depth, self._sums(), *rest, loss)
         # A voxel counts in the windows around those that it has in its own window: the sums are their own adjoint.
         images = (_planar(each) for each in (self._fixed, self._warped, self._counted))
-        run(_chain, depth, self._sums(self._terms), *images, slope.reshape(depth, -1, 3))
+        run(_chain, depth, self._sums(), *images, slope.reshape(depth, -1, 3))
         return slope, float(loss.sum())
 
 

@@ -88,8 +88,8 @@ def upsample(
         1 interpolates linearly; 3 takes the control points as coefficients of a cubic B-spline, which is smooth and
         therefore does not reach isolated extremes.
     scratch : dict, optional
-        Keeps memory from one call to the next of the same shapes, as fresh memory takes longer to get than to fill. The
-        result is part of it: the next call writes over it.
+        Keeps memory from one call to the next, of this or of :func:`spread`, as fresh memory takes longer to get than
+        to fill. The result is part of it: the next call writes over it.
 
     Returns
     -------
@@ -147,11 +147,13 @@ def _along(
 ) -> np.ndarray:
     outer, inner = int(np.prod(array.shape[:axis])), int(np.prod(array.shape[axis + 1 :]))
     shape = (*array.shape[:axis], len(index), *array.shape[axis + 1 :])
-    out = None if scratch is None else scratch.get((axis, shape))
+    # There and back there are arrays of the same shapes; one along which nothing changes is not its own target.
+    key = (axis, shape) if shape == array.shape else shape
+    out = None if scratch is None else scratch.get(key)
     if out is None:
         out = np.empty(shape, np.float32)
         if scratch is not None:
-            scratch[axis, shape] = out
+            scratch[key] = out
     tasks = outer * len(index) * -(-inner // _PART)
     source, target = array.reshape(outer, array.shape[axis], inner), out.reshape(outer, len(index), inner)
     run(_gather, tasks, source, index, weights, target, grain=max(16, tasks // _SHARES))
