@@ -201,14 +201,20 @@ def register_volumes(
         if model.refinement.iterations:
             report(0.5, "refinement")
             start, before = found, block
-            found, block = refined(
-                first, second, found, block, model.refinement,
-                smallest_jacobian=model.smallest_jacobian, progress=lambda f: report(0.5 + 0.45 * f, "refinement"),
+            found, block = on_device(
+                # The class probabilities of a trained model are compared by the CPU.
+                device if model.refinement.features == "correlation" else "cpu",
+                lambda operations: refined(
+                    first, second, start, before, model.refinement,
+                    smallest_jacobian=model.smallest_jacobian, operations=operations,
+                    progress=lambda f: report(0.5 + 0.45 * f, "refinement"),
+                ),
             )  # fmt: skip
             if recorder is not None:
                 recorder.refinement(start, before, found, block)
         if model.smallest_jacobian is not None:
-            found = without_folds(found, scale=(block,) * 3, minimum=model.smallest_jacobian)
+            scale, minimum = (block,) * 3, model.smallest_jacobian
+            found = on_device(device, lambda operations: without_folds(found, scale, minimum, operations))
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
         estimate = None

@@ -11,11 +11,13 @@ import numpy as np
 
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.kernels.correlation import LocalCorrelation
 from itk_pdd.kernels.interpolation import sample_lines
-from itk_pdd.kernels.lattice import make_consistent, restrict, upsample
+from itk_pdd.kernels.lattice import make_consistent, restrict, spread, upsample
 from itk_pdd.kernels.mind import add_codes
 from itk_pdd.kernels.thermometer import thermometer_codes
 from itk_pdd.kernels.tree import min_marginals, spanning_tree
+from itk_pdd.kernels.unfold import unfold
 from itk_pdd.masking import masked_costs
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _AGREEMENT = 1e-3  # of the largest value, by which a device may differ from the
 
 
 class HostOperations:
-    """The operations of the dense search on numpy arrays, by compiled kernels.
+    """The operations of the dense search and of the descent on numpy arrays, by compiled kernels.
 
     :class:`itk_pdd.kernels.search_cuda.DeviceOperations` has the same ones for tensors on a GPU. Images, masks and
     trees are numpy arrays for both; codes, costs and fields are arrays of the operations.
@@ -46,7 +48,10 @@ class HostOperations:
     min_marginals = staticmethod(min_marginals)
     restrict = staticmethod(restrict)
     upsample = staticmethod(upsample)
+    spread = staticmethod(spread)
     make_consistent = staticmethod(make_consistent)
+    local_correlation = LocalCorrelation
+    unfold = staticmethod(unfold)
 
     @staticmethod
     def no_codes(shape: tuple[int, ...]) -> np.ndarray:
@@ -55,7 +60,7 @@ class HostOperations:
 
     @staticmethod
     def tensor(costs: np.ndarray) -> Tensor:
-        """Costs for the operations of :mod:`itk_pdd.kernels`."""
+        """Costs for the operations of :mod:`itk_pdd.kernels`, any array for those of torch: the same memory."""
         import torch
 
         return torch.from_numpy(costs)
@@ -173,6 +178,13 @@ def _answers(operations: Any, shape: tuple[int, int, int]) -> Iterator[tuple[str
     for order in (1, 3):
         yield f"splines of order {order}", numpy(operations.upsample(given(steps), cell, shape, order=order))
     yield "fields", np.stack([numpy(f) for f in operations.make_consistent(*map(given, fields), iterations=2)])
+    yield "sums of splines", numpy(operations.spread(given(fields[0]), cell, points))
+    correlation = operations.local_correlation(
+        image, np.ascontiguousarray(shares[..., 0]), radius=2, masks=(mask, mask)
+    )
+    yield "gradients of the correlation", numpy(correlation.gradient(given(fields[1]))[0]).copy()
+    # Not so many folds that rounding decides about a few.
+    yield "fields without folds", numpy(operations.unfold(given(fields[0] / 6))[0])
     lines = tuple(np.linspace(-0.7, n - 0.4, n + 1) for n in shape)
     yield "samples", numpy(operations.sample_lines(given(shares), lines))
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd.kernels.correlation import LocalCorrelation
-from itk_pdd.kernels.lattice import restrict, spread, upsample
+from itk_pdd.kernels.lattice import restrict
 from itk_pdd.kernels.matching import feature_gradient
-from itk_pdd.kernels.unfold import unfold
+from itk_pdd.operations import HostOperations
 from itk_pdd.search import WorkingImage, enlarged
 from itk_pdd.stages import Refinement
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["refine", "refined"]
 
@@ -20,13 +23,14 @@ _UNFOLD = 10  # steps between two looks for folds
 
 
 def refine(
-    slope: Callable[[np.ndarray], np.ndarray],
-    field: np.ndarray,
+    slope: Callable[[Any], Any],
+    field: Any,
     settings: Refinement,
     *,
     smallest_jacobian: float | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
-) -> np.ndarray:
+    operations: Any = HostOperations,
+) -> Any:
     """Improve a field by Adam steps on the coefficients of a cubic B-spline that is added to it.
 
     Minimises a difference of the images plus the diffusion of the whole displacement. The paper descends on the
@@ -37,7 +41,7 @@ def refine(
     ----------
     slope : callable
         Takes a field to the derivative of the difference with respect to each of its displacements, of the same shape.
-    field : numpy.ndarray
+    field : array
         Displacements in voxels, float32 (z, y, x, 3), components x, y, z.
     settings : Refinement
         Number of steps, control grid, diffusion.
@@ -45,45 +49,46 @@ def refine(
         What is unfolded, see :class:`itk_pdd.stages.Model`; nothing by default.
     progress : callable
         Called with the fraction that is done.
+    operations : object
+        Those of the device that computes, see :func:`itk_pdd.operations.operations`: fields are its arrays.
 
     Returns
     -------
-    numpy.ndarray
+    array
         float32, shape of ``field``.
     """
     import torch
 
-    shape = field.shape[:3]
+    shape = tuple(field.shape[:3])
     cell = tuple(1 if size == 1 else settings.cell for size in shape)
-    field = np.ascontiguousarray(field, dtype=np.float32)
-    coarse = restrict(field, cell)
-    control = np.zeros_like(coarse)
-    coefficients = torch.from_numpy(control)  # the same memory
+    coarse = operations.restrict(field, cell)
+    coefficients = torch.zeros_like(operations.tensor(coarse))
+    control = operations.from_tensor(coefficients)  # the same memory
     mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
     # Gradients are taken per control point: the sum over the voxels it moves, relative to their usual number.
-    share = np.float32(np.prod(cell))
+    share = float(np.prod(cell))
     scratch: dict[object, np.ndarray] = {}
 
-    def moved() -> np.ndarray:
+    def moved() -> Any:
         """The whole field, in memory that the next call writes over."""
-        update = upsample(control, cell, shape, scratch=scratch)
-        torch.from_numpy(update).add_(torch.from_numpy(field))  # in all threads
+        update = operations.upsample(control, cell, shape, scratch=scratch)
+        operations.tensor(update).add_(operations.tensor(field))  # in all threads
         return update
 
     for step in range(1, settings.iterations + 1):
-        derivative = spread(slope(moved()), cell, control.shape[:3], scratch=scratch) / share
-        derivative += settings.diffusion * _diffusion_gradient(coarse + control, cell)
+        derivative = operations.spread(slope(moved()), cell, tuple(coefficients.shape[:3]), scratch=scratch)
         # A step of Adam; torch.optim takes a second to import.
-        gradient = torch.from_numpy(derivative)
+        gradient = operations.tensor(derivative) / share
+        gradient += settings.diffusion * _diffusion_gradient(operations.tensor(coarse) + coefficients, cell)
         mean.lerp_(gradient, 0.1)
         square.lerp_(gradient.square(), 0.001)
         scale = square.div(1 - 0.999**step).sqrt_().add_(1e-8)
         coefficients.addcdiv_(mean, scale, value=-settings.rate / (1 - 0.9**step))
         if smallest_jacobian is not None and step % _UNFOLD == 0 and step < settings.iterations:
-            unfolded, changed, _ = unfold(moved(), minimum=smallest_jacobian)
+            unfolded, changed, _ = operations.unfold(moved(), minimum=smallest_jacobian)
             if changed:
-                field = unfolded - upsample(control, cell, shape, scratch=scratch)
-                coarse = restrict(field, cell)
+                field = unfolded - operations.upsample(control, cell, shape, scratch=scratch)
+                coarse = operations.restrict(field, cell)
         progress(step / settings.iterations)
     return moved()
 
@@ -97,6 +102,7 @@ def refined(
     *,
     smallest_jacobian: float | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
+    operations: Any = HostOperations,
 ) -> tuple[np.ndarray, int]:
     """What the search found, refined by what the settings name.
 
@@ -110,6 +116,8 @@ def refined(
         What to compare, and how long.
     smallest_jacobian, progress
         See :func:`refine`.
+    operations : object
+        Those of the device that correlates; class probabilities are compared by the CPU.
 
     Returns
     -------
@@ -117,39 +125,42 @@ def refined(
         The field as it came, on a lattice of another block of working voxels perhaps.
     """
     if settings.features == "classes":
+        operations = HostOperations
         levels = [(fixed.classes.shrink, settings)]
     else:
         target = settings.shrink(fixed.shape)
         levels = [(target, replace(settings, diffusion=settings.diffusion / target**2))]
         if target > 1 and settings.finish:
             levels.append((1, replace(settings, iterations=settings.finish)))
+    field = operations.array(field)
     for number, (target, level) in enumerate(levels):
         # In units of the blocks, each array giving way to the next: on the working grid they are large.
-        field, size = field / np.float32(block), block
+        field, size = field / float(block), block
         if target % size:
-            field, size = enlarged(field, fixed.per_axis(size), fixed.shape), 1
+            field, size = enlarged(field, fixed.per_axis(size), fixed.shape, operations), 1
         if target > size:
-            field = restrict(field, fixed.per_axis(target // size))
-            field *= np.float32(size / target)
+            field = operations.restrict(field, fixed.per_axis(target // size))
+            field *= size / target
         field = refine(
-            _slope(fixed, moving, level, target),
+            _slope(fixed, moving, level, target, operations),
             field,
             level,
             smallest_jacobian=smallest_jacobian,
             progress=lambda f, number=number: progress((number + f) / len(levels)),
+            operations=operations,
         )
-        field *= np.float32(target)
+        field *= float(target)
         block = target
     if block < levels[0][0]:
         # Control points two voxels apart say no more than this, and folds are found ten times as fast.
         block = levels[0][0]
-        field = restrict(field, fixed.per_axis(block))
-    return field, block
+        field = operations.restrict(field, fixed.per_axis(block))
+    return operations.numpy(field), block
 
 
 def _slope(
-    fixed: WorkingImage, moving: WorkingImage, settings: Refinement, target: int
-) -> Callable[[np.ndarray], np.ndarray]:
+    fixed: WorkingImage, moving: WorkingImage, settings: Refinement, target: int, operations: Any
+) -> Callable[[Any], Any]:
     """What :func:`refine` wants, on blocks of ``target`` working voxels."""
     cell = fixed.per_axis(target)
     masks = [None if image.mask is None else restrict(image.mask, cell) >= 0.5 for image in (fixed, moving)]
@@ -162,22 +173,18 @@ def _slope(
     for weight, *channels in zip(fixed.weights, fixed.channels, moving.channels, strict=True):
         if weight > 0:
             images = (restrict(channel, cell) for channel in channels)
-            terms.append((np.float32(weight / total), LocalCorrelation(*images, radius=settings.radius, masks=masks)))
+            terms.append((weight / total, operations.local_correlation(*images, radius=settings.radius, masks=masks)))
     if len(terms) == 1:
         return lambda field: terms[0][1].gradient(field)[0]
     return lambda field: sum(weight * term.gradient(field)[0] for weight, term in terms)
 
 
-def _diffusion_gradient(control: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:
+def _diffusion_gradient(control: Tensor, cell: tuple[int, ...]) -> Tensor:
     """Derivative of the sum of squared differences of neighbouring control points, per squared voxel distance."""
-    result = np.zeros_like(control)
+    result = control.new_zeros(control.shape)
     for axis, size in enumerate(cell):
-        if control.shape[axis] < 2:
-            continue
-        difference = np.diff(control, axis=axis) * np.float32(2 / size**2)
-        lower = [slice(None)] * control.ndim
-        upper = list(lower)
-        lower[axis], upper[axis] = slice(0, -1), slice(1, None)
-        result[tuple(lower)] -= difference
-        result[tuple(upper)] += difference
+        if (count := control.shape[axis]) > 1:
+            difference = control.diff(dim=axis) * (2 / size**2)
+            result.narrow(axis, 0, count - 1).sub_(difference)
+            result.narrow(axis, 1, count - 1).add_(difference)
     return result

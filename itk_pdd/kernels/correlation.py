@@ -21,9 +21,10 @@ import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, run
 
-__all__ = ["LocalCorrelation"]
+__all__ = ["FLOOR", "LocalCorrelation", "standardised"]
 
-_FLOOR = 1e-3  # of the variance of an image: windows with less are noise
+FLOOR = 1e-3
+"""Of the variance of an image: windows with less are noise."""
 
 
 @compiled
@@ -179,7 +180,7 @@ class LocalCorrelation:
     ) -> None:
         self._shape = fixed.shape
         # The variance of intensities far from zero would drown in rounding.
-        self._fixed, self._moving = map(_standardised, (fixed, moving), masks)
+        self._fixed, self._moving = map(standardised, (fixed, moving), masks)
         self._masks = [np.empty((0, 0, 0), bool) if mask is None else mask for mask in masks]
         self._masked = any(mask is not None for mask in masks)
         self._radius = [min(radius, (size - 1) // 2) for size in fixed.shape]
@@ -198,7 +199,7 @@ class LocalCorrelation:
         self._set_products(self._fixed)
         sums = self._sums()
         self._mean = sums[0] * self._share
-        self._variance = np.maximum(sums[1] * self._share - self._mean**2, 0) + np.float32(_FLOOR)
+        self._variance = np.maximum(sums[1] * self._share - self._mean**2, 0) + np.float32(FLOOR)
 
     def _set_products(self, image: np.ndarray) -> None:
         arrays = (_planar(each) for each in (self._fixed, image, self._counted))
@@ -235,7 +236,7 @@ class LocalCorrelation:
         if self._masked:
             self._set_fixed()
         self._set_products(self._warped)
-        rest = self._mean, self._variance, self._share, np.float32(_FLOOR)
+        rest = self._mean, self._variance, self._share, np.float32(FLOOR)
         run(_coefficients, depth, self._sums(), *rest, loss)
         # A voxel counts in the windows around those that it has in its own window: the sums are their own adjoint.
         images = (_planar(each) for each in (self._fixed, self._warped, self._counted))
@@ -243,7 +244,8 @@ class LocalCorrelation:
         return slope, float(loss.sum())
 
 
-def _standardised(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def standardised(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Intensities less their mean, over their standard deviation, both those within a mask if there is one; float32."""
     values = image if mask is None or not mask.any() else image[mask]
     return np.ascontiguousarray(
         (image - values.mean(dtype=np.float64)) / (values.std(dtype=np.float64) or 1.0), np.float32

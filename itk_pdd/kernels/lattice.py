@@ -56,7 +56,7 @@ def _gather(first, last, source, index, weights, out):
 
 
 @functools.lru_cache(maxsize=64)
-def _adjoint_taps(size: int, cell: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def adjoint_taps(size: int, cell: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and weights that make up each control point of an axis in the adjoint of cubic interpolation."""
     index, weights = taps(size, cell, count, 3)
     matrix = np.zeros((count, size), np.float32)
@@ -118,7 +118,7 @@ def spread(
     result = np.ascontiguousarray(voxels, dtype=np.float32)
     # From the slowest axis on: only the last, smallest array is walked in short steps.
     for axis in range(3):
-        index, weights = _adjoint_taps(voxels.shape[axis], cell[axis], control[axis])
+        index, weights = adjoint_taps(voxels.shape[axis], cell[axis], control[axis])
         result = _along(result, axis, index, weights, scratch)
     return result
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from itk_pdd.kernels import hamming_cuda, mind_cuda, tree_cuda
-from itk_pdd.kernels.lattice import make_consistent, taps
+from itk_pdd.kernels.correlation_torch import DeviceCorrelation, unfold
+from itk_pdd.kernels.lattice import adjoint_taps, make_consistent, taps
 from itk_pdd.kernels.tree import SpanningTree
 
 __all__ = ["DeviceOperations"]
@@ -150,7 +151,7 @@ class DeviceOperations:
         return tree_cuda.min_marginals(costs, tree, **options)
 
     def tensor(self, costs: Tensor) -> Tensor:
-        """Costs for the operations of :mod:`itk_pdd.kernels`."""
+        """Costs for the operations of :mod:`itk_pdd.kernels`, any array for those of torch: the same memory."""
         return costs
 
     def from_tensor(self, tensor: Tensor) -> Tensor:
@@ -163,11 +164,29 @@ class DeviceOperations:
         means = functional.avg_pool3d(voxels.movedim(-1, 0)[None], tuple(cell), ceil_mode=True, count_include_pad=False)
         return means[0].movedim(0, -1).contiguous()
 
-    def upsample(self, control: Tensor, cell: Sequence[int], shape: Sequence[int], *, order: int = 3) -> Tensor:
-        """See :func:`itk_pdd.kernels.lattice.upsample`."""
+    def upsample(
+        self, control: Tensor, cell: Sequence[int], shape: Sequence[int], *, order: int = 3, scratch: object = None
+    ) -> Tensor:
+        """See :func:`itk_pdd.kernels.lattice.upsample`; torch keeps memory by itself."""
         for axis in (2, 1, 0):
             control = _weighted(control, axis, *taps(shape[axis], cell[axis], control.shape[axis], order))
         return control
+
+    def spread(
+        self, voxels: Tensor, cell: Sequence[int], control: Sequence[int], *, scratch: object = None
+    ) -> Tensor:  # fmt: skip
+        """See :func:`itk_pdd.kernels.lattice.spread`."""
+        for axis in range(3):
+            voxels = _weighted(voxels, axis, *adjoint_taps(voxels.shape[axis], cell[axis], control[axis]))
+        return voxels
+
+    def local_correlation(self, fixed: np.ndarray, moving: np.ndarray, **options: Any) -> DeviceCorrelation:
+        """See :class:`itk_pdd.kernels.correlation.LocalCorrelation`."""
+        return DeviceCorrelation(fixed, moving, device=self.device, **options)
+
+    def unfold(self, field: Tensor, **options: Any) -> tuple[Tensor, int, int]:
+        """See :func:`itk_pdd.kernels.unfold.unfold`."""
+        return unfold(field, **options)
 
     def make_consistent(self, forward: Tensor, backward: Tensor, *, iterations: int) -> tuple[Tensor, Tensor]:
         """See :func:`itk_pdd.kernels.lattice.make_consistent`."""

@@ -13,9 +13,10 @@ import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, inlined, run
 
-__all__ = ["smallest_determinants", "unfold"]
+__all__ = ["GROW", "smallest_determinants", "unfold"]
 
-_GROW = 8  # every so many rounds the neighbours are moved as well
+GROW = 8
+"""Every so many rounds the neighbours are moved as well."""
 _GRAIN = 4096  # nodes or cells for one thread at a time
 
 
@@ -118,7 +119,7 @@ def _relax(field: np.ndarray, scale: np.ndarray, minimum: float, cells: np.ndarr
     marked, moved = (np.zeros(field.shape[:3], np.uint8) for _ in range(2))
     for turn in range(rounds):
         # The nodes of what folds are moved, and their neighbours as well where that did not help for long.
-        reach = deep if turn % _GROW == _GROW - 1 else np.zeros_like(deep)
+        reach = deep if turn % GROW == GROW - 1 else np.zeros_like(deep)
         room = min(len(cells) * int(np.prod(deep + 1 + 2 * reach)), marked.size)
         nodes = np.empty((room, 3), np.int32)
         nodes = nodes[: _around(cells, reach, reach + deep, shape, marked, nodes)]

@@ -20,6 +20,7 @@ pytest.importorskip("triton", minversion="3.2", reason="there is no triton 3.2 o
 from itk_pdd import engine
 from itk_pdd.grid import Grid
 from itk_pdd.kernels import hamming_cuda, mind_cuda, search_cuda, tree_cuda
+from itk_pdd.kernels.correlation_torch import DeviceCorrelation
 from itk_pdd.kernels.lattice import compose
 from itk_pdd.kernels.mind import add_codes
 from itk_pdd.kernels.tree import spanning_tree
@@ -173,8 +174,38 @@ def test_lattices_are_those_of_the_cpu(rng, shape):
     for order in (1, 3):
         expected = host.upsample(control, cell, shape, order=order)
         pairs.append((device.upsample(device.array(control), cell, shape, order=order), expected))
+    points = control.shape[:3]
+    pairs.append((device.spread(device.array(field), cell, points), host.spread(field, cell, points)))
     for found, expected in pairs:
         np.testing.assert_allclose(device.numpy(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("shape", [(6, 9, 7), (1, 12, 10), (2, 3, 8)])
+def test_local_correlation_is_that_of_the_cpu(rng, shape, masked):
+    images = rng.normal(300, 20, (2, *shape)).astype(np.float32)
+    masks = [rng.random(shape) < 0.85 if each else None for each in masked]
+    field = rng.normal(0, 2, (*shape, 3)).astype(np.float32)
+    if shape[0] == 1:
+        field[..., 2] = 0
+    expected, loss = host.local_correlation(*images, radius=2, masks=masks).gradient(field)
+    found, same = device.local_correlation(*images, radius=2, masks=masks).gradient(device.array(field))
+    np.testing.assert_allclose(device.numpy(found), expected, atol=1e-4 * np.abs(expected).max())
+    assert same == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(9, 10, 11), (1, 20, 22), (2, 9, 9)])
+@pytest.mark.parametrize("scale", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.5)])
+def test_unfolding_is_that_of_the_cpu(rng, shape, scale):
+    field = np.zeros((*shape, 3), np.float32)
+    middle = tuple(slice(n // 3, 2 * n // 3 + 1) for n in shape)
+    field[middle] = rng.normal(0, 1.2, field[middle].shape)
+    expected, moved, left = host.unfold(field, scale=scale, minimum=0.05)
+    found, *counts = device.unfold(device.array(field), scale=scale, minimum=0.05)
+    assert moved > 0 and left == 0 and counts == [moved, 0]
+    np.testing.assert_allclose(device.numpy(found), expected, atol=1e-5)
+    again = device.unfold(found, scale=scale, minimum=0.049)
+    assert again[0] is found and again[1:] == (0, 0)
 
 
 def test_composition_takes_fields_in_strange_strides(rng):
@@ -223,6 +254,9 @@ OPERATIONS = {
     "restrict": "means",
     "upsample": "splines of order 1",
     "make_consistent": "fields",
+    "spread": "sums of splines",
+    "local_correlation": "gradients of the correlation",
+    "unfold": "fields without folds",
     "sample_lines": "samples",
 }
 
@@ -241,6 +275,14 @@ def test_a_device_is_checked_before_its_first_use(broken):
 
     if broken == "add_codes":
         Device.add_codes = lambda self, *arguments, **options: None
+    elif broken == "local_correlation":
+
+        class Correlation(DeviceCorrelation):
+            def gradient(self, field):
+                slope, loss = super().gradient(field)
+                return slope * 1.01, loss
+
+        Device.local_correlation = lambda self, *images, **options: Correlation(*images, device=self.device, **options)
     elif broken:
         right = getattr(Device, broken)
 
@@ -289,7 +331,8 @@ def test_a_registration_is_that_of_the_cpu(rng, monkeypatch, case):
         inside = np.ones(shape, bool)
         inside[:5] = False
         masks = {"fixed_mask": Volume(inside, grid), "moving_mask": Volume(inside[::-1].copy(), grid)}
-    model = Model("small", stages, refinement=Refinement(iterations=0), spacing=1.0)
+    # On blocks first, unfolding on the way, then on the working grid.
+    model = Model("small", stages, refinement=Refinement(iterations=12, max_voxels=200, finish=2), spacing=1.0)
 
     def registered():
         return engine.register_volumes(Volume(fixed, grid), Volume(moving, grid), model=model, device="cpu", **masks)
@@ -303,7 +346,7 @@ def test_a_registration_is_that_of_the_cpu(rng, monkeypatch, case):
 
     monkeypatch.setattr(engine, "on_device", forced)
     found = registered().field.vectors
-    assert calls == ["cpu"]
+    assert calls == ["cpu"] * 3, "search, descent, unfolding"
     assert np.linalg.norm(expected, axis=-1).mean() > 0.3  # there is something to agree on
     assert np.linalg.norm(found - expected, axis=-1).mean() < 1e-3
 
