@@ -96,8 +96,9 @@ def needs(
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
     codes += 8 * masked / finest**grid.dimension  # codes without a bit set
     images = voxels * (channels * 9 + codes + 12 + 2 * masked)
-    # Images, moments and products of the windows, gradients and fields; classes take less. No costs are held then.
-    descent = voxels * (60 + 72 * channels + 2 * masked) if model.refinement.iterations else 0
+    # Images, moments and products of the windows, gradients, fields, and those that are unfolded; classes take less. No
+    # costs are held then.
+    descent = voxels * (84 + 72 * channels + 2 * masked) if model.refinement.iterations else 0
     if model.refinement.features == "classes" or not model.refinement.finish:
         descent /= model.refinement.shrink(grid.size) ** grid.dimension
     seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)
