@@ -62,13 +62,14 @@ class Steps:
         return {**self.seconds, "rest": total - sum(self.seconds.values())}
 
 
-_STATIC = ("upsample", "restrict", "make_consistent")
+_STATIC = ("upsample", "restrict", "spread", "unfold", "make_consistent")
 
 
 def watch_search(steps: Steps) -> None:
     """The steps of the default registration."""
     from itk_pdd import engine, operations, search
     from itk_pdd.kernels import blocks
+    from itk_pdd.kernels.correlation import LocalCorrelation
     from itk_pdd.masking import MaskedCosts
 
     host = operations.HostOperations
@@ -80,8 +81,11 @@ def watch_search(steps: Steps) -> None:
         (search, ("spanning_tree",), "spanning tree"),
         (blocks._Sweeps, ("up", "join", "down_the_trunk", "down"), "min-sum"),
         (search, ("_mean",), "expectation"),
-        (host, ("upsample", "restrict"), "up-sampling"),
+        (host, ("upsample", "restrict", "spread"), "up-sampling and back"),
         (host, ("make_consistent",), "consistency"),
+        (LocalCorrelation, ("__init__", "gradient"), "local correlation"),
+        (host, ("unfold",), "unfolding"),
+        (engine, ("refined",), "rest of the descent"),
         (engine, ("_to_fixed_grid",), "output grid"),
     ):
         for name in names:
