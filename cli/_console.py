@@ -14,11 +14,15 @@ import click
 # Exit codes a script can rely on; 2 is click's own, for wrong usage.
 OK, FAILED, NOT_WRITTEN, INTERRUPTED = 0, 1, 3, 130
 STOPPED = "Interrupted; nothing was written."
+RESUMABLE = "Interrupted; the same command goes on from what is done."
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turn what can go wrong into one sentence on standard error and an exit code."""
+def exit_codes(stopped: str | None = None) -> Iterator[None]:
+    """Turn what can go wrong into one sentence on standard error and an exit code.
+
+    ``stopped`` is the sentence after Ctrl-C; by default it tells whether anything was written.
+    """
     from itk_pdd import outputs
     from itk_pdd.errors import RegistrationAborted, RegistrationError
     from itk_pdd.outputs import OutputError
@@ -36,7 +40,8 @@ def exit_codes() -> Iterator[None]:
         click.echo("Error: there is not enough memory for images of this size.", err=True)
         context.exit(FAILED)
     except KeyboardInterrupt:
-        click.echo("Interrupted; all had been written." if outputs.written() > before else STOPPED, err=True)
+        told = "Interrupted; all had been written." if outputs.written() > before else STOPPED
+        click.echo(stopped or told, err=True)
         context.exit(INTERRUPTED)
 
 

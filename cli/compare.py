@@ -130,12 +130,12 @@ def main(
     paired test of each measure), report.html (both with charts, and a viewer of the images of each pair, in one file),
     comparison.json (what was run where), runs/, views/ and logs/.
     """
-    from itk_pdd.errors import RegistrationError
+    from itk_pdd.cli._console import INTERRUPTED, RESUMABLE, exit_codes
+    from itk_pdd.cli._interrupt import interruptible
 
     try:
-        _compare(pairs, output, methods, commands, groups, settings, quiet, seed, **options)
-    except RegistrationError as error:
-        raise click.ClickException(str(error)) from None
+        with interruptible(INTERRUPTED, RESUMABLE), exit_codes(RESUMABLE):
+            _compare(pairs, output, methods, commands, groups, settings, quiet, seed, **options)
     except OSError as error:
         raise click.ClickException(f"{error.filename or output}: {error.strerror or error}") from None
 

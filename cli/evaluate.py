@@ -36,11 +36,13 @@ def main(data: Path, output: Path | None, segmentation: bool, verbose: int, **op
     Registers all ordered pairs and prints the mean Dice of each label, the share of folded voxels in percent and the
     standard deviation of log(J + 3); with --segmentation the Dice of the organs that the model's network finds.
     """
-    from itk_pdd.cli._console import exit_codes, logging_to_stderr, progress_bar
+    from itk_pdd.cli._console import INTERRUPTED, STOPPED, exit_codes, logging_to_stderr, progress_bar
+    from itk_pdd.cli._interrupt import interruptible
 
     from itk_pdd.errors import RegistrationError
 
-    with logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
+    guard = interruptible(INTERRUPTED, STOPPED)
+    with guard, logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
         measure = _segmentation if segmentation else _registration
         rows = measure(data, options, progress)
         if not rows:

@@ -133,10 +133,12 @@ def main(
     log, the curve and a checkpoint: the same command goes on where it was interrupted. The same command with the same
     number of threads gives the same curve. Several GPUs: torchrun --nproc-per-node 4 -m itk_pdd.cli.train ...
     """
-    from itk_pdd.cli._console import exit_codes, logging_to_stderr, progress_bar
+    from itk_pdd.cli._console import INTERRUPTED, RESUMABLE, exit_codes, logging_to_stderr, progress_bar
+    from itk_pdd.cli._interrupt import interruptible
 
     options["method"] = check_options(context)
-    with logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
+    guard = interruptible(INTERRUPTED, RESUMABLE)
+    with guard, logging_to_stderr(verbose), exit_codes(RESUMABLE), progress_bar() as progress:
         _train(data, output, folds, threads, options, progress)
 
 

@@ -88,6 +88,39 @@ def test_ctrl_c_between_two_steps(tmp_path) -> None:
     assert (process.returncode, stderr) == (130, "Interrupted; nothing was written.\n")
 
 
+_READING = """
+    import hashlib, sys
+    import {module}
+
+    def read(path):
+        print("busy", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 120_000_000)
+
+    {module}.{function} = read
+    from itk_pdd.cli.{command} import main
+    main(["list.csv", *sys.argv[3:]] if "{command}" != "evaluate" else ["list.csv"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("command", "module", "function", "told"),
+    [
+        ("train", "itk_pdd.training.cases", "read_scans", "the same command goes on from what is done"),
+        ("evaluate", "itk_pdd.training.cases", "read_scans", "nothing was written"),
+        ("compare", "itk_pdd.evaluation.datasets", "read_pairs", "the same command goes on from what is done"),
+    ],
+)
+def test_ctrl_c_ends_the_long_commands(tmp_path, monkeypatch, command, module, function, told) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.csv").write_text("image,labels\n")
+    process = interrupted(_READING.format(command=command, module=module, function=function), tmp_path)
+    sent = time.perf_counter()
+    _, stderr = process.communicate(timeout=50)
+    assert time.perf_counter() - sent < 5
+    assert (process.returncode, stderr) == (130, f"Interrupted; {told}.\n")
+
+
 @pytest.fixture
 def pair(tmp_path) -> list[str]:
     paths = [str(tmp_path / name) for name in ("fixed.nii", "moving.nii")]

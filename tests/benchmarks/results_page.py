@@ -1,0 +1,90 @@
+"""The tables of examples/results.md, from the folders that compare_all.py writes.
+
+    python tests/benchmarks/results_page.py results [--data abdomen hippocampus lung] [--copy examples/results]
+
+Prints, for each data set, a row per method: means over the pairs of what ``summary.csv`` holds, and for the first
+measure the corrected p of its test against the first method. --copy puts the rows of whole pairs of ``results.csv``
+there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from pathlib import Path
+
+MEASURES = {
+    "dice": ("Dice", "{:.3f}"),
+    "tre_mean": ("error mm", "{:.2f}"),
+    "hd95": ("HD95 mm", "{:.1f}"),
+    "folding": ("folded %", "{:.2g}"),
+    "sd_log_j3": ("SD log(J + 3)", "{:.3f}"),
+    "cpu_seconds": ("processor s", "{:.3g}"),
+    "memory_gib": ("GiB", "{:.1f}"),
+}
+"""Columns of the tables, where there is such a measure."""
+
+
+def table(folder: Path) -> list[str]:
+    """Lines of a Markdown table of one comparison."""
+    with (folder / "summary.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not row["label"].isdigit()]
+    cells = {(row["method"], row["label"], row["measure"]): row for row in rows}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    groups = [label for label in dict.fromkeys(row["label"] for row in rows) if label != "all"]
+    measures = [name for name in MEASURES if any(row["measure"] == name for row in rows)]
+    columns = ["method", "pairs"]
+    for name in measures:
+        columns.append(MEASURES[name][0])
+        if name == measures[0]:
+            columns += ["p", *(f"{group}, {MEASURES[name][0]}" for group in groups if name == "dice")]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for method in methods:
+        first = cells.get((method, "all", measures[0]), {})
+        line = [
+            method,
+            f"{first.get('n', 0)}" + (f" ({first['failed']} failed)" if first.get("failed", "0") != "0" else ""),
+        ]
+        for name in measures:
+            line.append(_shown(cells.get((method, "all", name)), name))
+            if name == measures[0]:
+                line.append(f"{float(first['p_holm']):.2g}" if first.get("p_holm") else "")
+                line += [_shown(cells.get((method, group, name)), name) for group in groups if name == "dice"]
+        lines.append(f"| {' | '.join(line)} |")
+    return lines
+
+
+def _shown(row: dict[str, str] | None, measure: str) -> str:
+    if row is None or not row["mean"] or not math.isfinite(float(row["mean"])):
+        return ""
+    return MEASURES[measure][1].format(float(row["mean"]))
+
+
+def copy(folder: Path, target: Path) -> None:
+    """The rows of whole pairs and of groups of labels, so that the tables can be checked without a new run."""
+    with (folder / "results.csv").open(newline="") as file:
+        rows = csv.DictReader(file)
+        kept = [row for row in rows if not row["label"].isdigit()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(kept[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="folder that compare_all.py wrote")
+    parser.add_argument("--data", nargs="+", default=["abdomen", "hippocampus", "lung"], help="data sets")
+    parser.add_argument("--copy", type=Path, help="folder for results.csv of each data set without single labels")
+    options = parser.parse_args()
+    for name in options.data:
+        print(f"## {name}\n", *table(options.results / name), sep="\n", end="\n\n")
+        if options.copy:
+            copy(options.results / name, options.copy / f"{name}.csv")
+
+
+if __name__ == "__main__":
+    main()
