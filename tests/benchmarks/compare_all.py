@@ -33,6 +33,9 @@ RULES = {
     "ct-mr": ["--group", "large=1,2,3,6,7", "--settings", "mutual-information"],
     "contrasts": ["--settings", "mutual-information"],
 }
+# Trained models join as any other program does. None of the patients here was trained on.
+TRAINED = {"abdomen": "abdomen-ct", "hippocampus": "hippocampus-mr"}
+COMMAND = "{model}=pdd-register {{fixed}} {{moving}} -o {{field}} --model {model} --threads {{threads}} --no-quality"
 PAIRS = {
     "abdomen": lambda folder: datasets.abdomen_pairs("validation"),
     "hippocampus": lambda folder: datasets.hippocampus_pairs("validation", 20),
@@ -48,6 +51,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--data", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="data sets")
     parser.add_argument("--methods", help="methods, the first is the one compared with")
+    parser.add_argument("--trained", action="store_true", help="compare the trained model of the anatomy as well")
     parser.add_argument("--jobs", type=int, default=1, help="registrations at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds for each registration")
@@ -66,6 +70,8 @@ def main() -> int:
             *("--time-limit", str(options.time_limit), "--memory-limit", str(options.memory_limit)),
             *RULES[name],
         ]
+        if options.trained and name in TRAINED:
+            command += ["--command", COMMAND.format(model=TRAINED[name])]
         print("pdd-compare", *command[3:], flush=True)
         if not options.dry_run:
             worst = max(worst, subprocess.run(command, check=False).returncode)
