@@ -34,7 +34,7 @@ def exit_codes(stopped: str | None = None) -> Iterator[None]:
         click.echo(f"Error: {error}.", err=True)
         context.exit(NOT_WRITTEN)
     except (RegistrationError, RegistrationAborted) as error:
-        click.echo(f"Error: {error}.", err=True)
+        click.echo(f"Error: {str(error).rstrip('.')}.", err=True)
         context.exit(FAILED)
     except MemoryError:
         click.echo("Error: there is not enough memory for images of this size.", err=True)

@@ -102,8 +102,9 @@ def register_volumes(
     model : str or Model
         Name of a model, or the model itself.
     device : {"auto", "cpu", "cuda", "cuda:1", ...}
-        Where to search, and where the network of a model computes, if it has one: "auto" is a GPU where torch finds
-        one that works, else the CPU. Resampling, refinement and unfolding are the CPU's.
+        Where to search, to descend on the correlation and to unfold, and where the network of a model computes, if it
+        has one: "auto" is a GPU where torch finds one that works, else the CPU. Resampling, spanning trees and the
+        descent on class probabilities are the CPU's, and the unfolding of a PDD network's fields.
     seed : int
         Kept for models that draw random numbers; those with hand-made features draw none.
     threads : int, optional
@@ -202,8 +203,7 @@ def register_volumes(
             report(0.5, "refinement")
             start, before = found, block
             found, block = on_device(
-                # The class probabilities of a trained model are compared by the CPU.
-                device if model.refinement.features == "correlation" else "cpu",
+                device,
                 lambda operations: refined(
                     first, second, start, before, model.refinement,
                     smallest_jacobian=model.smallest_jacobian, operations=operations,

@@ -99,6 +99,8 @@ def needs(
     # Images, moments and products of the windows, gradients, fields, and those that are unfolded; classes take less. No
     # costs are held then.
     descent = voxels * (84 + 72 * channels + 2 * masked) if model.refinement.iterations else 0
+    if not on_host and model.refinement.features == "correlation":
+        descent = voxels * 12 * (1 + channels)
     if model.refinement.features == "classes" or not model.refinement.finish:
         descent /= model.refinement.shrink(grid.size) ** grid.dimension
     seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)

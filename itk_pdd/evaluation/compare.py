@@ -30,6 +30,7 @@ from itk_pdd.evaluation.run import Rules, failed, write_json
 
 __all__ = ["Run", "compare", "load_result", "pair_names", "plan"]
 
+_HEADERS = (".mhd", ".nhdr", ".hdr")  # files whose voxels are in a second one
 _POLL = 0.1  # seconds between two looks at the processes
 
 
@@ -85,7 +86,12 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 def _stamp(path: Path) -> str:
     status = path.stat()
-    return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
+    digest = _digest(path.absolute(), status.st_size, status.st_mtime_ns)
+    if path.suffix.lower() not in _HEADERS:
+        return digest
+    # What lies in another file is new where that, or the header, was written again.
+    times = (other.stat().st_mtime_ns for other in sorted(path.parent.glob(f"{path.stem}.*")))
+    return " ".join([digest, *map(str, times)])
 
 
 def plan(
@@ -158,12 +164,18 @@ def _run(
     listed: bool = True,
     views: bool = False,
 ) -> Run:
+    stamps: dict[str, str] = {}
+    if not problem:
+        try:
+            stamps = {role: _stamp(path) for role, path in pair.files().items()}
+        except OSError as error:
+            problem = f"{error.filename or name} cannot be read ({error.strerror or error})"
     if problem or method.problem:
         return Run(name, method.name, "", {}, problem or method.problem, skipped=bool(problem), listed=listed)
     # The limits are left out: they decide whether there is a result, not which one.
     fingerprint = _fingerprint(
         {
-            "files": {role: _stamp(path) for role, path in pair.files().items()},
+            "files": stamps,
             "method": [method.kind, method.command, method.settings, method.version],
             "rules": [rules.clamp, rules.start, rules.threads],
             "version": __version__,

@@ -64,8 +64,11 @@ class DeviceCorrelation:
                 result = functional.avg_pool3d(result, width, 1, padding) * (2 * radius + 1)
         return result if values.ndim == 4 else result[0]
 
-    def gradient(self, field: Tensor) -> tuple[Tensor, float]:
-        """See :meth:`itk_pdd.kernels.correlation.LocalCorrelation.gradient`; a new tensor in every call."""
+    def gradient(self, field: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`itk_pdd.kernels.correlation.LocalCorrelation.gradient`; new tensors in every call.
+
+        The loss is one as well, so that nothing waits for a number that may not be looked at.
+        """
         warped, slope, counted = self._warp(field)
         if counted is not None:
             self._set_fixed(counted)
@@ -76,7 +79,7 @@ class DeviceCorrelation:
         variance = (square - mean**2).clamp_(min=0) + FLOOR
         covariance = product - mean * self._mean
         ratio = covariance / (variance * self._variance)
-        loss = float(((self._share > 0) * (1 - ratio * covariance)).sum(dtype=torch.float64))
+        loss = ((self._share > 0) * (1 - ratio * covariance)).sum(dtype=torch.float64)
         a = 2 * ratio * self._share
         b = a * covariance / variance
         by_product, by_square, by_mean = self._sums(torch.stack([a, b, a * self._mean - b * mean]))

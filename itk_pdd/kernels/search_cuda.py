@@ -160,7 +160,8 @@ class DeviceOperations:
 
     def restrict(self, voxels: Tensor, cell: Sequence[int]) -> Tensor:
         """See :func:`itk_pdd.kernels.lattice.restrict`, of (z, y, x, channels)."""
-        # A window that is cut off at the end is divided by what it has.
+        # A window that is cut off at the end is divided by what it has; one may not be larger than the whole.
+        cell = [min(c, n) for c, n in zip(cell, voxels.shape, strict=False)]
         means = functional.avg_pool3d(voxels.movedim(-1, 0)[None], tuple(cell), ceil_mode=True, count_include_pad=False)
         return means[0].movedim(0, -1).contiguous()
 

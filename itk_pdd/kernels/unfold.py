@@ -192,7 +192,8 @@ def unfold(
     the bound.
     """
     scale = tuple(float(s) for s in scale)
-    cells = np.argwhere(smallest_determinants(field, scale) < minimum).astype(np.int32)
+    # In the order of memory of the cells of later rounds: kernels are compiled for one.
+    cells = np.ascontiguousarray(np.argwhere(smallest_determinants(field, scale) < minimum), np.int32)
     if not len(cells):
         return field, 0, 0
     result = np.array(field, dtype=np.float32, order="C")

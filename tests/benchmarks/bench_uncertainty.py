@@ -108,18 +108,23 @@ def measure(cases: list[Case], calibration: Calibration) -> dict[str, float]:
         "rank": float(rank),
         "AUROC": auroc(widths, errors > LIMIT_MM),
         "AUSE": float(np.mean(area)),
-        "rank at best": exact_rank(cases, widths, calibration.tail),
+        "rank expected": expected_rank(cases, calibration),
     }
 
 
-def exact_rank(cases: list[Case], widths: np.ndarray, tail: float) -> float:
-    """Rank correlation of widths and errors drawn from exactly the distribution that they tell, (n,) in millimetres."""
-    dimension = 1 if cases[0].errors.ndim == 1 else cases[0].errors.shape[1]
+def expected_rank(cases: list[Case], calibration: Calibration) -> float:
+    """Rank correlation of widths and errors if these were drawn from the distribution that was told."""
     rng = np.random.default_rng(0)
-    drawn = rng.standard_normal((len(widths), dimension)) / np.sqrt(rng.chisquare(tail, (len(widths), 1)) / tail)
-    if np.ptp(widths) == 0:
-        return float("nan")
-    return float(stats.spearmanr(widths, widths * np.linalg.norm(drawn, axis=1))[0])
+    widths, drawn = [], []
+    for case in cases:
+        width = scales(case, calibration) * case.voxel
+        dimension = 1 if case.errors.ndim == 1 else case.errors.shape[1]
+        normal = rng.standard_normal((len(width), dimension))
+        tails = np.sqrt(rng.chisquare(calibration.tail, (len(width), 1)) / calibration.tail)
+        widths.append(width)
+        drawn.append(width * np.linalg.norm(normal / tails, axis=1))
+    told, errors = np.concatenate(widths), np.concatenate(drawn)
+    return float(stats.spearmanr(told, errors)[0]) if np.ptp(told) > 0 else float("nan")
 
 
 def table(sets: dict[str, list[Case]], ways: dict[str, Calibration]) -> list[dict]:

@@ -31,7 +31,9 @@ def table(folder: Path) -> list[str]:
     with (folder / "summary.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if not row["label"].isdigit()]
     cells = {(row["method"], row["label"], row["measure"]): row for row in rows}
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    with (folder / "results.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    methods = list(dict.fromkeys(row["method"] for row in runs))
     groups = [label for label in dict.fromkeys(row["label"] for row in rows) if label != "all"]
     measures = [name for name in MEASURES if any(row["measure"] == name for row in rows)]
     columns = ["method", "pairs"]
@@ -42,10 +44,8 @@ def table(folder: Path) -> list[str]:
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for method in methods:
         first = cells.get((method, "all", measures[0]), {})
-        line = [
-            method,
-            f"{first.get('n', 0)}" + (f" ({first['failed']} failed)" if first.get("failed", "0") != "0" else ""),
-        ]
+        failed = sum(row["method"] == method and row["status"] == "failed" for row in runs)
+        line = [method, str(first.get("n", 0)) + (f" ({failed} failed)" if failed else "")]
         for name in measures:
             line.append(_shown(cells.get((method, "all", name)), name))
             if name == measures[0]:
@@ -68,7 +68,7 @@ def copy(folder: Path, target: Path) -> None:
         kept = [row for row in rows if not row["label"].isdigit()]
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(kept[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows.fieldnames or ()), lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
 

@@ -90,6 +90,7 @@ def test_wrong_options(pairs, tmp_path, words, message):
 def test_wrong_files(pairs, tmp_path):
     result = run(tmp_path / "none.csv", "-o", tmp_path / "out")
     assert result.exit_code == 1 and "none.csv does not exist" in result.output
+    assert result.output.endswith(".\n") and not result.output.endswith("..\n")
     (tmp_path / "file").write_text("")
     result = run(pairs, "-o", tmp_path / "file", "--methods", "demons")
     assert result.exit_code == 1 and result.output.startswith("Error: ")

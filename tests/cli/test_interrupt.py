@@ -89,12 +89,12 @@ def test_ctrl_c_between_two_steps(tmp_path) -> None:
 
 
 _READING = """
-    import hashlib, sys
+    import hashlib, sys, time
     import {module}
 
     def read(path):
         print("busy", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 120_000_000)
+        {busy}
 
     {module}.{function} = read
     from itk_pdd.cli.{command} import main
@@ -103,6 +103,7 @@ _READING = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("busy", ['hashlib.pbkdf2_hmac("sha256", b"", b"", 120_000_000)', "time.sleep(60)"])
 @pytest.mark.parametrize(
     ("command", "module", "function", "told"),
     [
@@ -111,14 +112,40 @@ _READING = """
         ("compare", "itk_pdd.evaluation.datasets", "read_pairs", "the same command goes on from what is done"),
     ],
 )
-def test_ctrl_c_ends_the_long_commands(tmp_path, monkeypatch, command, module, function, told) -> None:
+def test_ctrl_c_ends_the_long_commands(tmp_path, monkeypatch, command, module, function, told, busy) -> None:
+    """While a library computes, and while Python can be told."""
     monkeypatch.chdir(tmp_path)
     Path("list.csv").write_text("image,labels\n")
-    process = interrupted(_READING.format(command=command, module=module, function=function), tmp_path)
+    process = interrupted(_READING.format(command=command, module=module, function=function, busy=busy), tmp_path)
     sent = time.perf_counter()
     _, stderr = process.communicate(timeout=50)
     assert time.perf_counter() - sent < 5
     assert (process.returncode, stderr) == (130, f"Interrupted; {told}.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_ends_a_registration_of_a_comparison(pair, tmp_path) -> None:
+    note, program = tmp_path / "note", tmp_path / "slow.py"
+    beats = f"import time\nwhile True:\n    open({str(note)!r}, 'a').write('.')\n    time.sleep(0.05)\n"
+    program.write_text(beats)
+    (tmp_path / "pairs.csv").write_text("fixed,moving\nfixed.nii,moving.nii\n")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "itk_pdd.cli.compare", str(tmp_path / "pairs.csv"), "-o", str(tmp_path / "out"),
+         "--methods", "", "--command", f"slow={sys.executable} {program} {{fixed}} {{moving}} {{field}}"],
+        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    while not note.is_file():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    sent = time.perf_counter()
+    _, stderr = process.communicate(timeout=50)
+    assert time.perf_counter() - sent < 5
+    assert process.returncode == 130
+    assert stderr.endswith("Interrupted; the same command goes on from what is done.\n")
+    last = note.stat().st_size
+    time.sleep(0.5)
+    assert note.stat().st_size <= last + 1, "the program goes on"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import itk_pdd.evaluation.compare as compare_module
 from itk_pdd import RegistrationError
 from itk_pdd.evaluation import tables
 from itk_pdd.evaluation.compare import compare, load_result, plan
@@ -160,8 +161,10 @@ def test_what_is_done_is_done_again_only_if_something_changed(scene, tmp_path, p
     source = f"open({str(note)!r}, 'a').write('x'); raise SystemExit('no')"
     command = f"tool={program('tool', source)} {{fixed}} {{moving}} {{field}}"
 
+    pair = scene.pair
+
     def calls(**options) -> int:
-        compare([scene.pair], candidates([], [command]), tmp_path / "out", **options)
+        compare([pair], candidates([], [command]), tmp_path / "out", **options)
         return len(note.read_text())
 
     assert calls() == 1
@@ -173,8 +176,32 @@ def test_what_is_done_is_done_again_only_if_something_changed(scene, tmp_path, p
     assert calls() == 3, "what counts is what is in the files"
     sitk.WriteImage(sitk.ReadImage(scene.pair.moving) + 1, scene.pair.moving)
     assert calls() == 4
-    command += " --more"
+    detached = scene.pair.moving.with_name("detached.mhd")
+    sitk.WriteImage(sitk.ReadImage(scene.pair.moving), detached)
+    pair = replace(pair, moving=detached)
     assert calls() == 5
+    assert calls() == 5
+    sitk.WriteImage(sitk.ReadImage(detached) + 1, detached)
+    assert calls() == 6
+    command += " --more"
+    assert calls() == 7
+
+
+def test_a_file_that_cannot_be_read_is_a_row(scene, tmp_path, constant, monkeypatch):
+    plain, broken = compare_module._digest, tmp_path / "broken.nii.gz"
+    broken.write_bytes(scene.pair.moving.read_bytes())
+
+    def digest(path, *rest):
+        if path == broken:
+            raise OSError(5, "Input/output error", str(path))
+        return plain(path, *rest)
+
+    monkeypatch.setattr(compare_module, "_digest", digest)
+    pairs = [replace(scene.pair, moving=broken), scene.pair]
+    results = compare(pairs, candidates([], [constant(scene.shift)]), tmp_path / "out")
+    ours = [result for run, result in results if run.method == "constant"]
+    assert [result["status"] for result in ours] == ["skipped", "ok"]
+    assert "broken.nii.gz cannot be read (Input/output error)" in ours[0]["reason"]
 
 
 @pytest.mark.slow
