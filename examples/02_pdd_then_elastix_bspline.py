@@ -13,7 +13,7 @@ from itk_pdd.synthesis import make_pair
 
 
 def main() -> None:
-    pair = make_pair((48, 40, 32), 6.0, seed=1, displacement=36.0)
+    pair = make_pair((48, 40, 32), 6.0, seed=1, displacement=60.0)
     fixed, moving = pair.fixed.to_itk(), pair.moving.to_itk()
     start = itk_pdd.register(fixed, moving)
 

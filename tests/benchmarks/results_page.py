@@ -1,6 +1,7 @@
 """The tables of examples/results.md, from the folders that compare_all.py writes.
 
     python tests/benchmarks/results_page.py results [--data abdomen hippocampus lung] [--copy examples/results]
+        [--plot examples/results.png]
 
 Prints, for each data set, a row per method: means over the pairs of what ``summary.csv`` holds, and for the first
 measure the corrected p of its test against the first method. --copy puts the rows of whole pairs of ``results.csv``
@@ -73,17 +74,60 @@ def copy(folder: Path, target: Path) -> None:
         writer.writerows(kept)
 
 
+def draw(results: Path, names: list[str], target: Path) -> None:
+    """Overlap of each pair, and mean overlap against time and roughness, of the data sets with labels."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = {name: _pairs(results / name) for name in names}
+    shown = {name: rows for name, rows in shown.items() if any(row["dice"] for row in rows)}
+    figure, axes = pyplot.subplots(len(shown), 3, figsize=(13, 4 * len(shown)), layout="constrained", squeeze=False)
+    for (name, rows), (boxes, times, rough) in zip(shown.items(), axes, strict=True):
+        methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "initial"]
+        of = {m: [row for row in rows if row["method"] == m and row["dice"]] for m in methods}
+        methods = sorted((m for m in methods if of[m]), key=lambda m: _mean(of[m], "dice"))
+        boxes.boxplot([[float(row["dice"]) for row in of[m]] for m in methods], orientation="horizontal")
+        boxes.set(yticklabels=methods, xlabel="Dice of each pair", title=name)
+        for number, method in enumerate(methods):
+            dice, marker = _mean(of[method], "dice"), "os^vD<>ph*"[number % 10]
+            times.plot(_mean(of[method], "cpu_seconds"), dice, marker, label=method)
+            rough.plot(_mean(of[method], "sd_log_j3"), dice, marker, label=method)
+        times.set(xscale="log", xlabel="processor seconds", ylabel="mean Dice")
+        rough.set(xscale="log", xlabel="SD of log(J + 3): smooth left, rough right", ylabel="mean Dice")
+        for axis, ticks in ((times, (1, 3, 10, 30, 100, 300)), (rough, (0.03, 0.1, 0.3, 1))):
+            low, high = axis.get_xlim()
+            axis.set_xticks([tick for tick in ticks if low <= tick <= high])
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.minorticks_off()
+        rough.legend(fontsize=7)
+    figure.savefig(target, dpi=80)
+
+
+def _pairs(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["label"] == "all"]
+
+
+def _mean(rows: list[dict[str, str]], measure: str) -> float:
+    return sum(float(row[measure]) for row in rows) / len(rows)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder that compare_all.py wrote")
     parser.add_argument("--data", nargs="+", default=["abdomen", "hippocampus", "lung"], help="data sets")
     parser.add_argument("--copy", type=Path, help="folder for results.csv of each data set without single labels")
+    parser.add_argument("--plot", type=Path, help="PNG file with boxes of the overlap, and overlap against time")
     options = parser.parse_args()
     for name in options.data:
         print(f"## {name}\n", *table(options.results / name), sep="\n", end="\n\n")
         if options.copy:
             copy(options.results / name, options.copy / f"{name}.csv")
+    if options.plot:
+        draw(options.results, options.data, options.plot)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def test_pdd_then_elastix_bspline(tmp_path: Path) -> None:
     found = figures("02_pdd_then_elastix_bspline.py", tmp_path, "itk-elastix")
     (before,), (pdd,), (refined,) = (found[n] for n in ("before", "itk_pdd", "then elastix B-spline"))
     assert pdd < 0.4 * before
-    assert refined < pdd
-    assert refined < 0.8 * found["elastix B-spline alone"][0], "the start was not ignored"
+    assert refined < 0.95 * pdd
+    assert refined < 0.9 * found["elastix B-spline alone"][0], "the start was not ignored"
 
 
 def test_ants_affine_then_pdd(tmp_path: Path) -> None:
