@@ -83,6 +83,9 @@ def draw(results: Path, names: list[str], target: Path) -> None:
 
     shown = {name: _pairs(results / name) for name in names}
     shown = {name: rows for name, rows in shown.items() if any(row["dice"] for row in rows)}
+    marks: dict[str, tuple[str, str]] = {}
+    for method in (row["method"] for rows in shown.values() for row in rows):
+        marks.setdefault(method, (f"C{len(marks) % 10}", "os^vD<>ph*X"[len(marks) % 11]))
     figure, axes = pyplot.subplots(len(shown), 3, figsize=(13, 4 * len(shown)), layout="constrained", squeeze=False)
     for (name, rows), (boxes, times, rough) in zip(shown.items(), axes, strict=True):
         methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "initial"]
@@ -90,10 +93,10 @@ def draw(results: Path, names: list[str], target: Path) -> None:
         methods = sorted((m for m in methods if of[m]), key=lambda m: _mean(of[m], "dice"))
         boxes.boxplot([[float(row["dice"]) for row in of[m]] for m in methods], orientation="horizontal")
         boxes.set(yticklabels=methods, xlabel="Dice of each pair", title=name)
-        for number, method in enumerate(methods):
-            dice, marker = _mean(of[method], "dice"), "os^vD<>ph*"[number % 10]
-            times.plot(_mean(of[method], "cpu_seconds"), dice, marker, label=method)
-            rough.plot(_mean(of[method], "sd_log_j3"), dice, marker, label=method)
+        for method in methods:
+            dice, (color, marker) = _mean(of[method], "dice"), marks[method]
+            for axis, measure in ((times, "cpu_seconds"), (rough, "sd_log_j3")):
+                axis.plot(_mean(of[method], measure), dice, marker, color=color, label=method)
         times.set(xscale="log", xlabel="processor seconds", ylabel="mean Dice")
         rough.set(xscale="log", xlabel="SD of log(J + 3): smooth left, rough right", ylabel="mean Dice")
         for axis, ticks in ((times, (1, 3, 10, 30, 100, 300)), (rough, (0.03, 0.1, 0.3, 1))):
