@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from itk_pdd.kernels import hamming_cuda, mind_cuda, tree_cuda
-from itk_pdd.kernels.correlation_torch import DeviceCorrelation, unfold
+from itk_pdd.kernels.descent_cuda import DeviceCorrelation, unfold
 from itk_pdd.kernels.lattice import adjoint_taps, make_consistent, taps
 from itk_pdd.kernels.tree import SpanningTree
 

@@ -20,7 +20,7 @@ pytest.importorskip("triton", minversion="3.2", reason="there is no triton 3.2 o
 from itk_pdd import engine
 from itk_pdd.grid import Grid
 from itk_pdd.kernels import hamming_cuda, mind_cuda, search_cuda, tree_cuda
-from itk_pdd.kernels.correlation_torch import DeviceCorrelation
+from itk_pdd.kernels.descent_cuda import DeviceCorrelation
 from itk_pdd.kernels.lattice import compose
 from itk_pdd.kernels.mind import add_codes
 from itk_pdd.kernels.tree import spanning_tree
