@@ -183,8 +183,8 @@ def register_volumes(
         share = 0.45 if model.refinement.iterations else 0.9
         calibration = calibration_of(model) if uncertainty else None
 
-        def searched(operations: Any) -> tuple[np.ndarray, int, Recorder | None]:
-            # A search that begins anew on another device is not to be mixed with the one that was given up.
+        def displaced(operations: Any) -> tuple[np.ndarray, int, Recorder | None]:
+            # What begins anew on another device is not to be mixed with what was given up.
             recorder = None if calibration is None else Recorder(first.shape, first.dimension, calibration.temperature)
             found, block = search(
                 first,
@@ -196,25 +196,21 @@ def register_volumes(
                 recorder=recorder,
                 at_edge=lambda edge, reach: capture.tell_edge(edge, reach * max(grid.spacing)),
             )
-            return found, block, recorder
-
-        found, block, recorder = on_device(device, searched)
-        if model.refinement.iterations:
-            report(0.5, "refinement")
-            start, before = found, block
-            found, block = on_device(
-                device,
-                lambda operations: refined(
+            if model.refinement.iterations:
+                report(0.5, "refinement")
+                start, before = found, block
+                found, block = refined(
                     first, second, start, before, model.refinement,
                     smallest_jacobian=model.smallest_jacobian, operations=operations,
                     progress=lambda f: report(0.5 + 0.45 * f, "refinement"),
-                ),
-            )  # fmt: skip
-            if recorder is not None:
-                recorder.refinement(start, before, found, block)
-        if model.smallest_jacobian is not None:
-            scale, minimum = (block,) * 3, model.smallest_jacobian
-            found = on_device(device, lambda operations: without_folds(found, scale, minimum, operations))
+                )  # fmt: skip
+                if recorder is not None:
+                    recorder.refinement(start, before, found, block)
+            if model.smallest_jacobian is not None:
+                found = without_folds(found, (block,) * 3, model.smallest_jacobian, operations)
+            return found, block, recorder
+
+        found, block, recorder = on_device(device, displaced)
         report(0.95, "field")
         field = _to_fixed_grid(found, grid, block, fixed[0].grid, initial)
         estimate = None
