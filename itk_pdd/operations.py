@@ -98,19 +98,13 @@ def checked_device(device: str) -> str:
 
 @functools.cache
 def _device_operations(device: str) -> Any:
-    """The operations of a device, or the error that its check ended in: neither is tried again in this process."""
     import torch
 
-    try:
-        from itk_pdd.kernels.search_cuda import DeviceOperations
+    from itk_pdd.kernels.search_cuda import DeviceOperations
 
-        result = DeviceOperations(torch.device(device))
-        with torch.cuda.device(result.device), torch.no_grad():
-            check(result)
-    except torch.cuda.OutOfMemoryError:
-        raise  # another time there may be room
-    except Exception as error:  # a driver, a compiler or a library of many kinds
-        return error
+    result = DeviceOperations(torch.device(device))
+    with torch.cuda.device(result.device), torch.no_grad():
+        check(result)
     return result
 
 
@@ -212,16 +206,13 @@ def operations(device: str) -> Any:
     if found == "cpu":
         return HostOperations()
     try:
-        chosen = _device_operations(found)
-    except Exception as error:  # no memory
-        chosen = error
-    if not isinstance(chosen, Exception):
-        return chosen
-    problem = f"{found} does not work here ({type(chosen).__name__}: {chosen})"
-    if device != "auto":
-        raise RegistrationError(f"device is {device!r}, but {problem}: use 'cpu'") from chosen
-    warn(f"{problem}: computing on the CPU")
-    return HostOperations()
+        return _device_operations(found)
+    except Exception as error:  # a driver, a compiler or a library of many kinds
+        problem = f"{found} does not work here ({type(error).__name__}: {error})"
+        if device != "auto":
+            raise RegistrationError(f"device is {device!r}, but {problem}: use 'cpu'") from error
+        warn(f"{problem}: computing on the CPU")
+        return HostOperations()
 
 
 def on_device(device: str, compute: Callable[[Any], T]) -> T:
