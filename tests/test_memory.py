@@ -76,6 +76,15 @@ def test_estimate_of_the_descent_is_not_far_from_the_peak():
     assert 0.7 * most < peak - before < 1.2 * most
 
 
+def test_what_a_gpu_holds_is_not_asked_for_here():
+    """Neither costs nor the windows of the descent, which a trained model's classes do without."""
+    grid = Grid.create((192, 160, 256), 2.0)
+    model = models.load("auto")
+    host, there = (memory.needs(grid, grid, grid, model, on_host=on_host) for on_host in (True, False))
+    assert there.costs == 0
+    assert there.ends < 0.3 * host.ends
+
+
 @pytest.fixture
 def free(monkeypatch):
     """Pretend how many bytes are free."""
