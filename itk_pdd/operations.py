@@ -182,7 +182,7 @@ def _answers(operations: Any, shape: tuple[int, int, int]) -> Iterator[tuple[str
     correlation = operations.local_correlation(
         image, np.ascontiguousarray(shares[..., 0]), radius=2, masks=(mask, mask)
     )
-    yield "gradients of the correlation", numpy(correlation.gradient(given(fields[1]))[0]).copy()
+    yield "gradients of the correlation", numpy(correlation.gradient(given(fields[1]))[0])
     # Not so many folds that rounding decides about a few.
     yield "fields without folds", numpy(operations.unfold(given(fields[0] / 6))[0])
     lines = tuple(np.linspace(-0.7, n - 0.4, n + 1) for n in shape)

@@ -98,7 +98,7 @@ _READING = """
 
     {module}.{function} = read
     from itk_pdd.cli.{command} import main
-    main(["list.csv", *sys.argv[3:]] if "{command}" != "evaluate" else ["list.csv"])
+    main(["list.csv", "-o", "out.csv"])
 """
 
 
