@@ -18,6 +18,7 @@ from itk_pdd.kernels.mind import add_codes
 from itk_pdd.kernels.thermometer import thermometer_codes
 from itk_pdd.kernels.tree import min_marginals, spanning_tree
 from itk_pdd.kernels.unfold import unfold
+from itk_pdd.kernels.volume import add_volume_gradient
 from itk_pdd.masking import masked_costs
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class HostOperations:
     spread = staticmethod(spread)
     make_consistent = staticmethod(make_consistent)
     local_correlation = LocalCorrelation
+    add_volume_gradient = staticmethod(add_volume_gradient)
     unfold = staticmethod(unfold)
 
     @staticmethod
@@ -183,6 +185,10 @@ def _answers(operations: Any, shape: tuple[int, int, int]) -> Iterator[tuple[str
         image, np.ascontiguousarray(shares[..., 0]), radius=2, masks=(mask, mask)
     )
     yield "gradients of the correlation", numpy(correlation.gradient(given(fields[1]))[0])
+    yield (
+        "gradients of the volumes",
+        numpy(operations.add_volume_gradient(given(steps / 9), given(0 * steps), weight=1.0)),
+    )
     # Not so many folds that rounding decides about a few.
     yield "fields without folds", numpy(operations.unfold(given(fields[0] / 6))[0])
     lines = tuple(np.linspace(-0.7, n - 0.4, n + 1) for n in shape)

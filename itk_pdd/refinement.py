@@ -12,7 +12,7 @@ from itk_pdd.kernels.lattice import restrict
 from itk_pdd.kernels.matching import feature_gradient
 from itk_pdd.operations import HostOperations
 from itk_pdd.search import WorkingImage, enlarged
-from itk_pdd.stages import Refinement
+from itk_pdd.stages import Refinement, Regularisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,7 @@ def refine(
     slope: Callable[[Any], Any],
     field: Any,
     settings: Refinement,
+    weights: Regularisation,
     *,
     smallest_jacobian: float | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -33,9 +34,9 @@ def refine(
 ) -> Any:
     """Improve a field by Adam steps on the coefficients of a cubic B-spline that is added to it.
 
-    Minimises a difference of the images plus the diffusion of the whole displacement. The paper descends on the
-    probability tensor; here the images are compared again at every step. What folds on the way is unfolded every few
-    steps, so that the rest can make up for it.
+    Minimises a difference of the images plus the diffusion and the changes of volume of the whole displacement. The
+    paper descends on the probability tensor, and has no term for volumes; here the images are compared again at every
+    step. What folds on the way is unfolded every few steps, so that the rest can make up for it.
 
     Parameters
     ----------
@@ -44,7 +45,9 @@ def refine(
     field : array
         Displacements in voxels, float32 (z, y, x, 3), components x, y, z.
     settings : Refinement
-        Number of steps, control grid, diffusion.
+        Number of steps, control grid.
+    weights : Regularisation
+        Weights of diffusion and volumes.
     smallest_jacobian : float, optional
         What is unfolded, see :class:`itk_pdd.stages.Model`; nothing by default.
     progress : callable
@@ -79,7 +82,11 @@ def refine(
         derivative = operations.spread(slope(moved()), cell, tuple(coefficients.shape[:3]), scratch=scratch)
         # A step of Adam; torch.optim takes a second to import.
         gradient = operations.tensor(derivative) / share
-        gradient += settings.diffusion * _diffusion_gradient(operations.tensor(coarse) + coefficients, cell)
+        whole = operations.tensor(coarse) + coefficients
+        gradient += weights.diffusion * _diffusion_gradient(whole, cell)
+        if weights.volume:
+            volumes = operations.from_tensor(whole), operations.from_tensor(gradient)
+            operations.add_volume_gradient(*volumes, weight=weights.volume, scale=cell[::-1])
         mean.lerp_(gradient, 0.1)
         square.lerp_(gradient.square(), 0.001)
         scale = square.div(1 - 0.999**step).sqrt_().add_(1e-8)
@@ -126,14 +133,14 @@ def refined(
     """
     if settings.features == "classes":
         operations = HostOperations
-        levels = [(fixed.classes.shrink, settings)]
+        levels = [(fixed.classes.shrink, settings, settings.voxels)]
     else:
         target = settings.shrink(fixed.shape)
-        levels = [(target, replace(settings, diffusion=settings.diffusion / target**2))]
+        levels = [(target, settings, settings.blocks if target > 1 else settings.voxels)]
         if target > 1 and settings.finish:
-            levels.append((1, replace(settings, iterations=settings.finish)))
+            levels.append((1, replace(settings, iterations=settings.finish), settings.voxels))
     field = operations.array(field)
-    for number, (target, level) in enumerate(levels):
+    for number, (target, level, weights) in enumerate(levels):
         # In units of the blocks, each array giving way to the next: on the working grid they are large.
         field, size = field / float(block), block
         if target % size:
@@ -142,9 +149,10 @@ def refined(
             field = operations.restrict(field, fixed.per_axis(target // size))
             field *= size / target
         field = refine(
-            _slope(fixed, moving, level, target, operations),
+            _slope(fixed, moving, level.features, target, weights.radius, operations),
             field,
             level,
+            weights,
             smallest_jacobian=smallest_jacobian,
             progress=lambda f, number=number: progress((number + f) / len(levels)),
             operations=operations,
@@ -159,21 +167,21 @@ def refined(
 
 
 def _slope(
-    fixed: WorkingImage, moving: WorkingImage, settings: Refinement, target: int, operations: Any
+    fixed: WorkingImage, moving: WorkingImage, features: str, target: int, radius: int, operations: Any
 ) -> Callable[[Any], Any]:
     """What :func:`refine` wants, on blocks of ``target`` working voxels."""
     cell = fixed.per_axis(target)
     masks = [None if image.mask is None else restrict(image.mask, cell) >= 0.5 for image in (fixed, moving)]
-    if settings.features == "classes":
-        features = fixed.classes.features(target), moving.classes.features(target)
+    if features == "classes":
+        maps = fixed.classes.features(target), moving.classes.features(target)
         # A sum over the classes, not a mean.
-        return lambda field: feature_gradient(*features, field, channels=1, masks=masks)[0]
+        return lambda field: feature_gradient(*maps, field, channels=1, masks=masks)[0]
     total = sum(fixed.weights)
     terms = []
     for weight, *channels in zip(fixed.weights, fixed.channels, moving.channels, strict=True):
         if weight > 0:
             images = (restrict(channel, cell) for channel in channels)
-            terms.append((weight / total, operations.local_correlation(*images, radius=settings.radius, masks=masks)))
+            terms.append((weight / total, operations.local_correlation(*images, radius=radius, masks=masks)))
     if len(terms) == 1:
         return lambda field: terms[0][1].gradient(field)[0]
     return lambda field: sum(weight * term.gradient(field)[0] for weight, term in terms)

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from itk_pdd.network.pddmodel import PddModel
 
-__all__ = ["Model", "Refinement", "Stage"]
+__all__ = ["Model", "Refinement", "Regularisation", "Stage"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Regularisation:
+    """What the descent weighs against the difference of the images, and how widely it looks.
+
+    Parameters
+    ----------
+    diffusion : float
+        Weight of the squared gradient of the displacements; larger is smoother.
+    volume : float
+        Weight of the squared changes of volume (see :mod:`itk_pdd.kernels.volume`); a larger one keeps volumes more
+        nearly as they are, and the field smoother.
+    radius : int
+        Half the width of the windows in which intensities are correlated; larger is less noisy and less local.
+    """
+
+    diffusion: float
+    volume: float
+    radius: int
+
+
+@dataclass(frozen=True)
 class Refinement:
     """Instance optimisation: gradient descent on a control grid.
 
@@ -73,16 +93,14 @@ class Refinement:
         Adam steps; 0 for no refinement.
     cell : int
         Voxels per control point; smaller follows finer deformations.
-    diffusion : float
-        Weight of the squared gradient of the displacements against the difference of the images; larger is smoother. On
-        blocks of n voxels it is 1 / n^2 of that: their windows are wider, and say the more.
+    voxels, blocks : Regularisation
+        For working voxels (and for class probabilities), and for blocks of them: there images are large, of different
+        subjects as a rule, and farther apart.
     rate : float
         First step of Adam; larger gets further and less exactly so.
     features : {"correlation", "classes"}
         What is compared: intensities by their squared local correlation (1 minus it, a mean over channels), or the
         class probabilities of the model's network where that gives them (a sum of squared differences over classes).
-    radius : int
-        Half the width of the windows in which intensities are correlated; larger is less noisy and less local.
     max_voxels : int
         The most voxels whose intensities are compared; more is finer and slower.
     finish : int
@@ -91,10 +109,10 @@ class Refinement:
 
     iterations: int = 30
     cell: int = 2
-    diffusion: float = 0.2
+    voxels: Regularisation = Regularisation(diffusion=0.2, volume=0.2, radius=3)
+    blocks: Regularisation = Regularisation(diffusion=0.05, volume=0.6, radius=5)
     rate: float = 0.2
     features: str = "correlation"
-    radius: int = 2
     max_voxels: int = 4_000_000
     finish: int = 6
 

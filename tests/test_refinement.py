@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from itk_pdd import engine, models
+from itk_pdd.field import DisplacementField
 from itk_pdd.refinement import refined
 from itk_pdd.search import WorkingImage
-from itk_pdd.stages import Refinement
+from itk_pdd.stages import Refinement, Regularisation
 from itk_pdd.synthesis import make_pair
 
 SETTINGS = Refinement(max_voxels=10**9)
@@ -52,12 +53,20 @@ def test_the_field_may_come_on_any_lattice(block, limit, target):
     np.testing.assert_allclose(still, 2.5, rtol=1e-5)
 
 
-def test_more_diffusion_is_smoother():
+@pytest.mark.parametrize("weight", ["diffusion", "volume"])
+def test_a_larger_weight_is_smoother(weight):
     made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)
     fixed, moving = working(made.fixed), working(made.moving)
     start = np.zeros((*fixed.shape, 3), np.float32)
-    rough, smooth = (refined(fixed, moving, start, 1, replace(SETTINGS, diffusion=weight))[0] for weight in (0.02, 2.0))
-    assert np.square(np.diff(smooth, axis=0)).mean() < 0.2 * np.square(np.diff(rough, axis=0)).mean()
+    roughness = []
+    for value in (0.02, 2.0):
+        weights = replace(Regularisation(diffusion=0.02, volume=0.02, radius=2), **{weight: value})
+        field, _ = refined(fixed, moving, start, 1, replace(SETTINGS, voxels=weights))
+        if weight == "diffusion":
+            roughness.append(np.square(np.diff(field, axis=0)).mean())
+        else:
+            roughness.append(np.std(DisplacementField(3 * field, made.fixed.grid).jacobian_determinant()))
+    assert roughness[1] < 0.4 * roughness[0]
 
 
 @pytest.mark.parametrize("masked", ["fixed", "moving"])
@@ -101,7 +110,9 @@ def test_a_channel_without_weight_has_no_say_and_others_do():
 
 def test_nothing_folds_where_the_model_forbids_it():
     made = make_pair((48, 44, 40), 3.0, seed=4, displacement=25)
-    wild = replace(models.DEFAULT, refinement=Refinement(diffusion=0.001, rate=0.5))
+    wild = replace(
+        models.DEFAULT, refinement=Refinement(voxels=Regularisation(diffusion=0.001, volume=0.0, radius=2), rate=0.5)
+    )
     assert engine.register_volumes(made.fixed, made.moving, model=wild).field.jacobian_determinant().min() > 0
     free = replace(wild, smallest_jacobian=None)
     assert engine.register_volumes(made.fixed, made.moving, model=free).field.jacobian_determinant().min() < 0

@@ -23,6 +23,7 @@ from itk_pdd.kernels import hamming_cuda, mind_cuda, tree_cuda
 from itk_pdd.kernels.descent_cuda import DeviceCorrelation, unfold
 from itk_pdd.kernels.lattice import adjoint_taps, make_consistent, taps
 from itk_pdd.kernels.tree import SpanningTree
+from itk_pdd.kernels.volume import add_volume_gradient_torch
 
 __all__ = ["DeviceOperations"]
 
@@ -184,6 +185,10 @@ class DeviceOperations:
     def local_correlation(self, fixed: np.ndarray, moving: np.ndarray, **options: Any) -> DeviceCorrelation:
         """See :class:`itk_pdd.kernels.correlation.LocalCorrelation`."""
         return DeviceCorrelation(fixed, moving, device=self.device, **options)
+
+    def add_volume_gradient(self, field: Tensor, out: Tensor, **options: Any) -> Tensor:
+        """See :func:`itk_pdd.kernels.volume.add_volume_gradient`."""
+        return add_volume_gradient_torch(field, out, **options)
 
     def unfold(self, field: Tensor, **options: Any) -> tuple[Tensor, int, int]:
         """See :func:`itk_pdd.kernels.unfold.unfold`."""

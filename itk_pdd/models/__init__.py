@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.stages import Model, Refinement, Stage
+from itk_pdd.stages import Model, Refinement, Regularisation, Stage
 
 if TYPE_CHECKING:
     from itk_pdd.network.pddmodel import PddModel
@@ -30,7 +30,9 @@ DEFAULT = Model(
 _SEMANTIC = replace(
     DEFAULT,
     # What the classes know lies in their probabilities.
-    refinement=Refinement(iterations=40, diffusion=0.0015, features="classes"),
+    refinement=Refinement(
+        iterations=40, voxels=Regularisation(diffusion=0.0015, volume=0.0, radius=0), features="classes"
+    ),
     class_weight=15.0,
 )
 

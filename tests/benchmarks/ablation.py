@@ -130,7 +130,7 @@ def train(row: Row, out: Path, options: argparse.Namespace, deadline: float) -> 
     folder = out / row.model
     if (folder / "card.json").is_file():
         return True
-    words = [sys.executable, "-m", "itk_pdd.cli.train", str(out / "abdomen.csv"), "-o", str(folder), *COMMON]
+    words = [sys.executable, "-P", "-m", "itk_pdd.cli.train", str(out / "abdomen.csv"), "-o", str(folder), *COMMON]
     for number, name in enumerate(ORGANS, start=1):
         words += ["--class", f"{number}={name}"]
     words += ["--cache", str(out / "cache"), "-v", *row.options, *shlex.split(options.train)]
@@ -140,7 +140,7 @@ def train(row: Row, out: Path, options: argparse.Namespace, deadline: float) -> 
         words += ["--iterations", str(options.iterations)]
     if options.threads:
         words += ["--threads", str(options.threads)]
-    print("training", row.model, ":", shlex.join(words[2:]), flush=True)
+    print("training", row.model, ":", shlex.join(words[3:]), flush=True)
     with (out / f"{row.model}.log").open("a") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log)
         try:

@@ -264,6 +264,7 @@ OPERATIONS = {
     "make_consistent": "fields",
     "spread": "sums of splines",
     "local_correlation": "gradients of the correlation",
+    "add_volume_gradient": "gradients of the volumes",
     "unfold": "fields without folds",
     "sample_lines": "samples",
 }
