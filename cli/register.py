@@ -20,7 +20,7 @@ class _Groups(click.Command):
         "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report"),
         "Uncertainty": IMAGES,
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
-        "Registration": ("model", "spacing", "device", "threads", "memory", "seed", "quality"),
+        "Registration": ("model", "smoothness", "spacing", "device", "threads", "memory", "seed", "quality"),
     }
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -138,6 +138,14 @@ class _Groups(click.Command):
     help="Compare the images at this voxel size in mm; smaller is more exact and slower.  [default: the model's]",
 )
 @click.option(
+    "--smoothness",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="FACTOR",
+    help="Of the model's regularisation: 2 gives a smoother field, 0.5 one that fits more closely.",
+)
+@click.option(
     "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed gives the same result."
 )
 @click.option(
@@ -198,7 +206,7 @@ def main(**arguments: Any) -> None:
         else:
             from itk_pdd.demo import run_demo
 
-            keys = ("initialise", "model", "spacing", "device", "threads", "memory", "seed")
+            keys = ("initialise", "model", "smoothness", "spacing", "device", "threads", "memory", "seed")
             summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})
     if summary:
         click.echo(summary, err=folder is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +82,7 @@ def register_volumes(
     seed: int = 0,
     threads: int | None = None,
     spacing: float | None = None,
+    smoothness: float = 1.0,
     refinement_iterations: int | None = None,
     memory: float | None = None,
     uncertainty: bool | str = False,
@@ -111,6 +113,9 @@ def register_volumes(
         CPU threads; as many as torch uses by default.
     spacing : float, optional
         Working spacing in millimetres instead of the model's; smaller is more exact and slower.
+    smoothness : float
+        Factor of the model's regularisation; a larger one gives a smoother field that fits less closely. That of PDD
+        networks was learned and cannot be changed.
     refinement_iterations : int, optional
         Steps of the instance optimisation instead of the model's; more fit the images more closely and fold more
         easily, 0 leaves it out.
@@ -139,7 +144,14 @@ def register_volumes(
     started = time.perf_counter()
     fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
     weights = _checked_weights(fixed, moving, channel_weights)
+    if not 0 < smoothness < math.inf:
+        raise RegistrationError(f"smoothness is {smoothness}, expected a number above 0")
     if model.pdd is not None:
+        if smoothness != 1:
+            raise RegistrationError(
+                f"smoothness is {smoothness}, but model {model.name} is a PDD network, which has learned its own: "
+                "leave it out, or choose another model"
+            )
         if uncertainty is True:
             raise RegistrationError(
                 f"the uncertainty is asked for, but model {model.name} is a PDD network, which does not estimate it: "
@@ -162,6 +174,7 @@ def register_volumes(
         if refinement_iterations < 0:
             raise RegistrationError(f"refinement_iterations is {refinement_iterations}, expected at least 0")
         model = replace(model, refinement=replace(model.refinement, iterations=int(refinement_iterations)))
+    model = model.smoother(smoothness)
     with _threads(threads):
         report(0.0, "resampling")
         facts: dict[str, Any] = {"channels": len(fixed), "masked": moving_mask is not None}

@@ -73,6 +73,7 @@ class PDDRegistrationMethod:
             "seed": 0,
             "threads": None,
             "spacing": None,
+            "smoothness": 1.0,
             "memory": None,
         }
         self._uncertainty = False
@@ -200,6 +201,14 @@ class PDDRegistrationMethod:
     def GetSpacing(self) -> float | None:
         """The voxel size at which the images are compared."""
         return self._settings["spacing"]
+
+    def SetSmoothness(self, smoothness: float) -> None:
+        """Set the factor of the model's regularisation; larger is smoother and fits less closely."""
+        self._set("smoothness", smoothness)
+
+    def GetSmoothness(self) -> float:
+        """The factor of the model's regularisation."""
+        return self._settings["smoothness"]
 
     def SetMemory(self, memory: float | None) -> None:
         """Set what the process may hold in memory, in GB (see ``register``); None for nearly all that is free."""

@@ -68,6 +68,7 @@ def register(
     seed: int = 0,
     threads: int | None = None,
     spacing: float | None = None,
+    smoothness: float = 1.0,
     memory: float | None = None,
     return_uncertainty: bool | str = False,
     progress: Callable[[float, str], None] | None = None,
@@ -105,6 +106,9 @@ def register(
     spacing : float, optional
         Voxel size in millimetres at which the images are compared, instead of the model's; smaller is more exact and
         slower.
+    smoothness : float, optional
+        Factor of the model's regularisation: 2 gives a smoother field, 0.5 one that fits more closely. The default is
+        what overlaps best among fields that are as smooth as those of other programs.
     memory : float, optional
         What the process may hold in memory, in GB (10^9 bytes); by default nearly all that is free. Where it is short,
         parts of the work are done in blocks (the same result, slower); where that is not enough, the images are
@@ -157,6 +161,7 @@ def register(
         seed=seed,
         threads=threads,
         spacing=spacing,
+        smoothness=smoothness,
         memory=memory,
         uncertainty=bool(return_uncertainty),
         progress=progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +78,10 @@ class Regularisation:
     diffusion: float
     volume: float
     radius: int
+
+    def times(self, factor: float) -> Regularisation:
+        """The same with both weights multiplied."""
+        return replace(self, diffusion=factor * self.diffusion, volume=factor * self.volume)
 
 
 @dataclass(frozen=True)
@@ -160,3 +164,10 @@ class Model:
     class_weight: float = 4.0
     smallest_jacobian: float | None = 0.05
     pdd: str | PddModel | None = None
+
+    def smoother(self, factor: float) -> Model:
+        """The same with the regularisation of the refinement multiplied, or that of the search where there is none."""
+        if not self.refinement.iterations:
+            return replace(self, stages=tuple(replace(s, smoothness=factor * s.smoothness) for s in self.stages))
+        weights = self.refinement.voxels.times(factor), self.refinement.blocks.times(factor)
+        return replace(self, refinement=replace(self.refinement, voxels=weights[0], blocks=weights[1]))

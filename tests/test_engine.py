@@ -206,6 +206,18 @@ def test_large_images_are_registered_at_a_coarser_spacing():
     np.testing.assert_allclose(grid.extent, (409.6, 409.6, 400), atol=max(grid.spacing))
 
 
+@pytest.mark.parametrize("steps", [None, 0])
+def test_smoothness_is_the_users(pair, steps):
+    """With and without a refinement."""
+    roughness = []
+    for smoothness in (0.2, 1.0, 5.0):
+        result = engine.register_volumes(
+            pair.fixed, pair.moving, smoothness=smoothness, refinement_iterations=steps, spacing=4.0
+        )
+        roughness.append(np.std(result.field.jacobian_determinant()))
+    assert roughness[0] > 1.05 * roughness[1] > 1.05**2 * roughness[2]
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -213,6 +225,8 @@ def test_large_images_are_registered_at_a_coarser_spacing():
         ({"device": "tpu"}, "'cuda'"),
         ({"threads": 0}, "at least 1"),
         ({"spacing": -1.0}, "above 0 mm"),
+        ({"smoothness": 0.0}, "above 0"),
+        ({"smoothness": float("nan")}, "above 0"),
         ({"refinement_iterations": -1}, "at least 0"),
     ],
 )

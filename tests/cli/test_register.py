@@ -84,12 +84,12 @@ def test_options_reach_the_engine(engine, pair) -> None:
     result = run(
         pair.fixed, pair.moving, "-o", pair.out / "u.mha", "--fixed-mask", mask, "--moving-mask", mask,
         "--initial-transform", pair.folder / "a.mat", "--model", "m", "--device", "cpu", "--threads", 1, "--seed", 9,
-        "--spacing", 2.5, "--memory", 1.5,
+        "--spacing", 2.5, "--smoothness", 2, "--memory", 1.5,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     (call,) = engine.calls
     assert (call.model, call.device, call.threads, call.seed, call.spacing) == ("m", "cpu", 1, 9, 2.5)
-    assert call.memory == 1.5
+    assert (call.memory, call.smoothness) == (1.5, 2.0)
     assert call.fixed_mask.array.all()
     assert call.moving_mask.array.all()
     np.testing.assert_allclose(call.initial(np.zeros(3)), [3, 2, 1])

@@ -136,12 +136,14 @@ def test_it_is_written_and_read_and_takes_two_warps(tmp_path):
     assert np.abs(fields[0]).max() > 1.0 and np.array_equal(fields[0], fields[1])
 
 
-def test_uncertainty_is_refused_before_anything_is_computed(tmp_path):
+def test_what_the_network_cannot_do_is_refused_before_anything_is_computed(tmp_path):
     path, _ = checkpoint(tmp_path, 16)
     model = models.from_reference(path, alpha=ALPHA, warps=(Warp(0.3, 3, 4),), iterations=0)
     (fixed, moving), _ = images()
     with pytest.raises(RegistrationError, match="is a PDD network, which does not estimate it"):
         register_volumes(fixed, moving, model=model, uncertainty=True)
+    with pytest.raises(RegistrationError, match="smoothness is 2.0, but .* PDD network, which has learned its own"):
+        register_volumes(fixed, moving, model=model, smoothness=2.0)
     assert register_volumes(fixed, moving, model=model, uncertainty="where possible").uncertainty is None
 
 
