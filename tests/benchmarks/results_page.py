@@ -1,19 +1,23 @@
 """The tables of examples/results.md, from the folders that compare_all.py writes.
 
     python tests/benchmarks/results_page.py results [--data abdomen hippocampus lung] [--copy examples/results]
-        [--plot examples/results.png]
+        [--plot examples/results.png] [--earlier examples/results]
 
-Prints, for each data set, a row per method: means over the pairs of what ``summary.csv`` holds, and for the first
-measure the corrected p of its test against the first method. --copy puts the rows of whole pairs of ``results.csv``
-there.
+Prints, for each data set, a row per method: means over the pairs of ``results.csv``, and for the first measure the
+corrected p of its test against the first method. Methods that were not run again are taken from --earlier, what --copy
+wrote another time: the rows of whole pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import math
 from pathlib import Path
+from typing import Any
+
+import compare_all
+
+from itk_pdd.evaluation import tables
 
 MEASURES = {
     "dice": ("Dice", "{:.3f}"),
@@ -27,13 +31,28 @@ MEASURES = {
 """Columns of the tables, where there is such a measure."""
 
 
-def table(folder: Path) -> list[str]:
+def rows_of(results: Path, name: str, earlier: Path | None = None) -> list[dict[str, str]]:
+    """Rows of whole pairs and groups of labels of a comparison, the methods in the order of compare_all.py."""
+    path = results / name / "results.csv"
+    rows = _read(path) if path.exists() else []
+    kept = earlier / f"{name}.csv" if earlier else None
+    if kept and kept.exists():
+        known = {row["method"] for row in rows}
+        rows += [row for row in _read(kept) if row["method"] not in known]
+    order = ["initial", *compare_all.METHODS.split(",")]
+    # Programs that joined come last, as they are.
+    return sorted(rows, key=lambda row: order.index(row["method"]) if row["method"] in order else len(order))
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if not row["label"].isdigit()]
+
+
+def table(runs: list[dict[str, str]]) -> list[str]:
     """Lines of a Markdown table of one comparison."""
-    with (folder / "summary.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if not row["label"].isdigit()]
+    rows = tables.summary([{key: value or None for key, value in row.items()} for row in runs])
     cells = {(row["method"], row["label"], row["measure"]): row for row in rows}
-    with (folder / "results.csv").open(newline="") as file:
-        runs = list(csv.DictReader(file))
     methods = list(dict.fromkeys(row["method"] for row in runs))
     groups = [label for label in dict.fromkeys(row["label"] for row in rows) if label != "all"]
     measures = [name for name in MEASURES if any(row["measure"] == name for row in rows)]
@@ -50,38 +69,24 @@ def table(folder: Path) -> list[str]:
         for name in measures:
             line.append(_shown(cells.get((method, "all", name)), name))
             if name == measures[0]:
-                line.append(f"{float(first['p_holm']):.2g}" if first.get("p_holm") else "")
+                line.append(f"{first['p_holm']:.2g}" if first.get("p_holm") is not None else "")
                 line += [_shown(cells.get((method, group, name)), name) for group in groups if name == "dice"]
         lines.append(f"| {' | '.join(line)} |")
     return lines
 
 
-def _shown(row: dict[str, str] | None, measure: str) -> str:
-    if row is None or not row["mean"] or not math.isfinite(float(row["mean"])):
-        return ""
-    return MEASURES[measure][1].format(float(row["mean"]))
+def _shown(row: dict[str, Any] | None, measure: str) -> str:
+    return "" if row is None else MEASURES[measure][1].format(row["mean"])
 
 
-def copy(folder: Path, target: Path) -> None:
-    """The rows of whole pairs and of groups of labels, so that the tables can be checked without a new run."""
-    with (folder / "results.csv").open(newline="") as file:
-        rows = csv.DictReader(file)
-        kept = [row for row in rows if not row["label"].isdigit()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows.fieldnames or ()), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-
-
-def draw(results: Path, names: list[str], target: Path) -> None:
+def draw(data: dict[str, list[dict[str, str]]], target: Path) -> None:
     """Overlap of each pair, and mean overlap against time and roughness, of the data sets with labels."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = {name: _pairs(results / name) for name in names}
+    shown = {name: [row for row in rows if row["label"] == "all"] for name, rows in data.items()}
     shown = {name: rows for name, rows in shown.items() if any(row["dice"] for row in rows)}
     marks: dict[str, tuple[str, str]] = {}
     for method in (row["method"] for rows in shown.values() for row in rows):
@@ -108,11 +113,6 @@ def draw(results: Path, names: list[str], target: Path) -> None:
     figure.savefig(target, dpi=80)
 
 
-def _pairs(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["label"] == "all"]
-
-
 def _mean(rows: list[dict[str, str]], measure: str) -> float:
     return sum(float(row[measure]) for row in rows) / len(rows)
 
@@ -122,15 +122,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder that compare_all.py wrote")
     parser.add_argument("--data", nargs="+", default=["abdomen", "hippocampus", "lung"], help="data sets")
-    parser.add_argument("--copy", type=Path, help="folder for results.csv of each data set without single labels")
+    parser.add_argument("--copy", type=Path, help="folder for the rows of each data set without single labels")
+    parser.add_argument("--earlier", type=Path, help="such a folder, for methods that were not run again")
     parser.add_argument("--plot", type=Path, help="PNG file with boxes of the overlap, and overlap against time")
     options = parser.parse_args()
-    for name in options.data:
-        print(f"## {name}\n", *table(options.results / name), sep="\n", end="\n\n")
+    data = {name: rows_of(options.results, name, options.earlier) for name in options.data}
+    for name, rows in data.items():
+        print(f"## {name}\n", *table(rows), sep="\n", end="\n\n")
         if options.copy:
-            copy(options.results / name, options.copy / f"{name}.csv")
+            options.copy.mkdir(parents=True, exist_ok=True)
+            tables.write_csv(rows, options.copy / f"{name}.csv")
     if options.plot:
-        draw(options.results, options.data, options.plot)
+        draw(data, options.plot)
 
 
 if __name__ == "__main__":
