@@ -55,6 +55,11 @@ def ranks(case: Case, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]
     else:
         dimension = case.errors.shape[1]
         matrix = dimension * calibration.shape(case.spread)
+        if case.rounding.size:
+            # The error that is seen is that of the registration and of the truth; of a Student distribution the matrix
+            # is (nu - 2) / nu of the covariance.
+            share = max(nu - 2, 0) / nu / np.maximum(scale, 1e-6) ** 2
+            matrix = matrix + share[:, None, None] * np.diag(np.square(case.rounding) / 12)
         square = np.einsum("ni,ni->n", case.errors, np.linalg.solve(matrix, case.errors[..., None])[..., 0])
         volume = np.linalg.slogdet(matrix)[1] / 2
     square = square / scale**2

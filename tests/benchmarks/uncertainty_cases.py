@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,9 @@ class Case:
         Mean overlap of the labels, NaN without any.
     points : numpy.ndarray
         Where they are, physical millimetres, (n, dim).
+    rounding : numpy.ndarray
+        Steps to which the truth is rounded, in working voxels along the axes of the working grid, (dim,); empty where
+        it is exact.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Case:
     summary: dict[str, float]
     dice: float
     points: np.ndarray
+    rounding: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 def at_points(evidence: Evidence, points: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -225,8 +229,26 @@ def landmarks(**options) -> Case:
         case.fixed, case.moving, fixed_mask=case.fixed_mask, moving_mask=case.moving_mask, uncertainty=True, **options
     )
     errors = result.field(case.fixed_points) - case.moving_points
-    errors = errors @ np.asarray(result.uncertainty.evidence.grid.direction) / result.uncertainty.evidence.voxel
-    return _finish("lung", "landmarks", result, case.fixed_points, errors, np.nan)
+    evidence = result.uncertainty.evidence
+    errors = errors @ np.asarray(evidence.grid.direction) / evidence.voxel
+    found = _finish("lung", "landmarks", result, case.fixed_points, errors, np.nan)
+    return replace(found, rounding=_rounding(case, evidence.grid) / evidence.voxel)
+
+
+def _rounding(case, grid: Grid) -> np.ndarray:
+    """Steps in millimetres along the axes of a grid to which landmarks of the moving image are rounded.
+
+    Fixed ones were chosen at centres of voxels, so they are exact. What was found for them in the moving scan lies on a
+    lattice as well: in the middle of slices, and on halves of voxels within them.
+    """
+    moving = case.moving.grid
+    index = moving.to_index(case.moving_points)
+    steps = np.zeros(moving.dimension)
+    for part in (0.5, 1.0):
+        on = (np.abs(index / part - np.round(index / part)) < 1e-3).all(axis=0)
+        steps[on] = part * np.asarray(moving.spacing)[on]
+    # Both grids have their axes along the same physical ones, in some order.
+    return np.abs((np.asarray(moving.direction) * steps).T @ np.asarray(grid.direction)).max(axis=0)
 
 
 def misplaced(grid: Grid, seed: int) -> AffineMapping:
@@ -311,7 +333,7 @@ def write_cases(cases: list[Case], path: Path) -> None:
     for n, case in enumerate(cases):
         arrays[f"{n}/text"] = np.array([case.name, case.kind, json.dumps(case.summary)])
         arrays[f"{n}/numbers"] = np.array([case.voxel, case.dice])
-        arrays |= {f"{n}/{k}": getattr(case, k) for k in ("errors", "points")}
+        arrays |= {f"{n}/{k}": getattr(case, k) for k in ("errors", "points", "rounding")}
         arrays |= {f"{n}/features/{k}": v for k, v in case.features.items()}
         arrays |= {f"{n}/spread/{k}": v for k, v in case.spread.items()}
     temporary = path.with_suffix(".tmp.npz")
@@ -335,7 +357,7 @@ def read_cases(path: Path) -> list[Case]:
         cases.append(
             Case(
                 name, kind, parts["features"], parts["spread"], own["errors"], voxel,
-                json.loads(means), dice, own["points"],
+                json.loads(means), dice, own["points"], own["rounding"],
             )
         )  # fmt: skip
     return cases
