@@ -1,6 +1,6 @@
 """Is the uncertainty calibrated? Coverage, detection of errors and of failures, on pairs nothing was learned from.
 
-    python tests/benchmarks/bench_uncertainty.py [--model auto] [--cases FOLDER] [--plot FILE.png]
+    python tests/benchmarks/bench_uncertainty.py [--model auto] [--data abdomen] [--cases FOLDER] [--plot FILE.png]
     python tests/benchmarks/bench_uncertainty.py --time
 
 Held out are synthetic pairs of other seeds, deformed copies of validation scans, the lung pair with its 50 landmarks,
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from calibrate_uncertainty import FEATURES, failures, fit, scales
 from scipy import stats
-from uncertainty_cases import TEST, TRAINING, Case, gathered
+from uncertainty_cases import TEST, TRAINING, Case, gathered, of_trained
 
 from itk_pdd import engine, models
 from itk_pdd.evaluation import datasets
@@ -234,6 +234,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="auto", help="name or folder of the model")
+    parser.add_argument("--data", choices=("abdomen", "hippocampus"), help="what a trained model was trained on")
     parser.add_argument("--cases", type=Path, default=Path("uncertainty-cases"), help="where cases are kept")
     parser.add_argument("--plot", type=Path, help="PNG file for the curves")
     parser.add_argument("--time", action="store_true", help="only measure what the uncertainty costs")
@@ -242,8 +243,9 @@ def main() -> None:
         times()
         return
     model = models.load(options.model)
-    sets = gathered(TEST, options.cases, f"{model.name} test", model=model)
-    training = [c for s in gathered(TRAINING, options.cases, f"{model.name} training", model=model).values() for c in s]
+    learned, judged_by = of_trained(options.data) if options.data else (TRAINING, TEST)
+    sets = gathered(judged_by, options.cases, f"{model.name} test", model=model)
+    training = [c for s in gathered(learned, options.cases, f"{model.name} training", model=model).values() for c in s]
     report(sets, training, calibration_of(model), options.plot)
 
 

@@ -1,11 +1,12 @@
 """Learn the calibration of the uncertainty and of the quality figure of a model from registrations with known errors.
 
-    python tests/benchmarks/calibrate_uncertainty.py [--model auto] [--cases FOLDER] [-o FILE]
+    python tests/benchmarks/calibrate_uncertainty.py [--model auto] [--data abdomen] [--cases FOLDER] [-o FILE]
 
 Registers synthetic pairs, training scans and deformed copies of themselves, and training scans of different subjects
 (see uncertainty_cases.py), keeps what they told in FOLDER, and fits by maximum likelihood. With FOLDER
 from an earlier run only what is missing is registered. The result is the JSON that belongs beside the default model
-(itk_pdd/models/mind-ssc.uncertainty.json, the default of -o) or, with the folder of a trained model, in its card.
+(itk_pdd/models/mind-ssc.uncertainty.json, the default of -o) or, with the folder of a trained model, in its card; then
+--data says what it was trained on, and validation patients are registered instead of training ones.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from uncertainty_cases import TRAINING, Case, gathered
+from uncertainty_cases import TRAINING, Case, gathered, of_trained
 
 import itk_pdd
 from itk_pdd import engine, models, outputs
@@ -325,6 +326,7 @@ def main() -> None:
     """Gather, fit, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="auto", help="name or folder of the model")
+    parser.add_argument("--data", choices=("abdomen", "hippocampus"), help="what a trained model was trained on")
     parser.add_argument("--cases", type=Path, default=Path("uncertainty-cases"), help="where cases are kept")
     parser.add_argument("-o", "--output", type=Path, help="JSON file, or the card of a trained model")
     parser.add_argument("--temperatures", action="store_true", help="only show what speaks for the temperature")
@@ -333,7 +335,8 @@ def main() -> None:
         temperatures()
         return
     model = models.load(options.model)
-    sets = gathered(TRAINING, options.cases, f"{model.name} training", model=model)
+    training = of_trained(options.data)[0] if options.data else TRAINING
+    sets = gathered(training, options.cases, f"{model.name} training", model=model)
     calibration = learn([case for cases in sets.values() for case in cases])
     target = options.output or Path(models.__file__).parent / "mind-ssc.uncertainty.json"
     content = calibration.to_dict()

@@ -296,6 +296,34 @@ TEST: dict[str, Callable[..., Iterable[Case]]] = {
 }
 """What is held out: other seeds, other patients, another organ."""
 
+Sets = dict[str, Callable[..., Iterable[Case]]]
+
+
+def of_trained(data: str) -> tuple[Sets, Sets]:
+    """What to learn and what to judge the calibration of a trained model by.
+
+    The network knows its training patients too well, so both are of validation patients. They are told apart by the
+    fixed image; of the four abdomens, moving ones of the one half are fixed ones of the other.
+
+    Parameters
+    ----------
+    data : {"abdomen", "hippocampus"}
+        What the model was trained on.
+    """
+    pairs = datasets.abdomen_pairs("validation") if data == "abdomen" else datasets.hippocampus_pairs("validation", 60)
+    fixed = sorted({pair.fixed for pair in pairs})
+    halves = [[p for p in pairs if (p.fixed in fixed[: len(fixed) // 2]) == first][:20] for first in (True, False)]
+    crop = {"crop": 110} if data == "abdomen" else {}
+
+    def sets(own: list[datasets.Pair], seed: int) -> Sets:
+        return {
+            f"warped {data}": lambda **o: warped(own[:6], seed=seed, **crop, **o),
+            f"organs {data}": lambda **o: organs(own, **o),
+            f"misplaced {data}": lambda **o: organs(own[:10], start=misplaced, kind="misplaced", **o),
+        }
+
+    return sets(halves[0], 1), sets(halves[1], 2)
+
 
 def gathered(
     sets: dict[str, Callable[..., Iterable[Case]]], folder: Path, prefix: str, **options
