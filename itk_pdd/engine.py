@@ -145,7 +145,7 @@ def register_volumes(
     fixed, moving = (tuple(v) if isinstance(v, Sequence) else (v,) for v in (fixed, moving))
     weights = _checked_weights(fixed, moving, channel_weights)
     if not 0 < smoothness < math.inf:
-        raise RegistrationError(f"smoothness is {smoothness}, expected a number above 0")
+        raise RegistrationError(f"smoothness is {smoothness}, expected a finite number above 0")
     if model.pdd is not None:
         if smoothness != 1:
             raise RegistrationError(

@@ -107,8 +107,8 @@ def register(
         Voxel size in millimetres at which the images are compared, instead of the model's; smaller is more exact and
         slower.
     smoothness : float, optional
-        Factor of the model's regularisation: 2 gives a smoother field, 0.5 one that fits more closely. The default is
-        what overlaps best among fields that are as smooth as those of other programs.
+        Factor of the model's regularisation: 2 gives a smoother field, 0.5 one that fits more closely. The uncertainty
+        was calibrated at the default of 1.
     memory : float, optional
         What the process may hold in memory, in GB (10^9 bytes); by default nearly all that is free. Where it is short,
         parts of the work are done in blocks (the same result, slower); where that is not enough, the images are

@@ -72,7 +72,8 @@ class Regularisation:
         Weight of the squared changes of volume (see :mod:`itk_pdd.kernels.volume`); a larger one keeps volumes more
         nearly as they are, and the field smoother.
     radius : int
-        Half the width of the windows in which intensities are correlated; larger is less noisy and less local.
+        Half the width of the windows in which intensities are correlated; larger is less noisy and less local. Class
+        probabilities are compared without windows.
     """
 
     diffusion: float
@@ -99,7 +100,8 @@ class Refinement:
         Voxels per control point; smaller follows finer deformations.
     voxels, blocks : Regularisation
         For working voxels (and for class probabilities), and for blocks of them: there images are large, of different
-        subjects as a rule, and farther apart.
+        subjects as a rule, and farther apart. Blocks are of 2 voxels up to 8 times ``max_voxels``; larger ones, where a
+        finer spacing than the model's was asked for, have the same weights.
     rate : float
         First step of Adam; larger gets further and less exactly so.
     features : {"correlation", "classes"}

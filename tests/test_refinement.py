@@ -69,6 +69,32 @@ def test_a_larger_weight_is_smoother(weight):
     assert roughness[1] < 0.4 * roughness[0]
 
 
+def test_blocks_have_weights_of_their_own():
+    made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)
+    fixed, moving = working(made.fixed), working(made.moving)
+    start = np.zeros((*fixed.shape, 3), np.float32)
+    weak, strong = (Regularisation(diffusion=weight, volume=weight, radius=2) for weight in (0.02, 2.0))
+    roughness = []
+    for blocks in (weak, strong):
+        settings = Refinement(voxels=weak, blocks=blocks, max_voxels=12_000, finish=0)
+        field, block = refined(fixed, moving, start, 1, settings)
+        assert block == 2
+        roughness.append(np.square(np.diff(field, axis=0)).mean())
+    assert roughness[1] < 0.2 * roughness[0]
+
+
+def test_a_factor_of_the_smoothness_is_one_of_all_weights():
+    twice = models.DEFAULT.smoother(2.0)
+    assert twice.stages == models.DEFAULT.stages
+    for name in ("voxels", "blocks"):
+        before, after = (getattr(model.refinement, name) for model in (models.DEFAULT, twice))
+        assert (after.diffusion, after.volume) == (2 * before.diffusion, 2 * before.volume)
+        assert after.radius == before.radius
+    searched = replace(models.DEFAULT, refinement=Refinement(iterations=0))
+    for before, after in zip(searched.stages, searched.smoother(2.0).stages, strict=True):
+        assert after.smoothness == 2 * before.smoothness
+
+
 @pytest.mark.parametrize("masked", ["fixed", "moving"])
 def test_a_mask_excludes(masked):
     made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)

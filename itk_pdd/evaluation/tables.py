@@ -177,7 +177,7 @@ def write_csv(table: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[
     """Write a table, whole or not at all; what is unknown is an empty cell."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
+        writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         for row in table:
             writer.writerow([_cell(row.get(column)) for column in columns])

@@ -1,9 +1,10 @@
 """What a displacement field changes of volumes, as a penalty for instance optimisation, and its gradient.
 
 Tissue is nearly incompressible, and where images tell little, contours fit as well with less of a change. The penalty
-is the squared logarithm of J + 3 relative to that of no change, J being the Jacobian determinant (so that folds have a
-finite cost); its standard deviation is the roughness that Learn2Reg reports. J is taken at every node of the lattice
-twice, from the edges towards its next and towards its last neighbours, so that no alternation of nodes is overlooked.
+is the squared logarithm of (J + 3) / 4, J being the Jacobian determinant (the 3 gives folds a finite cost); the
+standard deviation of that logarithm is the roughness that Learn2Reg reports. J is taken at the nodes of the lattice
+from the edges towards their next neighbours, where there are some along every axis, and once more from those towards
+their previous ones, so that no alternation of nodes is overlooked. An axis with a single node changes no volume.
 
 References
 ----------
@@ -14,7 +15,7 @@ incompressibility constraint", IEEE TMI 22, 2003; Hering A. et al., "Learn2Reg",
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["add_volume_gradient", "add_volume_gradient_torch"]
 
 _SCALE = 16.0  # so that the penalty is (J - 1)^2 for small changes
-_FLOOR = 1.0  # of J + 3: worse folds pull no harder, they are for the unfolding
+_FLOOR = 1.0  # of J + 3: below it the penalty grows no faster with J; folds are for the unfolding
 
 
 @compiled
@@ -91,7 +92,8 @@ def add_volume_gradient(
     Parameters
     ----------
     field : numpy.ndarray
-        Displacements of the nodes of a lattice, float32 (z, y, x, 3), components x, y, z; one slice is two-dimensional.
+        Displacements of the nodes of a lattice, float32 (z, y, x, 3), components x, y, z; where an axis has
+        a single node, only the two others and their components count.
     out : numpy.ndarray
         What the derivative is added to, shape and type of ``field``.
     weight : float
@@ -104,6 +106,14 @@ def add_volume_gradient(
     numpy.ndarray
         ``out``.
     """
+    thin = next((axis for axis in (1, 2) if field.shape[axis] == 1), 0)
+    if thin and field.shape[0] > 1:
+        # The kernel wants the axis with a single node first, and its component last.
+        order, components = ((1, 0, 2), [0, 2, 1]) if thin == 1 else ((2, 1, 0), [2, 1, 0])
+        turned = [np.ascontiguousarray(each.transpose(*order, 3)[..., components]) for each in (field, out)]
+        add_volume_gradient(*turned, weight=weight, scale=[scale[c] for c in components])
+        out[...] = turned[1][..., components].transpose(*order, 3)
+        return out
     depth = field.shape[0]
     distances = np.asarray(scale, np.float32)
     for sign in (1, -1):
@@ -120,14 +130,16 @@ def add_volume_gradient_torch(
     field: Tensor, out: Tensor, *, weight: float, scale: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> Tensor:
     """:func:`add_volume_gradient` on tensors of any device."""
-    flat = field.shape[0] == 1
-    axes = (2, 1) if flat else (2, 1, 0)
+    axes = [axis for axis in (2, 1, 0) if field.shape[axis] > 1]
+    if len(axes) < 2:
+        return out
+    rows = [2 - axis for axis in axes]  # components
     for sign in (1, -1):
-        columns: list[list[Any]] = []
-        for component, axis in enumerate(axes):
-            edge = _narrowed(field.diff(dim=axis), [a for a in axes if a != axis], sign) / float(scale[component])
-            columns.append([edge[..., row] + (row == component) for row in range(len(axes))])
-        if flat:
+        columns: list[list[Tensor]] = []
+        for row, axis in zip(rows, axes, strict=True):
+            edge = _narrowed(field.diff(dim=axis), [a for a in axes if a != axis], sign) / float(scale[row])
+            columns.append([edge[..., other] + (other == row) for other in rows])
+        if len(axes) == 2:
             (xx, yx), (xy, yy) = columns
             cofactors = [[yy, -xy], [-yx, xx]]
             determinant = xx * yy - xy * yx
@@ -141,9 +153,9 @@ def add_volume_gradient_torch(
             determinant = xx * cofactors[0][0] + xy * cofactors[1][0] + xz * cofactors[2][0]
         above = (determinant + 3).clamp_(min=_FLOOR)
         slope = (above / 4).log_().div_(above).mul_(weight * _SCALE)
-        for axis, distance, column in zip(axes, scale, cofactors, strict=False):
-            for row, cofactor in enumerate(column):
-                pull = slope * cofactor / float(distance)
+        for own, axis, column in zip(rows, axes, cofactors, strict=True):
+            for row, cofactor in zip(rows, column, strict=True):
+                pull = slope * cofactor / float(scale[own])
                 part = out[..., row]
                 for end, factor in ((1, 1), (0, -1)):
                     place = part

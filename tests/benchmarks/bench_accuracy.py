@@ -1,6 +1,7 @@
 """Accuracy, time and memory of the default registration on the benchmark data.
 
-    python tests/benchmarks/bench_accuracy.py [--data abdomen hippocampus lung classic] [--model auto] [--pairs N]
+    python tests/benchmarks/bench_accuracy.py [--data abdomen hippocampus lung classic] [--model auto]
+        [--smoothness 1] [--pairs N]
 
 Each registration runs in this process, one after another; the first one also compiles the kernels where they are not
 cached. The peak memory is that of the process so far. Dice is the mean over all labels of a pair.
@@ -57,14 +58,15 @@ def _grey(name: str) -> Path:
     return path
 
 
-def measure(pair: datasets.Pair, model: str, surfaces: bool) -> dict[str, float | str]:
+def measure(pair: datasets.Pair, model: str, smoothness: float, surfaces: bool) -> dict[str, float | str]:
     """Register one pair and measure the result."""
     case = load_case(pair)
     before = score(case, DisplacementField.zeros(case.fixed.grid), surfaces=False)
     started = time.perf_counter()
     result = engine.register_volumes(
-        case.fixed, case.moving, fixed_mask=case.fixed_mask, moving_mask=case.moving_mask, model=model
-    )
+        case.fixed, case.moving, fixed_mask=case.fixed_mask, moving_mask=case.moving_mask, model=model,
+        smoothness=smoothness,
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     after = score(case, result.field, surfaces=surfaces)
     row: dict[str, float | str] = {"pair": pair.name}
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=names, default=names, help="data sets to run")
     parser.add_argument("--split", default="validation", choices=("train", "validation"), help="patients to take")
     parser.add_argument("--model", default="auto", help="model to register with")
+    parser.add_argument("--smoothness", type=float, default=1.0, help="factor of the model's regularisation")
     parser.add_argument("--pairs", type=int, help="the first N pairs of each data set (by default all, 20 hippocampi)")
     parser.add_argument("--surfaces", action="store_true", help="measure HD95 as well (slower)")
     parser.add_argument("-o", "--output", type=Path, help="CSV file for the rows")
@@ -102,7 +105,7 @@ def main() -> None:
     for name in options.data:
         mine = []
         for pair in pairs_of(name, options.split, options.pairs)[: options.pairs]:
-            row = {"data": name, **measure(pair, options.model, options.surfaces)}
+            row = {"data": name, **measure(pair, options.model, options.smoothness, options.surfaces)}
             mine.append(row)
             print(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()), flush=True)
         figures = [k for k, v in mine[0].items() if isinstance(v, float)]

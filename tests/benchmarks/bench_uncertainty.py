@@ -58,7 +58,7 @@ def ranks(case: Case, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]
         if case.rounding.size:
             # The error that is seen is that of the registration and of the truth; of a Student distribution the matrix
             # is (nu - 2) / nu of the covariance.
-            share = max(nu - 2, 0) / nu / np.maximum(scale, 1e-6) ** 2
+            share = (nu - 2) / nu / np.maximum(scale, 1e-6) ** 2
             matrix = matrix + share[:, None, None] * np.diag(np.square(case.rounding) / 12)
         square = np.einsum("ni,ni->n", case.errors, np.linalg.solve(matrix, case.errors[..., None])[..., 0])
         volume = np.linalg.slogdet(matrix)[1] / 2
@@ -244,8 +244,9 @@ def main() -> None:
         return
     model = models.load(options.model)
     learned, judged_by = of_trained(options.data) if options.data else (TRAINING, TEST)
-    sets = gathered(judged_by, options.cases, f"{model.name} test", model=model)
-    training = [c for s in gathered(learned, options.cases, f"{model.name} training", model=model).values() for c in s]
+    prefix = " ".join([model.name, *filter(None, [options.data])])
+    sets = gathered(judged_by, options.cases, f"{prefix} test", model=model)
+    training = [c for s in gathered(learned, options.cases, f"{prefix} training", model=model).values() for c in s]
     report(sets, training, calibration_of(model), options.plot)
 
 

@@ -26,7 +26,7 @@ from itk_pdd import engine, models, outputs
 from itk_pdd.kernels.interpolation import sample_linear
 from itk_pdd.network.card import CARD
 from itk_pdd.synthesis import make_pair
-from itk_pdd.uncertainty.calibration import Calibration
+from itk_pdd.uncertainty.calibration import Calibration, calibration_of
 from itk_pdd.uncertainty.quality import CANDIDATES as QUALITY_CANDIDATES
 from itk_pdd.uncertainty.quality import predicted
 
@@ -236,6 +236,9 @@ def learn_quality(cases: list[Case]) -> dict:
     learned = {"intercept": float(intercept.detach()), "weights": weights}
     figures = np.array([predicted(case.summary, **learned) for case in known])
     failed = failures(known)
+    if not failed.any():
+        # Without failures there is nothing to tell apart: the alarm of the default model is kept.
+        return calibration_of(models.DEFAULT).quality
     steps = np.linspace(0.05, 0.95, 181)
     accuracy = [np.mean(figures[failed] < t) + np.mean(figures[~failed] >= t) for t in steps]
     best = np.flatnonzero(np.isclose(accuracy, max(accuracy)))
@@ -335,8 +338,11 @@ def main() -> None:
         temperatures()
         return
     model = models.load(options.model)
+    if model.name != models.DEFAULT.name and options.output is None:
+        parser.error("a trained model keeps its calibration in its card: name it with -o")
     training = of_trained(options.data)[0] if options.data else TRAINING
-    sets = gathered(training, options.cases, f"{model.name} training", model=model)
+    prefix = " ".join([model.name, *filter(None, [options.data]), "training"])
+    sets = gathered(training, options.cases, prefix, model=model)
     calibration = learn([case for cases in sets.values() for case in cases])
     target = options.output or Path(models.__file__).parent / "mind-ssc.uncertainty.json"
     content = calibration.to_dict()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def rows_of(results: Path, name: str, earlier: Path | None = None) -> list[dict[
     path = results / name / "results.csv"
     rows = _read(path) if path.exists() else []
     kept = earlier / f"{name}.csv" if earlier else None
+    if not rows and not (kept and kept.exists()):
+        raise SystemExit(f"there are no results of {name}: no file {path}")
     if kept and kept.exists():
         known = {row["method"] for row in rows}
         rows += [row for row in _read(kept) if row["method"] not in known]
@@ -69,7 +72,7 @@ def table(runs: list[dict[str, str]]) -> list[str]:
         for name in measures:
             line.append(_shown(cells.get((method, "all", name)), name))
             if name == measures[0]:
-                line.append(f"{first['p_holm']:.2g}" if first.get("p_holm") is not None else "")
+                line.append(f"{first['p_holm']:.2g}" if math.isfinite(first.get("p_holm", math.nan)) else "")
                 line += [_shown(cells.get((method, group, name)), name) for group in groups if name == "dice"]
         lines.append(f"| {' | '.join(line)} |")
     return lines

@@ -303,7 +303,7 @@ def of_trained(data: str) -> tuple[Sets, Sets]:
     """What to learn and what to judge the calibration of a trained model by.
 
     The network knows its training patients too well, so both are of validation patients. They are told apart by the
-    fixed image; of the four abdomens, moving ones of the one half are fixed ones of the other.
+    fixed image only: moving images of the one half may be fixed ones of the other.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ def of_trained(data: str) -> tuple[Sets, Sets]:
 def gathered(
     sets: dict[str, Callable[..., Iterable[Case]]], folder: Path, prefix: str, **options
 ) -> dict[str, list[Case]]:
-    """Cases of all sets, from files of an earlier run where there are any.
+    """Cases of all sets, from files of an earlier run (with the same settings of the model) where there are any.
 
     Parameters
     ----------
@@ -385,7 +385,7 @@ def read_cases(path: Path) -> list[Case]:
         cases.append(
             Case(
                 name, kind, parts["features"], parts["spread"], own["errors"], voxel,
-                json.loads(means), dice, own["points"], own["rounding"],
+                json.loads(means), dice, own["points"], own.get("rounding", np.empty(0)),
             )
         )  # fmt: skip
     return cases
