@@ -60,13 +60,13 @@ def test_a_larger_weight_is_smoother(weight):
     start = np.zeros((*fixed.shape, 3), np.float32)
     roughness = []
     for value in (0.02, 2.0):
-        weights = replace(Regularisation(diffusion=0.02, volume=0.02, radius=2), **{weight: value})
+        weights = replace(Regularisation(diffusion=0.02, volume=0.0, radius=2), **{weight: value})
         field, _ = refined(fixed, moving, start, 1, replace(SETTINGS, voxels=weights))
         if weight == "diffusion":
             roughness.append(np.square(np.diff(field, axis=0)).mean())
         else:
-            roughness.append(np.std(DisplacementField(3 * field, made.fixed.grid).jacobian_determinant()))
-    assert roughness[1] < 0.4 * roughness[0]
+            roughness.append(np.var(DisplacementField(3 * field, made.fixed.grid).jacobian_determinant()))
+    assert roughness[1] < 0.2 * roughness[0]
 
 
 def test_blocks_have_weights_of_their_own():
