@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from calibrate_uncertainty import FEATURES, failures, fit, scales
 from scipy import stats
-from uncertainty_cases import TEST, TRAINING, Case, gathered, of_trained
+from uncertainty_cases import Case, gathered, sets_of
 
 from itk_pdd import engine, models
 from itk_pdd.evaluation import datasets
@@ -243,10 +243,9 @@ def main() -> None:
         times()
         return
     model = models.load(options.model)
-    learned, judged_by = of_trained(options.data) if options.data else (TRAINING, TEST)
-    prefix = " ".join([model.name, *filter(None, [options.data])])
-    sets = gathered(judged_by, options.cases, f"{prefix} test", model=model)
-    training = [c for s in gathered(learned, options.cases, f"{prefix} training", model=model).values() for c in s]
+    learned, judged_by = sets_of(model.name, options.data)
+    sets = gathered(*judged_by, options.cases, model=model)
+    training = [case for each in gathered(*learned, options.cases, model=model).values() for case in each]
     report(sets, training, calibration_of(model), options.plot)
 
 

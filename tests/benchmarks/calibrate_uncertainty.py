@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from uncertainty_cases import TRAINING, Case, gathered, of_trained
+from uncertainty_cases import Case, gathered, sets_of
 
 import itk_pdd
 from itk_pdd import engine, models, outputs
@@ -340,9 +340,7 @@ def main() -> None:
     model = models.load(options.model)
     if model.name != models.DEFAULT.name and options.output is None:
         parser.error("a trained model keeps its calibration in its card: name it with -o")
-    training = of_trained(options.data)[0] if options.data else TRAINING
-    prefix = " ".join([model.name, *filter(None, [options.data]), "training"])
-    sets = gathered(training, options.cases, prefix, model=model)
+    sets = gathered(*sets_of(model.name, options.data)[0], options.cases, model=model)
     calibration = learn([case for cases in sets.values() for case in cases])
     target = options.output or Path(models.__file__).parent / "mind-ssc.uncertainty.json"
     content = calibration.to_dict()

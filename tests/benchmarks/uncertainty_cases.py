@@ -266,7 +266,9 @@ def misplaced(grid: Grid, seed: int) -> AffineMapping:
     return AffineMapping(matrix)
 
 
-TRAINING: dict[str, Callable[..., Iterable[Case]]] = {
+Sets = dict[str, Callable[..., Iterable[Case]]]
+
+TRAINING: Sets = {
     "synthetic": lambda **o: synthetic(range(100, 112), **o),
     "warped abdomen": lambda **o: warped(datasets.abdomen_pairs("train", 8, seed=3), seed=1, crop=110, **o),
     "warped hippocampus": lambda **o: warped(datasets.hippocampus_pairs("train", 6, seed=3), seed=1, **o),
@@ -281,7 +283,7 @@ TRAINING: dict[str, Callable[..., Iterable[Case]]] = {
 }
 """What is learned from."""
 
-TEST: dict[str, Callable[..., Iterable[Case]]] = {
+TEST: Sets = {
     "synthetic": lambda **o: synthetic(range(20), **o),
     "warped abdomen": lambda **o: warped(datasets.abdomen_pairs("validation", 3, seed=3), seed=2, crop=110, **o),
     "lung landmarks": lambda **o: [landmarks(**o)],
@@ -296,19 +298,27 @@ TEST: dict[str, Callable[..., Iterable[Case]]] = {
 }
 """What is held out: other seeds, other patients, another organ."""
 
-Sets = dict[str, Callable[..., Iterable[Case]]]
 
-
-def of_trained(data: str) -> tuple[Sets, Sets]:
-    """What to learn and what to judge the calibration of a trained model by.
-
-    The network knows its training patients too well, so both are of validation patients. They are told apart by the
-    fixed image only: moving images of the one half may be fixed ones of the other.
+def sets_of(model: str, data: str | None) -> tuple[tuple[Sets, str], tuple[Sets, str]]:
+    """What to learn a model's calibration from and what to judge it by, each with its prefix for :func:`gathered`.
 
     Parameters
     ----------
-    data : {"abdomen", "hippocampus"}
-        What the model was trained on.
+    model : str
+        Its name.
+    data : {"abdomen", "hippocampus"}, optional
+        What it was trained on, if it is a trained one.
+    """
+    learned, judged = (TRAINING, TEST) if data is None else _of_trained(data)
+    name = model if data is None else f"{model} {data}"
+    return (learned, f"{name} training"), (judged, f"{name} test")
+
+
+def _of_trained(data: str) -> tuple[Sets, Sets]:
+    """The sets of a model that was trained on some data.
+
+    The network knows its training patients too well, so both are of validation patients. They are told apart by the
+    fixed image only: moving images of the one half may be fixed ones of the other.
     """
     pairs = datasets.abdomen_pairs("validation") if data == "abdomen" else datasets.hippocampus_pairs("validation", 60)
     fixed = sorted({pair.fixed for pair in pairs})
@@ -325,19 +335,15 @@ def of_trained(data: str) -> tuple[Sets, Sets]:
     return sets(halves[0], 1), sets(halves[1], 2)
 
 
-def gathered(
-    sets: dict[str, Callable[..., Iterable[Case]]], folder: Path, prefix: str, **options
-) -> dict[str, list[Case]]:
+def gathered(sets: Sets, prefix: str, folder: Path, **options) -> dict[str, list[Case]]:
     """Cases of all sets, from files of an earlier run (with the same settings of the model) where there are any.
 
     Parameters
     ----------
-    sets : dict
-        :data:`TRAINING` or :data:`TEST`.
+    sets, prefix : dict, str
+        From :func:`sets_of`; the prefix is the beginning of the files' names, of which there is one for each set.
     folder : pathlib.Path
-        Where the files go, one for each set.
-    prefix : str
-        Beginning of their names.
+        Where the files go.
     **options
         For the registrations, ``model`` for instance.
     """
