@@ -13,6 +13,7 @@ from itk_pdd.kernels.matching import feature_gradient
 from itk_pdd.operations import HostOperations
 from itk_pdd.search import WorkingImage, enlarged
 from itk_pdd.stages import Refinement, Regularisation
+from itk_pdd.unfolding import unfold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +93,7 @@ def refine(
         scale = square.div(1 - 0.999**step).sqrt_().add_(1e-8)
         coefficients.addcdiv_(mean, scale, value=-settings.rate / (1 - 0.9**step))
         if smallest_jacobian is not None and step % _UNFOLD == 0 and step < settings.iterations:
-            unfolded, changed, _ = operations.unfold(moved(), minimum=smallest_jacobian)
+            unfolded, changed, _ = unfold(moved(), minimum=smallest_jacobian, operations=operations)
             if changed:
                 field = unfolded - operations.upsample(control, cell, shape, scratch=scratch)
                 coarse = operations.restrict(field, cell)

@@ -11,9 +11,42 @@ import numpy as np
 from itk_pdd.errors import warn
 from itk_pdd.operations import HostOperations
 
-__all__ = ["without_folds"]
+__all__ = ["unfold", "without_folds"]
 
 log = logging.getLogger("itk_pdd")
+
+
+def unfold(
+    field: Any, *, minimum: float, scale: Sequence[float] = (1.0, 1.0, 1.0), operations: Any = HostOperations
+) -> tuple[Any, int, int]:
+    """Relax a field where it folds, a single slice across whichever axis.
+
+    Parameters
+    ----------
+    field : array
+        An array of the operations, float32, shape (z, y, x, 3), components x, y, z. Where it has a single node along
+        one axis, displacements along that axis stay as they are.
+    minimum, scale, operations
+        See :func:`without_folds`.
+
+    Returns
+    -------
+    array, int, int
+        See :func:`itk_pdd.kernels.unfold.unfold`.
+    """
+    scale = tuple(float(s) for s in scale)
+    single = [axis for axis, size in enumerate(field.shape[:3]) if size == 1]
+    if len(single) != 1 or single == [0]:
+        return operations.unfold(field, scale=scale, minimum=minimum)
+    # The kernels know slices across z only: change the names of the axes and components, there and back.
+    order = [0, 1, 2]
+    order[2 - single[0]], order[2] = 2, 2 - single[0]
+
+    def turned(array: Any) -> Any:
+        return operations.from_tensor(operations.tensor(array).swapaxes(0, single[0])[..., order].contiguous())
+
+    found, moved, left = operations.unfold(turned(field), scale=tuple(scale[i] for i in order), minimum=minimum)
+    return turned(found), moved, left
 
 
 def without_folds(
@@ -37,8 +70,7 @@ def without_folds(
     numpy.ndarray
         The field; ``field`` itself where nothing folds.
     """
-    options = {"scale": tuple(float(s) for s in scale), "minimum": minimum}
-    found, moved, left = operations.unfold(operations.array(field), **options)
+    found, moved, left = unfold(operations.array(field), minimum=minimum, scale=scale, operations=operations)
     log.info("folds: %d of %d nodes relaxed", moved, field[..., 0].size)
     if left:
         warn(f"the field folds in {left} places that could not be relaxed: check the result there")
