@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from itk_pdd.kernels.correlation import FLOOR, standardised
-from itk_pdd.kernels.unfold import GROW
+from itk_pdd.kernels.unfold import widened
 
 __all__ = ["DeviceCorrelation", "unfold"]
 
@@ -124,7 +124,7 @@ class DeviceCorrelation:
 
 
 def unfold(
-    field: Tensor, *, scale: Sequence[float] = (1.0, 1.0, 1.0), minimum: float = 0.05, rounds: int = 400
+    field: Tensor, *, scale: Sequence[float] = (1.0, 1.0, 1.0), minimum: float = 0.05, rounds: int = 1000
 ) -> tuple[Tensor, int, int]:
     """See :func:`itk_pdd.kernels.unfold.unfold`."""
     bad = _smallest_determinants(field, scale) < minimum
@@ -134,7 +134,7 @@ def unfold(
     components = 2 if flat else 3
     field, moved = field.clone(), torch.zeros(field.shape[:3], dtype=torch.bool, device=field.device)
     for turn in range(rounds):
-        reach = 2 if turn % GROW == GROW - 1 else 1
+        reach = 1 + widened(turn)
         width = [1 if flat else 2 * reach, 2 * reach, 2 * reach]
         around = [reach] * 4 + [0 if flat else reach] * 2
         nodes = functional.max_pool3d(functional.pad(bad[None].float(), around), width, 1)[0] > 0

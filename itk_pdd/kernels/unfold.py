@@ -13,10 +13,8 @@ import numpy as np
 
 from itk_pdd.kernels.parallel import compiled, inlined, run
 
-__all__ = ["GROW", "smallest_determinants", "unfold"]
+__all__ = ["smallest_determinants", "unfold", "widened"]
 
-GROW = 8
-"""Every so many rounds the neighbours are moved as well."""
 _GRAIN = 4096  # nodes or cells for one thread at a time
 
 
@@ -108,6 +106,15 @@ def _judge(first, last, cells, field, scale, flat, minimum, out):
         out[n] = _smallest(field, scale, cells[n, 0], cells[n, 1], cells[n, 2], flat) < minimum
 
 
+def widened(turn: int) -> int:
+    """How many neighbours in each direction move as well in a round, the first being 0.
+
+    One in every eighth round. What does not give way in a hundred is held by what lies farther out: one more then, and
+    so on.
+    """
+    return 1 + turn // 100 if turn % 8 == 7 else 0
+
+
 def _relax(field: np.ndarray, scale: np.ndarray, minimum: float, cells: np.ndarray, rounds: int) -> tuple[int, int]:
     """Relax the given cells, first nodes (n, 3), until they and their neighbours are above ``minimum``, in place.
 
@@ -119,7 +126,7 @@ def _relax(field: np.ndarray, scale: np.ndarray, minimum: float, cells: np.ndarr
     marked, moved = (np.zeros(field.shape[:3], np.uint8) for _ in range(2))
     for turn in range(rounds):
         # The nodes of what folds are moved, and their neighbours as well where that did not help for long.
-        reach = deep if turn % GROW == GROW - 1 else np.zeros_like(deep)
+        reach = deep * widened(turn)
         room = min(len(cells) * int(np.prod(deep + 1 + 2 * reach)), marked.size)
         nodes = np.empty((room, 3), np.int32)
         nodes = nodes[: _around(cells, reach, reach + deep, shape, marked, nodes)]
@@ -162,7 +169,7 @@ def smallest_determinants(field: np.ndarray, scale: tuple[float, ...]) -> np.nda
 
 
 def unfold(
-    field: np.ndarray, *, scale: tuple[float, ...] = (1.0, 1.0, 1.0), minimum: float = 0.05, rounds: int = 400
+    field: np.ndarray, *, scale: tuple[float, ...] = (1.0, 1.0, 1.0), minimum: float = 0.05, rounds: int = 1000
 ) -> tuple[np.ndarray, int, int]:
     """A field without folds: where a cell of the lattice is turned inside out or nearly so, it is relaxed.
 
@@ -188,8 +195,8 @@ def unfold(
 
     Notes
     -----
-    Every few rounds the neighbours of the nodes give way as well. A node takes part only while a cell at it is below
-    the bound.
+    Every few rounds the neighbours of the nodes give way as well (see :func:`widened`). A node takes part only while a
+    cell at it or near it is below the bound.
     """
     scale = tuple(float(s) for s in scale)
     # In the order of memory of the cells of later rounds: kernels are compiled for one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from itk_pdd.kernels.unfold import smallest_determinants, unfold
 
@@ -75,6 +76,19 @@ def test_only_the_surroundings_of_a_fold_change():
     found, _, _ = unfold(field)
     changed = np.argwhere((found != field).any(axis=-1))
     assert len(changed) > 0 and np.abs(changed - 4).max() <= 5
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 20), (1, 40, 40)])
+@pytest.mark.parametrize("seed", [0, 2, 4])
+def test_even_scrambled_space_is_unfolded(shape, seed):
+    sigma = [0 if n == 1 else 2 for n in shape] + [0]
+    field = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(*shape, 3)), sigma)
+    field = (12 * field / field.std()).astype(np.float32)
+    scale = (1.0, 1.0, 1.0)
+    assert (smallest_determinants(field, scale) < 0).mean() > 0.3
+    found, _, left = unfold(field)
+    assert left == 0
+    assert (smallest_determinants(found, scale) >= 0.05).all()
 
 
 def test_what_could_not_be_relaxed_is_counted():
