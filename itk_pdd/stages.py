@@ -104,7 +104,7 @@ class Refinement:
         finer spacing than the model's was asked for, have the same weights.
     coarse : Regularisation, optional
         Where blocks are compared, the first half of the steps is on blocks twice as large, with these weights: what
-        lies far apart is met sooner, and more smoothly. None for all steps on the same blocks.
+        lies far apart is met sooner, and more smoothly. None, the default, for all steps on the same blocks.
     rate : float
         First step of Adam; larger gets further and less exactly so.
     features : {"correlation", "classes"}
@@ -119,8 +119,8 @@ class Refinement:
     iterations: int = 30
     cell: int = 2
     voxels: Regularisation = Regularisation(diffusion=0.2, volume=0.2, radius=3)
-    blocks: Regularisation = Regularisation(diffusion=0.05, volume=0.4, radius=5)
-    coarse: Regularisation | None = Regularisation(diffusion=0.0125, volume=0.2, radius=3)
+    blocks: Regularisation = Regularisation(diffusion=0.05, volume=0.6, radius=5)
+    coarse: Regularisation | None = None
     rate: float = 0.2
     features: str = "correlation"
     max_voxels: int = 4_000_000

@@ -76,7 +76,7 @@ def test_blocks_have_weights_of_their_own():
     weak, strong = (Regularisation(diffusion=weight, volume=weight, radius=2) for weight in (0.02, 2.0))
     roughness = []
     for blocks in (weak, strong):
-        settings = Refinement(voxels=weak, blocks=blocks, max_voxels=12_000, coarse=None, finish=0)
+        settings = Refinement(voxels=weak, blocks=blocks, max_voxels=12_000, finish=0)
         field, block = refined(fixed, moving, start, 1, settings)
         assert block == 2
         roughness.append(np.square(np.diff(field, axis=0)).mean())
@@ -89,7 +89,7 @@ def test_large_blocks_first_find_what_lies_far_apart(block):
     fixed, moving = working(made.fixed), working(made.moving)
     start = np.zeros((*(-(-n // block) for n in fixed.shape), 3), np.float32)
     errors = []
-    for coarse in (None, Refinement().coarse):
+    for coarse in (None, Regularisation(diffusion=0.0125, volume=0.2, radius=3)):
         settings = Refinement(max_voxels=50_000, coarse=coarse, finish=0)
         field, lattice = refined(fixed, moving, start, block, settings)
         assert lattice == 2
@@ -99,12 +99,14 @@ def test_large_blocks_first_find_what_lies_far_apart(block):
 
 
 def test_a_factor_of_the_smoothness_is_one_of_all_weights():
-    twice = models.DEFAULT.smoother(2.0)
-    assert twice.stages == models.DEFAULT.stages
+    once = replace(models.DEFAULT, refinement=Refinement(coarse=Regularisation(0.1, 0.2, 3)))
+    twice = once.smoother(2.0)
+    assert twice.stages == once.stages
     for name in ("voxels", "blocks", "coarse"):
-        before, after = (getattr(model.refinement, name) for model in (models.DEFAULT, twice))
+        before, after = (getattr(model.refinement, name) for model in (once, twice))
         assert (after.diffusion, after.volume) == (2 * before.diffusion, 2 * before.volume)
         assert after.radius == before.radius
+    assert models.DEFAULT.smoother(2.0).refinement.coarse is None
     searched = replace(models.DEFAULT, refinement=Refinement(iterations=0))
     for before, after in zip(searched.stages, searched.smoother(2.0).stages, strict=True):
         assert after.smoothness == 2 * before.smoothness
