@@ -132,35 +132,27 @@ def refined(
     numpy.ndarray, int
         The field as it came, on a lattice of another block of working voxels perhaps.
     """
-    classes = settings.features == "classes"
-    if classes:
+    if settings.features == "classes":
         operations = HostOperations
-    lattice = fixed.classes.shrink if classes else settings.shrink(fixed.shape)
-    # Of each level: working voxels per block, steps, weights.
-    if classes or lattice == 1:
-        levels = [(lattice, settings.iterations, settings.voxels)]
+        levels = [(fixed.classes.shrink, settings, settings.voxels)]
     else:
-        first = 0 if settings.coarse is None else settings.iterations // 2
-        levels = [(2 * lattice, first, settings.coarse)] if first else []
-        levels.append((lattice, settings.iterations - first, settings.blocks))
-        if settings.finish:
-            levels.append((1, settings.finish, settings.voxels))
+        target = settings.shrink(fixed.shape)
+        levels = [(target, settings, settings.blocks if target > 1 else settings.voxels)]
+        if target > 1 and settings.finish:
+            levels.append((1, replace(settings, iterations=settings.finish), settings.voxels))
     field = operations.array(field)
-    for number, (target, steps, weights) in enumerate(levels):
+    for number, (target, level, weights) in enumerate(levels):
         # In units of the blocks, each array giving way to the next: on the working grid they are large.
         field, size = field / float(block), block
         if target % size:
-            # At once where the lattices nest, else by way of the working grid.
-            finer = target if size % target == 0 else 1
-            shape = tuple(-(-n // b) for n, b in zip(fixed.shape, fixed.per_axis(finer), strict=True))
-            field, size = enlarged(field, fixed.per_axis(size // finer), shape, operations), finer
+            field, size = enlarged(field, fixed.per_axis(size), fixed.shape, operations), 1
         if target > size:
             field = operations.restrict(field, fixed.per_axis(target // size))
             field *= size / target
         field = refine(
-            _slope(fixed, moving, settings.features, target, weights.radius, operations),
+            _slope(fixed, moving, level.features, target, weights.radius, operations),
             field,
-            replace(settings, iterations=steps),
+            level,
             weights,
             smallest_jacobian=smallest_jacobian,
             progress=lambda f, number=number: progress((number + f) / len(levels)),
@@ -168,9 +160,9 @@ def refined(
         )
         field *= float(target)
         block = target
-    if block < lattice:
+    if block < levels[0][0]:
         # Control points two voxels apart say no more than this, and folds are found ten times as fast.
-        block = lattice
+        block = levels[0][0]
         field = operations.restrict(field, fixed.per_axis(block))
     return operations.numpy(field), block
 

@@ -102,9 +102,6 @@ class Refinement:
         For working voxels (and for class probabilities), and for blocks of them: there images are large, of different
         subjects as a rule, and farther apart. Blocks are of 2 voxels up to 8 times ``max_voxels``; larger ones, where a
         finer spacing than the model's was asked for, have the same weights.
-    coarse : Regularisation, optional
-        Where blocks are compared, the first half of the steps is on blocks twice as large, with these weights: what
-        lies far apart is met sooner, and more smoothly. None, the default, for all steps on the same blocks.
     rate : float
         First step of Adam; larger gets further and less exactly so.
     features : {"correlation", "classes"}
@@ -120,7 +117,6 @@ class Refinement:
     cell: int = 2
     voxels: Regularisation = Regularisation(diffusion=0.2, volume=0.2, radius=3)
     blocks: Regularisation = Regularisation(diffusion=0.05, volume=0.6, radius=5)
-    coarse: Regularisation | None = None
     rate: float = 0.2
     features: str = "correlation"
     max_voxels: int = 4_000_000
@@ -175,9 +171,5 @@ class Model:
         """The same with the regularisation of the refinement multiplied, or that of the search where there is none."""
         if not self.refinement.iterations:
             return replace(self, stages=tuple(replace(s, smoothness=factor * s.smoothness) for s in self.stages))
-        weights = {
-            name: weights.times(factor)
-            for name in ("voxels", "blocks", "coarse")
-            if (weights := getattr(self.refinement, name)) is not None
-        }
-        return replace(self, refinement=replace(self.refinement, **weights))
+        weights = self.refinement.voxels.times(factor), self.refinement.blocks.times(factor)
+        return replace(self, refinement=replace(self.refinement, voxels=weights[0], blocks=weights[1]))

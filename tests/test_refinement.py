@@ -83,30 +83,13 @@ def test_blocks_have_weights_of_their_own():
     assert roughness[1] < 0.2 * roughness[0]
 
 
-@pytest.mark.parametrize("block", [1, 2, 4])
-def test_large_blocks_first_find_what_lies_far_apart(block):
-    made = make_pair((80, 72, 64), 3.0, seed=5, displacement=40)
-    fixed, moving = working(made.fixed), working(made.moving)
-    start = np.zeros((*(-(-n // block) for n in fixed.shape), 3), np.float32)
-    errors = []
-    for coarse in (None, Regularisation(diffusion=0.0125, volume=0.2, radius=3)):
-        settings = Refinement(max_voxels=50_000, coarse=coarse, finish=0)
-        field, lattice = refined(fixed, moving, start, block, settings)
-        assert lattice == 2
-        truth = made.truth.vectors.reshape(32, 2, 36, 2, 40, 2, 3).mean((1, 3, 5)) / 3
-        errors.append(np.linalg.norm(field - truth, axis=-1)[made.body[::2, ::2, ::2]].mean())
-    assert errors[1] < 0.9 * errors[0]
-
-
 def test_a_factor_of_the_smoothness_is_one_of_all_weights():
-    once = replace(models.DEFAULT, refinement=Refinement(coarse=Regularisation(0.1, 0.2, 3)))
-    twice = once.smoother(2.0)
-    assert twice.stages == once.stages
-    for name in ("voxels", "blocks", "coarse"):
-        before, after = (getattr(model.refinement, name) for model in (once, twice))
+    twice = models.DEFAULT.smoother(2.0)
+    assert twice.stages == models.DEFAULT.stages
+    for name in ("voxels", "blocks"):
+        before, after = (getattr(model.refinement, name) for model in (models.DEFAULT, twice))
         assert (after.diffusion, after.volume) == (2 * before.diffusion, 2 * before.volume)
         assert after.radius == before.radius
-    assert models.DEFAULT.smoother(2.0).refinement.coarse is None
     searched = replace(models.DEFAULT, refinement=Refinement(iterations=0))
     for before, after in zip(searched.stages, searched.smoother(2.0).stages, strict=True):
         assert after.smoothness == 2 * before.smoothness
