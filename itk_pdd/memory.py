@@ -96,13 +96,15 @@ def needs(
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
     codes += 8 * masked / finest**grid.dimension  # codes without a bit set
     images = voxels * (channels * 9 + codes + 12 + 2 * masked)
-    # Images, moments and products of the windows, gradients, fields, and those that are unfolded; classes take less. No
-    # costs are held then.
-    descent = voxels * (84 + 72 * channels + 2 * masked) if model.refinement.iterations else 0
-    if not on_host and model.refinement.features == "correlation":
-        descent = voxels * 12 * (1 + channels)
-    if model.refinement.features == "classes" or not model.refinement.finish:
-        descent /= model.refinement.shrink(grid.size) ** grid.dimension
+    # Moments and products of the windows, gradients, fields, and those that are unfolded; images with what is known of
+    # their windows, and as many derivatives along each axis; classes take less. No costs are held then.
+    refinement = model.refinement
+    images_and_derivatives = 1 + grid.dimension * (refinement.derivatives and refinement.shrink(grid.size) == 1)
+    descent = voxels * (136 + 20 * channels * images_and_derivatives + 2 * masked) if refinement.iterations else 0
+    if not on_host and refinement.features == "correlation":
+        descent = voxels * 12 * (1 + channels * images_and_derivatives)
+    if refinement.features == "classes" or not refinement.finish:
+        descent /= refinement.shrink(grid.size) ** grid.dimension
     seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)
     images += _CLASSES * seen
     costs = [_costs(grid, stage) if on_host else (0, 0) for stage in model.stages]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from itk_pdd.kernels.lattice import restrict
 from itk_pdd.kernels.matching import feature_gradient
+from itk_pdd.kernels.sobel import sobel
 from itk_pdd.operations import HostOperations
 from itk_pdd.search import WorkingImage, enlarged
 from itk_pdd.stages import Refinement, Regularisation
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["refine", "refined"]
 
 _UNFOLD = 10  # steps between two looks for folds
+_DERIVATIVE_FLOOR = 0.05  # see LocalCorrelation: in derivatives noise is more and contrast rare
 
 
 def refine(
@@ -132,27 +135,40 @@ def refined(
     numpy.ndarray, int
         The field as it came, on a lattice of another block of working voxels perhaps.
     """
-    if settings.features == "classes":
+    classes = settings.features == "classes"
+    if classes:
         operations = HostOperations
-        levels = [(fixed.classes.shrink, settings, settings.voxels)]
+    lattice = fixed.classes.shrink if classes else settings.shrink(fixed.shape)
+    half = settings.iterations // 2
+    # Of each level: working voxels per block, steps, weights, and how many of the steps look at the intensities.
+    if classes or lattice == 1:
+        levels = [(lattice, settings.iterations, settings.voxels, half if settings.derivatives else None)]
     else:
-        target = settings.shrink(fixed.shape)
-        levels = [(target, settings, settings.blocks if target > 1 else settings.voxels)]
-        if target > 1 and settings.finish:
-            levels.append((1, replace(settings, iterations=settings.finish), settings.voxels))
+        first = 0 if settings.coarse is None else half
+        levels = [(2 * lattice, first, settings.coarse, None)] if first else []
+        levels.append((lattice, settings.iterations - first, settings.blocks, None))
+        if settings.finish:
+            levels.append((1, settings.finish, settings.voxels, None))
     field = operations.array(field)
-    for number, (target, level, weights) in enumerate(levels):
+    for number, (target, steps, weights, intensities) in enumerate(levels):
         # In units of the blocks, each array giving way to the next: on the working grid they are large.
         field, size = field / float(block), block
         if target % size:
-            field, size = enlarged(field, fixed.per_axis(size), fixed.shape, operations), 1
+            # At once where the lattices nest, else by way of the working grid.
+            finer = target if size % target == 0 else 1
+            shape = tuple(-(-n // b) for n, b in zip(fixed.shape, fixed.per_axis(finer), strict=True))
+            field, size = enlarged(field, fixed.per_axis(size // finer), shape, operations), finer
         if target > size:
             field = operations.restrict(field, fixed.per_axis(target // size))
             field *= size / target
+        if classes:
+            slope = _class_slope(fixed, moving, target)
+        else:
+            slope = _correlation_slope(fixed, moving, target, weights, intensities, operations)
         field = refine(
-            _slope(fixed, moving, level.features, target, weights.radius, operations),
+            slope,
             field,
-            level,
+            replace(settings, iterations=steps),
             weights,
             smallest_jacobian=smallest_jacobian,
             progress=lambda f, number=number: progress((number + f) / len(levels)),
@@ -160,32 +176,80 @@ def refined(
         )
         field *= float(target)
         block = target
-    if block < levels[0][0]:
+    if block < lattice:
         # Control points two voxels apart say no more than this, and folds are found ten times as fast.
-        block = levels[0][0]
+        block = lattice
         field = operations.restrict(field, fixed.per_axis(block))
     return operations.numpy(field), block
 
 
-def _slope(
-    fixed: WorkingImage, moving: WorkingImage, features: str, target: int, radius: int, operations: Any
+def _class_slope(fixed: WorkingImage, moving: WorkingImage, target: int) -> Callable[[Any], Any]:
+    """What :func:`refine` wants, of class probabilities on blocks of ``target`` working voxels."""
+    maps, masks = (fixed.classes.features(target), moving.classes.features(target)), _masks(fixed, moving, target)
+    # A sum over the classes, not a mean.
+    return lambda field: feature_gradient(*maps, field, channels=1, masks=masks)[0]
+
+
+def _correlation_slope(
+    fixed: WorkingImage,
+    moving: WorkingImage,
+    target: int,
+    weights: Regularisation,
+    intensities: int | None,
+    operations: Any,
 ) -> Callable[[Any], Any]:
-    """What :func:`refine` wants, on blocks of ``target`` working voxels."""
-    cell = fixed.per_axis(target)
-    masks = [None if image.mask is None else restrict(image.mask, cell) >= 0.5 for image in (fixed, moving)]
-    if features == "classes":
-        maps = fixed.classes.features(target), moving.classes.features(target)
-        # A sum over the classes, not a mean.
-        return lambda field: feature_gradient(*maps, field, channels=1, masks=masks)[0]
+    """What :func:`refine` wants, of intensities on blocks of ``target`` working voxels.
+
+    After the first ``intensities`` calls the derivatives of the images along one axis after the other are compared
+    instead, never where that is None.
+    """
+    cell, masks = fixed.per_axis(target), _masks(fixed, moving, target)
     total = sum(fixed.weights)
-    terms = []
-    for weight, *channels in zip(fixed.weights, fixed.channels, moving.channels, strict=True):
-        if weight > 0:
-            images = (restrict(channel, cell) for channel in channels)
-            terms.append((weight / total, operations.local_correlation(*images, radius=radius, masks=masks)))
-    if len(terms) == 1:
-        return lambda field: terms[0][1].gradient(field)[0]
-    return lambda field: sum(weight * term.gradient(field)[0] for weight, term in terms)
+    channels = [
+        (weight / total, [restrict(channel, cell) for channel in images])
+        for weight, *images in zip(fixed.weights, fixed.channels, moving.channels, strict=True)
+        if weight > 0
+    ]
+    scratch: dict[str, np.ndarray] = {}
+
+    def terms(filtered: Callable[[np.ndarray], np.ndarray], **options: Any) -> list[tuple[float, Any]]:
+        options |= {"radius": weights.radius, "scratch": scratch}
+        return [(w, operations.local_correlation(*map(filtered, images), **options)) for w, images in channels]
+
+    turns = [terms(lambda image: image, masks=masks, floor=weights.floor)]
+    inner = [None if mask is None else _inner(mask) for mask in masks]
+    # A mask may be too thin for derivatives.
+    if intensities is not None and all(mask is None or mask.any() for mask in inner):
+        axes = [axis for axis, size in enumerate(fixed.shape) if size > 1]
+        options = {"masks": inner, "floor": _DERIVATIVE_FLOOR}
+        turns += [terms(lambda image, axis=axis: sobel(image, axis), **options) for axis in axes]
+    calls = itertools.count(0 if intensities is None else -intensities)
+
+    def slope(field: Any) -> Any:
+        call, others = next(calls), len(turns) - 1
+        now = turns[1 + call % others] if others and call >= 0 else turns[0]
+        if len(now) == 1:
+            return now[0][1].gradient(field)[0]
+        return sum(weight * term.gradient(field)[0] for weight, term in now)
+
+    return slope
+
+
+def _masks(fixed: WorkingImage, moving: WorkingImage, target: int) -> list[np.ndarray | None]:
+    """Blocks of which at least half may be compared."""
+    cell = fixed.per_axis(target)
+    return [None if image.mask is None else restrict(image.mask, cell) >= 0.5 for image in (fixed, moving)]
+
+
+def _inner(mask: np.ndarray) -> np.ndarray:
+    """Voxels all of whose neighbours are in a mask: a derivative there knows of nothing else."""
+    inner = mask.copy()
+    for axis in range(mask.ndim):
+        along = np.moveaxis(inner, axis, 0)
+        before = along.copy()
+        along[1:] &= before[:-1]
+        along[:-1] &= before[1:]
+    return inner
 
 
 def _diffusion_gradient(control: Tensor, cell: tuple[int, ...]) -> Tensor:

@@ -74,11 +74,15 @@ class Regularisation:
     radius : int
         Half the width of the windows in which intensities are correlated; larger is less noisy and less local. Class
         probabilities are compared without windows.
+    floor : float
+        Share of the variance of each image below which that of a window counts as noise; a larger one looks at strong
+        contrasts only.
     """
 
     diffusion: float
     volume: float
     radius: int
+    floor: float = 0.001
 
     def times(self, factor: float) -> Regularisation:
         """The same with both weights multiplied."""
@@ -102,6 +106,12 @@ class Refinement:
         For working voxels (and for class probabilities), and for blocks of them: there images are large, of different
         subjects as a rule, and farther apart. Blocks are of 2 voxels up to 8 times ``max_voxels``; larger ones, where a
         finer spacing than the model's was asked for, have the same weights.
+    coarse : Regularisation, optional
+        Where blocks are compared, the first half of the steps is on blocks twice as large, with these weights: what
+        lies far apart is met sooner, and more smoothly. None for all steps on the same blocks.
+    derivatives : bool
+        Where working voxels are compared from the start, the second half of the steps is on the derivatives of the
+        images along one axis after the other instead of the intensities: less robust and more exact.
     rate : float
         First step of Adam; larger gets further and less exactly so.
     features : {"correlation", "classes"}
@@ -116,7 +126,9 @@ class Refinement:
     iterations: int = 30
     cell: int = 2
     voxels: Regularisation = Regularisation(diffusion=0.2, volume=0.2, radius=3)
-    blocks: Regularisation = Regularisation(diffusion=0.05, volume=0.6, radius=5)
+    blocks: Regularisation = Regularisation(diffusion=0.02, volume=0.16, radius=5, floor=0.03)
+    coarse: Regularisation | None = Regularisation(diffusion=0.005, volume=0.08, radius=1, floor=0.03)
+    derivatives: bool = True
     rate: float = 0.2
     features: str = "correlation"
     max_voxels: int = 4_000_000
@@ -171,5 +183,9 @@ class Model:
         """The same with the regularisation of the refinement multiplied, or that of the search where there is none."""
         if not self.refinement.iterations:
             return replace(self, stages=tuple(replace(s, smoothness=factor * s.smoothness) for s in self.stages))
-        weights = self.refinement.voxels.times(factor), self.refinement.blocks.times(factor)
-        return replace(self, refinement=replace(self.refinement, voxels=weights[0], blocks=weights[1]))
+        weights = {
+            name: weights.times(factor)
+            for name in ("voxels", "blocks", "coarse")
+            if (weights := getattr(self.refinement, name)) is not None
+        }
+        return replace(self, refinement=replace(self.refinement, **weights))

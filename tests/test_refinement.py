@@ -76,23 +76,61 @@ def test_blocks_have_weights_of_their_own():
     weak, strong = (Regularisation(diffusion=weight, volume=weight, radius=2) for weight in (0.02, 2.0))
     roughness = []
     for blocks in (weak, strong):
-        settings = Refinement(voxels=weak, blocks=blocks, max_voxels=12_000, finish=0)
+        settings = Refinement(voxels=weak, blocks=blocks, max_voxels=12_000, coarse=None, finish=0)
         field, block = refined(fixed, moving, start, 1, settings)
         assert block == 2
         roughness.append(np.square(np.diff(field, axis=0)).mean())
     assert roughness[1] < 0.2 * roughness[0]
 
 
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_large_blocks_first_find_what_lies_far_apart(block):
+    made = make_pair((80, 72, 64), 3.0, seed=5, displacement=40)
+    fixed, moving = working(made.fixed), working(made.moving)
+    start = np.zeros((*(-(-n // block) for n in fixed.shape), 3), np.float32)
+    errors = []
+    for coarse in (None, Refinement().coarse):
+        settings = Refinement(max_voxels=50_000, coarse=coarse, finish=0)
+        field, lattice = refined(fixed, moving, start, block, settings)
+        assert lattice == 2
+        truth = made.truth.vectors.reshape(32, 2, 36, 2, 40, 2, 3).mean((1, 3, 5)) / 3
+        errors.append(np.linalg.norm(field - truth, axis=-1)[made.body[::2, ::2, ::2]].mean())
+    assert errors[1] < 0.9 * errors[0]
+
+
 def test_a_factor_of_the_smoothness_is_one_of_all_weights():
     twice = models.DEFAULT.smoother(2.0)
     assert twice.stages == models.DEFAULT.stages
-    for name in ("voxels", "blocks"):
+    for name in ("voxels", "blocks", "coarse"):
         before, after = (getattr(model.refinement, name) for model in (models.DEFAULT, twice))
-        assert (after.diffusion, after.volume) == (2 * before.diffusion, 2 * before.volume)
-        assert after.radius == before.radius
+        assert after == replace(before, diffusion=2 * before.diffusion, volume=2 * before.volume)
+    without = replace(models.DEFAULT, refinement=Refinement(coarse=None))
+    assert without.smoother(2.0).refinement.coarse is None
     searched = replace(models.DEFAULT, refinement=Refinement(iterations=0))
     for before, after in zip(searched.stages, searched.smoother(2.0).stages, strict=True):
         assert after.smoothness == 2 * before.smoothness
+
+
+@pytest.mark.parametrize("size", [(48, 44, 40), (90, 80)])
+def test_derivatives_are_more_exact(size):
+    made = make_pair(size, 3.0, seed=2, displacement=5)
+    fixed, moving = working(made.fixed), working(made.moving)
+    start = np.zeros((*fixed.shape, 3), np.float32)
+    errors = [
+        error(refined(fixed, moving, start, 1, replace(SETTINGS, derivatives=derivatives))[0], made)[1]
+        for derivatives in (False, True)
+    ]
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_a_mask_too_thin_for_derivatives_leaves_the_intensities():
+    made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)
+    thin = np.zeros(made.fixed.array.shape, bool)
+    thin[::4] = True
+    fixed, moving = working(made.fixed, thin), working(made.moving)
+    start = np.zeros((*fixed.shape, 3), np.float32)
+    found = [refined(fixed, moving, start, 1, replace(SETTINGS, derivatives=d))[0] for d in (False, True)]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("masked", ["fixed", "moving"])

@@ -24,7 +24,7 @@ from itk_pdd.kernels.parallel import compiled, run
 __all__ = ["FLOOR", "LocalCorrelation", "standardised"]
 
 FLOOR = 1e-3
-"""Of the variance of an image: windows with less are noise."""
+"""Share of the variance of an image below which that of a window is noise."""
 
 
 @compiled
@@ -168,6 +168,11 @@ class LocalCorrelation:
     masks : sequence of numpy.ndarray, optional
         Voxels of each image that may be compared, bool (z, y, x); None for all. What is excluded, or would land where
         that is so, is in no window and has none.
+    floor : float
+        Share of the variance of each image below which that of a window counts as noise; a larger one looks at strong
+        contrasts only.
+    scratch : dict, optional
+        Memory that correlations of images of one shape share; each overwrites what another returned.
     """
 
     def __init__(
@@ -177,19 +182,25 @@ class LocalCorrelation:
         *,
         radius: int,
         masks: Sequence[np.ndarray | None] = (None, None),
+        floor: float = FLOOR,
+        scratch: dict[str, np.ndarray] | None = None,
     ) -> None:
         self._shape = fixed.shape
         # The variance of intensities far from zero would drown in rounding.
         self._fixed, self._moving = map(standardised, (fixed, moving), masks)
         self._masks = [np.empty((0, 0, 0), bool) if mask is None else mask for mask in masks]
         self._masked = any(mask is not None for mask in masks)
+        self._floor = np.float32(floor)
         self._radius = [min(radius, (size - 1) // 2) for size in fixed.shape]
-        self._warped = np.empty_like(self._fixed)
-        self._counted = np.ones_like(self._fixed)
         # Fresh memory costs more than what is computed in it.
-        shape = (3, fixed.shape[0], fixed.shape[1] * fixed.shape[2])
-        self._terms, self._planes = (np.empty(shape, np.float32) for _ in range(2))
-        self._slope = np.empty((*fixed.shape, 3), np.float32)
+        scratch = {} if scratch is None else scratch
+        shapes = {"warped": fixed.shape, "counted": fixed.shape, "slope": (*fixed.shape, 3)}
+        shapes |= dict.fromkeys(("terms", "planes"), (3, fixed.shape[0], fixed.shape[1] * fixed.shape[2]))
+        for name, shape in shapes.items():
+            if name not in scratch:
+                scratch[name] = np.empty(shape, np.float32)
+        self._warped, self._counted, self._slope, self._terms, self._planes = (scratch[name] for name in shapes)
+        self._counted[:] = 1
         self._set_fixed()
 
     def _set_fixed(self) -> None:
@@ -199,7 +210,7 @@ class LocalCorrelation:
         self._set_products(self._fixed)
         sums = self._sums()
         self._mean = sums[0] * self._share
-        self._variance = np.maximum(sums[1] * self._share - self._mean**2, 0) + np.float32(FLOOR)
+        self._variance = np.maximum(sums[1] * self._share - self._mean**2, 0) + self._floor
 
     def _set_products(self, image: np.ndarray) -> None:
         arrays = (_planar(each) for each in (self._fixed, image, self._counted))
@@ -236,7 +247,7 @@ class LocalCorrelation:
         if self._masked:
             self._set_fixed()
         self._set_products(self._warped)
-        rest = self._mean, self._variance, self._share, np.float32(FLOOR)
+        rest = self._mean, self._variance, self._share, self._floor
         run(_coefficients, depth, self._sums(), *rest, loss)
         # A voxel counts in the windows around those that it has in its own window: the sums are their own adjoint.
         images = (_planar(each) for each in (self._fixed, self._warped, self._counted))

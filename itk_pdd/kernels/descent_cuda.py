@@ -26,7 +26,7 @@ class DeviceCorrelation:
 
     Parameters
     ----------
-    fixed, moving, radius, masks
+    fixed, moving, radius, masks, floor
         As there.
     device : torch.device
         Where to compute.
@@ -39,11 +39,13 @@ class DeviceCorrelation:
         *,
         radius: int,
         masks: Sequence[np.ndarray | None] = (None, None),
+        floor: float = FLOOR,
         device: torch.device,
     ) -> None:
         both = map(standardised, (fixed, moving), masks)
         self._fixed, self._moving = (torch.from_numpy(image).to(device) for image in both)
         self._masks = [None if mask is None else torch.from_numpy(mask).to(device) for mask in masks]
+        self._floor = floor
         self._radius = [min(radius, (size - 1) // 2) for size in fixed.shape]
         self._set_fixed(torch.ones_like(self._fixed))
 
@@ -52,7 +54,7 @@ class DeviceCorrelation:
         self._share = counted / self._sums(counted).clamp_(min=1)
         mean, square = (s * self._share for s in self._sums(torch.stack([counted * self._fixed,
                                                                          counted * self._fixed**2])))  # fmt: skip
-        self._mean, self._variance = mean, (square - mean**2).clamp_(min=0) + FLOOR
+        self._mean, self._variance = mean, (square - mean**2).clamp_(min=0) + self._floor
 
     def _sums(self, values: Tensor) -> Tensor:
         """Sums over the windows of what of them lies inside; arrays (z, y, x) or several of them."""
@@ -76,7 +78,7 @@ class DeviceCorrelation:
         mean, square, product = (
             s * self._share for s in self._sums(torch.stack([value, value * warped, value * self._fixed]))
         )
-        variance = (square - mean**2).clamp_(min=0) + FLOOR
+        variance = (square - mean**2).clamp_(min=0) + self._floor
         covariance = product - mean * self._mean
         ratio = covariance / (variance * self._variance)
         loss = ((self._share > 0) * (1 - ratio * covariance)).sum(dtype=torch.float64)

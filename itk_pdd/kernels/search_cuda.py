@@ -182,7 +182,9 @@ class DeviceOperations:
             voxels = _weighted(voxels, axis, *adjoint_taps(voxels.shape[axis], cell[axis], control[axis]))
         return voxels
 
-    def local_correlation(self, fixed: np.ndarray, moving: np.ndarray, **options: Any) -> DeviceCorrelation:
+    def local_correlation(
+        self, fixed: np.ndarray, moving: np.ndarray, *, scratch: object = None, **options: Any
+    ) -> DeviceCorrelation:
         """See :class:`itk_pdd.kernels.correlation.LocalCorrelation`."""
         return DeviceCorrelation(fixed, moving, device=self.device, **options)
 

@@ -90,6 +90,30 @@ def test_what_does_not_count_has_no_say():
         np.testing.assert_allclose(gradient[:, :, :4], expected[0][:, :, :4], atol=1e-4)
 
 
+def test_a_larger_floor_looks_at_strong_contrasts_only():
+    strong, faint = images((12, 12, 12), seed=1), images((12, 12, 12), seed=2)
+    near = np.arange(12) < 6
+    fixed, moving = (np.where(near, a, 0.03 * b).astype(np.float32) for a, b in zip(strong, faint, strict=True))
+    field = np.full((*fixed.shape, 3), 0.3, np.float32)
+    parts = []
+    for floor in (1e-4, 1e-1):
+        gradient = np.abs(LocalCorrelation(fixed, moving, radius=1, floor=floor).gradient(field)[0])
+        parts.append((gradient[:, :, :4].mean(), gradient[:, :, 8:].mean()))
+    assert parts[0][1] > 0.3 * parts[0][0]
+    assert parts[1][1] < 0.03 * parts[1][0]
+
+
+def test_correlations_share_memory():
+    pairs = images((6, 7, 8), seed=1), images((6, 7, 8), seed=2)
+    field = np.random.default_rng(2).uniform(-0.8, 0.8, size=(6, 7, 8, 3)).astype(np.float32)
+    scratch = {}
+    apart = [LocalCorrelation(*pair, radius=2) for pair in pairs]
+    together = [LocalCorrelation(*pair, radius=2, scratch=scratch) for pair in pairs]
+    for own, shared in zip(apart, together, strict=True):
+        np.testing.assert_array_equal(shared.gradient(field)[0], own.gradient(field)[0])
+    assert together[0].gradient(field)[0] is together[1].gradient(field)[0]
+
+
 def test_brightness_contrast_and_sign_do_not_count():
     fixed, moving = images((8, 9, 10))
     field = np.random.default_rng(2).uniform(-0.8, 0.8, size=(*fixed.shape, 3)).astype(np.float32)
