@@ -200,8 +200,8 @@ def _correlation_slope(
 ) -> Callable[[Any], Any]:
     """What :func:`refine` wants, of intensities on blocks of ``target`` working voxels.
 
-    After the first ``intensities`` calls the derivatives of the images along one axis after the other are compared
-    instead, never where that is None.
+    After the first ``intensities`` calls the derivatives of the images along one axis after the other (in 2-D along
+    both at once) are compared instead, never where that is None.
     """
     cell, masks = fixed.per_axis(target), _masks(fixed, moving, target)
     total = sum(fixed.weights)
@@ -222,7 +222,11 @@ def _correlation_slope(
     if intensities is not None and all(mask is None or mask.any() for mask in inner):
         axes = [axis for axis, size in enumerate(fixed.shape) if size > 1]
         options = {"masks": inner, "floor": _DERIVATIVE_FLOOR}
-        turns += [terms(lambda image, axis=axis: sobel(image, axis), **options) for axis in axes]
+        along = [terms(lambda image, axis=axis: sobel(image, axis), **options) for axis in axes]
+        if fixed.dimension == 2:
+            # There is time for both at once, and the axes of a 2-D image may change places exactly.
+            along = [[(weight / len(axes), term) for weight, term in itertools.chain(*along)]]
+        turns += along
     calls = itertools.count(0 if intensities is None else -intensities)
 
     def slope(field: Any) -> Any:

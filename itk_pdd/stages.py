@@ -111,7 +111,8 @@ class Refinement:
         lies far apart is met sooner, and more smoothly. None for all steps on the same blocks.
     derivatives : bool
         Where working voxels are compared from the start, the second half of the steps is on the derivatives of the
-        images along one axis after the other instead of the intensities: less robust and more exact.
+        images along one axis after the other (in 2-D along both at once) instead of the intensities: less robust and
+        more exact.
     rate : float
         First step of Adam; larger gets further and less exactly so.
     features : {"correlation", "classes"}
