@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd.kernels.lattice import restrict
 from itk_pdd.kernels.matching import feature_gradient
 from itk_pdd.kernels.sobel import sobel
 from itk_pdd.operations import HostOperations
@@ -185,7 +184,8 @@ def refined(
 
 def _class_slope(fixed: WorkingImage, moving: WorkingImage, target: int) -> Callable[[Any], Any]:
     """What :func:`refine` wants, of class probabilities on blocks of ``target`` working voxels."""
-    maps, masks = (fixed.classes.features(target), moving.classes.features(target)), _masks(fixed, moving, target)
+    maps = fixed.classes.features(target), moving.classes.features(target)
+    masks = fixed.shrunk(target).mask, moving.shrunk(target).mask
     # A sum over the classes, not a mean.
     return lambda field: feature_gradient(*maps, field, channels=1, masks=masks)[0]
 
@@ -203,10 +203,10 @@ def _correlation_slope(
     After the first ``intensities`` calls the derivatives of the images along one axis after the other (in 2-D along
     both at once) are compared instead, never where that is None.
     """
-    cell, masks = fixed.per_axis(target), _masks(fixed, moving, target)
-    total = sum(fixed.weights)
+    fixed, moving = fixed.shrunk(target), moving.shrunk(target)
+    masks, total = (fixed.mask, moving.mask), sum(fixed.weights)
     channels = [
-        (weight / total, [restrict(channel, cell) for channel in images])
+        (weight / total, images)
         for weight, *images in zip(fixed.weights, fixed.channels, moving.channels, strict=True)
         if weight > 0
     ]
@@ -237,12 +237,6 @@ def _correlation_slope(
         return sum(weight * term.gradient(field)[0] for weight, term in now)
 
     return slope
-
-
-def _masks(fixed: WorkingImage, moving: WorkingImage, target: int) -> list[np.ndarray | None]:
-    """Blocks of which at least half may be compared."""
-    cell = fixed.per_axis(target)
-    return [None if image.mask is None else restrict(image.mask, cell) >= 0.5 for image in (fixed, moving)]
 
 
 def _inner(mask: np.ndarray) -> np.ndarray:
