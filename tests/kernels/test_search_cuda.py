@@ -190,14 +190,16 @@ def test_lattices_are_those_of_the_cpu(rng, shape, cell):
 
 @pytest.mark.parametrize("masked", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("shape", [(6, 9, 7), (1, 12, 10), (2, 3, 8)])
-def test_local_correlation_is_that_of_the_cpu(rng, shape, masked):
+@pytest.mark.parametrize("floor", [0.001, 0.5])
+def test_local_correlation_is_that_of_the_cpu(rng, shape, masked, floor):
     images = rng.normal(300, 20, (2, *shape)).astype(np.float32)
     masks = [rng.random(shape) < 0.85 if each else None for each in masked]
     field = rng.normal(0, 2, (*shape, 3)).astype(np.float32)
     if shape[0] == 1:
         field[..., 2] = 0
-    expected, loss = host.local_correlation(*images, radius=2, masks=masks).gradient(field)
-    found, same = device.local_correlation(*images, radius=2, masks=masks).gradient(device.array(field))
+    options = {"radius": 2, "masks": masks, "floor": floor}
+    expected, loss = host.local_correlation(*images, **options).gradient(field)
+    found, same = device.local_correlation(*images, **options).gradient(device.array(field))
     np.testing.assert_allclose(device.numpy(found), expected, atol=1e-4 * np.abs(expected).max())
     assert float(same) == pytest.approx(loss, rel=1e-4)
 
