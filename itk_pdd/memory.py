@@ -99,7 +99,8 @@ def needs(
     # Moments and products of the windows, gradients, fields, and those that are unfolded; images with what is known of
     # their windows, and as many derivatives along each axis; classes take less. No costs are held then.
     refinement = model.refinement
-    images_and_derivatives = 1 + grid.dimension * (refinement.derivatives and refinement.shrink(grid.size) == 1)
+    derivatives = refinement.derivatives and grid.dimension == 3 and refinement.shrink(grid.size) == 1
+    images_and_derivatives = 4 if derivatives else 1
     descent = voxels * (136 + 20 * channels * images_and_derivatives + 2 * masked) if refinement.iterations else 0
     if not on_host and refinement.features == "correlation":
         descent = voxels * 12 * (1 + channels * images_and_derivatives)

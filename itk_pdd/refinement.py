@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["refine", "refined"]
 
 _UNFOLD = 10  # steps between two looks for folds
-_DERIVATIVE_FLOOR = 0.05  # see LocalCorrelation: in derivatives noise is more and contrast rare
 
 
 def refine(
@@ -138,12 +137,12 @@ def refined(
     if classes:
         operations = HostOperations
     lattice = fixed.classes.shrink if classes else settings.shrink(fixed.shape)
-    half = settings.iterations // 2
     # Of each level: working voxels per block, steps, weights, and how many of the steps look at the intensities.
     if classes or lattice == 1:
-        levels = [(lattice, settings.iterations, settings.voxels, half if settings.derivatives else None)]
+        intensities = settings.iterations // 3 if settings.derivatives and fixed.dimension == 3 else None
+        levels = [(lattice, settings.iterations, settings.voxels, intensities)]
     else:
-        first = 0 if settings.coarse is None else half
+        first = 0 if settings.coarse is None else settings.iterations // 2
         levels = [(2 * lattice, first, settings.coarse, None)] if first else []
         levels.append((lattice, settings.iterations - first, settings.blocks, None))
         if settings.finish:
@@ -200,33 +199,30 @@ def _correlation_slope(
 ) -> Callable[[Any], Any]:
     """What :func:`refine` wants, of intensities on blocks of ``target`` working voxels.
 
-    After the first ``intensities`` calls the derivatives of the images along one axis after the other (in 2-D along
-    both at once) are compared instead, never where that is None.
+    After the first ``intensities`` calls the derivatives of the images along one axis after the other are compared
+    instead, never where that is None.
     """
     fixed, moving = fixed.shrunk(target), moving.shrunk(target)
-    masks, total = (fixed.mask, moving.mask), sum(fixed.weights)
+    masks, total = [fixed.mask, moving.mask], sum(fixed.weights)
     channels = [
         (weight / total, images)
         for weight, *images in zip(fixed.weights, fixed.channels, moving.channels, strict=True)
         if weight > 0
     ]
     scratch: dict[str, np.ndarray] = {}
+    options = {"radius": weights.radius, "floor": weights.floor, "scratch": scratch}
 
-    def terms(filtered: Callable[[np.ndarray], np.ndarray], **options: Any) -> list[tuple[float, Any]]:
-        options |= {"radius": weights.radius, "scratch": scratch}
-        return [(w, operations.local_correlation(*map(filtered, images), **options)) for w, images in channels]
+    def terms(filtered: Callable[[np.ndarray], np.ndarray], masks: list[np.ndarray | None]) -> list[tuple[float, Any]]:
+        return [
+            (weight, operations.local_correlation(*map(filtered, images), masks=masks, **options))
+            for weight, images in channels
+        ]
 
-    turns = [terms(lambda image: image, masks=masks, floor=weights.floor)]
+    turns = [terms(lambda image: image, masks)]
     inner = [None if mask is None else _inner(mask) for mask in masks]
     # A mask may be too thin for derivatives.
     if intensities is not None and all(mask is None or mask.any() for mask in inner):
-        axes = [axis for axis, size in enumerate(fixed.shape) if size > 1]
-        options = {"masks": inner, "floor": _DERIVATIVE_FLOOR}
-        along = [terms(lambda image, axis=axis: sobel(image, axis), **options) for axis in axes]
-        if fixed.dimension == 2:
-            # There is time for both at once, and the axes of a 2-D image may change places exactly.
-            along = [[(weight / len(axes), term) for weight, term in itertools.chain(*along)]]
-        turns += along
+        turns += [terms(lambda image, axis=axis: sobel(image, axis), inner) for axis in range(3)]
     calls = itertools.count(0 if intensities is None else -intensities)
 
     def slope(field: Any) -> Any:

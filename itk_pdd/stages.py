@@ -110,9 +110,9 @@ class Refinement:
         Where blocks are compared, the first half of the steps is on blocks twice as large, with these weights: what
         lies far apart is met sooner, and more smoothly. None for all steps on the same blocks.
     derivatives : bool
-        Where working voxels are compared from the start, the second half of the steps is on the derivatives of the
-        images along one axis after the other (in 2-D along both at once) instead of the intensities: less robust and
-        more exact.
+        Where working voxels of 3-D images are compared from the start, the last two thirds of the steps are on the
+        derivatives along one axis after the other instead of the intensities: less robust and more exact. In 2-D it
+        makes no difference.
     rate : float
         First step of Adam; larger gets further and less exactly so.
     features : {"correlation", "classes"}
@@ -126,11 +126,11 @@ class Refinement:
 
     iterations: int = 30
     cell: int = 2
-    voxels: Regularisation = Regularisation(diffusion=0.2, volume=0.2, radius=3)
+    voxels: Regularisation = Regularisation(diffusion=0.2, volume=0.2, radius=4)
     blocks: Regularisation = Regularisation(diffusion=0.02, volume=0.16, radius=5, floor=0.03)
     coarse: Regularisation | None = Regularisation(diffusion=0.005, volume=0.08, radius=1, floor=0.03)
     derivatives: bool = True
-    rate: float = 0.2
+    rate: float = 0.25
     features: str = "correlation"
     max_voxels: int = 4_000_000
     finish: int = 6

@@ -147,11 +147,11 @@ def test_the_physical_frame_does_not_matter(size, seed, spacing, angles, origin,
 @few
 @given(size=any_size, seed=seeds)
 def test_an_image_and_itself(size, seed) -> None:
-    """A twentieth of a voxel on average; up to a few tenths, where derivatives are faint or samples leave the image."""
+    """About a twentieth of a voxel on average; up to a few tenths near borders, where samples leave the image."""
     fixed, _ = pair(size, seed)
     error = np.linalg.norm(vectors(fixed, fixed), axis=-1)
-    assert error.mean() < 0.05
-    assert error[(slice(3, -3),) * len(size)].max() < 0.2
+    assert error.mean() < 0.06
+    assert error[(slice(3, -3),) * len(size)].max() < 0.15
     assert error.max() < 0.3
 
 

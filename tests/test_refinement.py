@@ -111,9 +111,9 @@ def test_a_factor_of_the_smoothness_is_one_of_all_weights():
         assert after.smoothness == 2 * before.smoothness
 
 
-@pytest.mark.parametrize("size", [(48, 44, 40), (90, 80)])
-def test_derivatives_are_more_exact(size):
-    made = make_pair(size, 3.0, seed=2, displacement=5)
+@pytest.mark.parametrize("seed", [2, 3])
+def test_derivatives_are_more_exact(seed):
+    made = make_pair((48, 44, 40), 3.0, seed=seed, displacement=5)
     fixed, moving = working(made.fixed), working(made.moving)
     start = np.zeros((*fixed.shape, 3), np.float32)
     errors = [

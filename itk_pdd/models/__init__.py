@@ -31,7 +31,7 @@ _SEMANTIC = replace(
     DEFAULT,
     # What the classes know lies in their probabilities.
     refinement=Refinement(
-        iterations=40, voxels=Regularisation(diffusion=0.0007, volume=0.001, radius=0), features="classes"
+        iterations=40, rate=0.2, voxels=Regularisation(diffusion=0.0007, volume=0.001, radius=0), features="classes"
     ),
     class_weight=15.0,
 )
