@@ -12,7 +12,7 @@ Every model gets the same time, or the same number of iterations; both stand in 
 network gives them, folds included, as in the paper.
 
 Each row's command stands in the card of its model. ``--train`` adds options for all of them, ``--train "--warp 0.4 11
-16 --spacing 4 --stride 3"`` for a quick look.
+16 --spacing 4 --stride 3" --second 0.15 7 20`` for a smaller size.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Row:
         Of pdd-train, beside the common ones.
     optimisation : int
         Steps of the instance optimisation.
+    second : bool
+        Whether a second, finer search follows.
     step, pair : float
         Seconds of an iteration of its training and of the measurement of a pair, for the help: on 2 CPU cores (AMD
         EPYC, Zen 5) with nothing else to do, with an untrained network.
@@ -74,11 +76,12 @@ class Row:
     model: str
     options: tuple[str, ...] = ()
     optimisation: int = 0
+    second: bool = False
     step: float = 0.0
     pair: float = 2.0
 
 
-_TWO = ("--warp", "0.4", "15", "32", "--warp", "0.15", "11", "39")
+_FIRST, _SECOND = ("0.4", "15", "32"), ("0.15", "11", "39")
 ROWS = {
     "before": Row("before registration", ""),
     "mind-ssc": Row("MIND-SSC features", "mind-ssc", ("--features", "mind-ssc", "--rate", "0.05"), step=12, pair=17),
@@ -87,8 +90,8 @@ ROWS = {
     "self-similarity": Row("without labels", "self-similarity", ("--loss", "self-similarity"), step=22, pair=6),
     "full": Row("full", "full", step=10, pair=6),
     "instance": Row("full, instance optimisation", "full", optimisation=50, step=10, pair=28),
-    "two-warps": Row("two warps", "two-warps", _TWO, step=14, pair=8),
-    "two-warps-instance": Row("two warps, instance optimisation", "two-warps", _TWO, 50, step=14, pair=82),
+    "two-warps": Row("two warps", "two-warps", second=True, step=14, pair=8),
+    "two-warps-instance": Row("two warps, instance optimisation", "two-warps", (), 50, True, step=14, pair=82),
 }
 
 
@@ -134,6 +137,8 @@ def train(row: Row, out: Path, options: argparse.Namespace, deadline: float) -> 
     for number, name in enumerate(ORGANS, start=1):
         words += ["--class", f"{number}={name}"]
     words += ["--cache", str(out / "cache"), "-v", *row.options, *shlex.split(options.train)]
+    if row.second:
+        words += [*(() if "--warp" in words else ("--warp", *_FIRST)), "--warp", *options.second]
     if options.iterations is None:
         words += ["--minutes", f"{options.minutes:g}"]
     else:
@@ -196,7 +201,7 @@ def append(path: Path, row: str, pair: str, figures: dict[str, float]) -> None:
 def check_folder(out: Path, options: argparse.Namespace) -> None:
     """A folder holds rows that can be compared: all trained for as long, with the same further options."""
     path = out / "options.json"
-    wanted = {name: getattr(options, name) for name in ("minutes", "iterations", "train")}
+    wanted = {name: getattr(options, name) for name in ("minutes", "iterations", "train", "second")}
     if options.iterations is not None:
         wanted["minutes"] = None
     found = json.loads(path.read_text()) if path.is_file() else wanted
@@ -242,6 +247,10 @@ def main() -> None:
     length.add_argument("--iterations", type=int, help="of each training, instead of minutes")
     parser.add_argument("--budget", type=float, default=np.inf, help="minutes after which to stop and leave the rest")
     parser.add_argument("--train", default="", help="further options of pdd-train for all rows")
+    parser.add_argument(
+        "--second", nargs=3, default=list(_SECOND), metavar=("REACH", "DISPLACEMENTS", "POINTS"),
+        help="the second search of the rows of two (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="CPU threads")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.budget
