@@ -126,7 +126,7 @@ class Refinement:
 
     iterations: int = 30
     cell: int = 2
-    voxels: Regularisation = Regularisation(diffusion=0.2, volume=0.2, radius=4)
+    voxels: Regularisation = Regularisation(diffusion=0.2, volume=0.2, radius=3)
     blocks: Regularisation = Regularisation(diffusion=0.02, volume=0.16, radius=5, floor=0.03)
     coarse: Regularisation | None = Regularisation(diffusion=0.005, volume=0.08, radius=1, floor=0.03)
     derivatives: bool = True
