@@ -36,13 +36,8 @@ def case_of(pair: datasets.Pair, clamp: tuple[float, float] | None) -> Case:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        choices=("abdomen", "hippocampus", "lung"),
-        default=["hippocampus", "lung"],
-        help="which pairs",
-    )
+    names = ("abdomen", "hippocampus", "lung")
+    parser.add_argument("--data", nargs="+", choices=names, default=names[1:], help="which pairs")
     parser.add_argument("--smoothness", type=float, nargs="+", default=[1, 2, 5, 20], help="factors")
     parser.add_argument("--iterations", type=int, help="steps of the descent (default: the model's)")
     parser.add_argument("--initialise", choices=("center", "affine"), default="center", help="start (default center)")
