@@ -26,8 +26,6 @@ def figures(script: str, folder: Path, *needed: str, data: Path | None = None) -
     environment = {key: value for key, value in os.environ.items() if key != "ITK_PDD_DATA"}
     if data is not None:
         environment["ITK_PDD_DATA"] = str(data)
-    # With several threads ANTs sums in any order, and rarely ends elsewhere.
-    environment["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     done = subprocess.run(
         [sys.executable, str(FOLDER / script)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )

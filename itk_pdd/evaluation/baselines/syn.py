@@ -12,10 +12,12 @@ from itk_pdd.volume import Volume
 
 def register(task: Task) -> None:
     """Register with SyN alone (no affine stage: the comparison gives every method the same start)."""
-    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(task.threads)
     import ants
 
     settings = task.settings
+    # ants.registration takes no seed and silently drops one; this sets it, and one thread, which is undone.
+    ants.config.set_ants_deterministic(seed_value=int(settings["seed"]))
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(task.threads)
     result = ants.registration(
         fixed=ants.image_read(str(task.fixed)),
         moving=ants.image_read(str(task.moving)),
@@ -30,7 +32,6 @@ def register(task: Task) -> None:
         total_sigma=float(settings["total_sigma"]),
         use_legacy_histogram_matching=bool(settings["histogram_matching"]),
         singleprecision=True,
-        random_seed=int(settings["seed"]),
     )
     # The list may hold the identity it started from beside the warp.
     warp = next(path for path in result["fwdtransforms"] if path.endswith(".nii.gz"))
