@@ -13,6 +13,10 @@ __all__ = ["check_options", "pdd_options", "pdd_recipe", "take_pdd_options"]
 
 _ONLY_SEGMENTATION = ("crop", "widths", "blocks", "folds", "bfloat16")
 _ONLY_SCANS = ("intensity", "spacing", "class_names", "elastic", "cache")
+_DESCRIPTOR = (
+    "method", "output", "name", "description", "iterations", "minutes", "batch", "rate", "validate_every", "cache",
+    "device", "threads", "seed", "verbose",
+)  # fmt: skip
 _SPELLED = {"warps": "warp", "class_names": "class"}
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
@@ -133,6 +137,11 @@ def check_options(context: click.Context) -> str:
                 option = f"--{_SPELLED.get(name, name).replace('_', '-')}"
                 raise click.UsageError(f"{option} has no meaning {what}: {advice}.")
 
+    if method == "descriptor":
+        if values["data"] is not None:
+            raise click.UsageError("DATA is given, but a descriptor learns from random shapes: leave it out.")
+        refuse([name for name in values if name not in _DESCRIPTOR], f"with --method {method}", "leave it out")
+        return method
     refuse(
         _ONLY_SEGMENTATION if pdd else _NAMES, f"with --method {method}", "leave it out" if pdd else "add --method pdd"
     )

@@ -28,8 +28,9 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("data", type=PATH, required=False)
 @click.option(
-    "--method", type=click.Choice(["segmentation", "pdd"]), default="segmentation", show_default=True,
-    help="A network that names organs, which guide the registration, or the paper's network, end to end.",
+    "--method", type=click.Choice(["segmentation", "pdd", "descriptor"]), default="segmentation", show_default=True,
+    help="A network that names organs, which guide the registration; the paper's network, end to end; or descriptors "
+    "of voxels for any modality, from random shapes and no DATA.",
 )  # fmt: skip
 @click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model.")
 @click.option("--name", help="Name of the model; by default that of the folder.")
@@ -44,7 +45,9 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
     help="Name of a label value; if any is given, only these are learned. By default all that occur.",
 )
 @click.option(
-    "--iterations", type=click.IntRange(min=1), help="Length of the training; by default 1600, 1000 with pdd."
+    "--iterations",
+    type=click.IntRange(min=1),
+    help="Length of the training; by default 1600, 1000 with pdd, 1500 with descriptor.",
 )
 @click.option(
     "--minutes",
@@ -76,12 +79,12 @@ def _classes(context: click.Context, parameter: click.Parameter, values: tuple[s
 @click.option("--widths", default="16,40,80,128", show_default=True, metavar="N,...", help="Channels, finest first.")
 @click.option("--blocks", type=click.IntRange(min=1), default=1, show_default=True, help="Residual blocks per level.")
 @click.option(
-    "--batch", type=click.IntRange(min=1), help="Crops or pairs per iteration; by default 2 crops, 1 pair with pdd."
+    "--batch", type=click.IntRange(min=1), help="Crops or pairs per iteration; by default 2 crops, 1 pair otherwise."
 )
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
-    help="Learning rate; by default 0.002, 0.005 with pdd (for MIND-SSC features take 0.05).",
+    help="Learning rate; by default 0.002, 0.005 with pdd (for MIND-SSC features take 0.05), 0.0015 with descriptor.",
 )
 @click.option(
     "--elastic", type=click.FloatRange(min=0),
@@ -154,10 +157,15 @@ def _train(
     if threads is not None:
         torch.set_num_threads(threads)
     method, learned = options.pop("method"), take_pdd_options(options)
-    recipe = _recipe(output, options, learned if method == "pdd" else None)
+    recipe = _recipe(output, options, method, learned)
     scans = [] if data is None else cases.read_scans(data)
     with processes(recipe.device) as these:
-        if method == "pdd":
+        if method == "descriptor":
+            from itk_pdd.training.descriptor_recipe import train_descriptor
+
+            _, card = train_descriptor(output, recipe, processes=these, progress=progress)
+            figures = card.validation
+        elif method == "pdd":
             from itk_pdd.training.pdd_recipe import train_pdd
 
             trained = train_pdd(scans, output, recipe, processes=these, progress=progress)
@@ -172,8 +180,8 @@ def _train(
             click.echo(f"{name:24s} {value:.3f}")
 
 
-def _recipe(output: Path, options: dict[str, Any], learned: dict[str, Any] | None) -> Any:
-    """The recipe of a segmentation network, or with ``learned`` options that of a PDD network."""
+def _recipe(output: Path, options: dict[str, Any], method: str, learned: dict[str, Any]) -> Any:
+    """The recipe of a method; ``learned`` are the options of a PDD network."""
     from itk_pdd.network.preparation import Intensity
     from itk_pdd.operations import checked_device
     from itk_pdd.training.augmentation import Augmentation
@@ -195,12 +203,26 @@ def _recipe(output: Path, options: dict[str, Any], learned: dict[str, Any] | Non
         raise click.BadParameter("expected whole numbers such as 16,40,80,128.", param_hint="--widths") from None
     options["name"] = options.pop("name") or output.resolve().name
     options["command"] = shlex.join(["pdd-train", *sys.argv[1:]])
-    if learned is not None:
+    if method == "descriptor":
+        return _descriptor_recipe(options, given)
+    if method == "pdd":
         options.pop("blocks")
         return pdd_recipe(options, learned, given, elastic)
     settings = TrainingSettings(**given)
     augmentation = Augmentation(shape=None if crop is None else crop[::-1], **_given(elastic=elastic))
     return Recipe(settings=settings, augmentation=augmentation, widths=widths, **options)
+
+
+def _descriptor_recipe(options: dict[str, Any], settings: dict[str, Any]) -> Any:
+    from dataclasses import replace
+
+    from itk_pdd.training.descriptor_recipe import DESCRIPTOR_TRAINING, DescriptorRecipe
+
+    names = ("name", "description", "command", "minutes", "device", "cache")
+    # The others have been refused, or have their defaults.
+    settings = {name: value for name, value in settings.items() if name not in ("patience", "bfloat16")}
+    kept = {name: options[name] for name in names}
+    return DescriptorRecipe(**kept, settings=replace(DESCRIPTOR_TRAINING, **settings))
 
 
 def _given(**options: Any) -> dict[str, Any]:

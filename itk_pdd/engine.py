@@ -200,8 +200,7 @@ def register_volumes(
             # What begins anew on another device is not to be mixed with what was given up.
             recorder = None if calibration is None else Recorder(first.shape, first.dimension, calibration.temperature)
             found, block = search(
-                first,
-                second,
+                *_with_descriptor(first, second, model, operations),
                 model.stages,
                 operations=operations,
                 memory=for_costs,
@@ -360,6 +359,21 @@ def _with_classes(
         classes = ClassMaps(probabilities, where, bits, grid, model.class_weight, mapping)
         result.append(replace(image, classes=classes))
     return result[0], result[1]
+
+
+def _with_descriptor(
+    first: WorkingImage, second: WorkingImage, model: Model, operations: Any
+) -> tuple[WorkingImage, WorkingImage]:
+    """Both images with the learned descriptor of the model, if it has one."""
+    if model.descriptor is None:
+        return first, second
+    if first.dimension != 3:
+        log.info("the descriptor of model %s is for 3-D images: this pair goes without it", model.name)
+        return first, second
+    from itk_pdd.network.descriptor import load_descriptor
+
+    codes = load_descriptor(model.descriptor, device=operations.device).codes
+    return replace(first, descriptor=codes), replace(second, descriptor=codes)
 
 
 def _to_fixed_grid(

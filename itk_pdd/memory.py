@@ -25,6 +25,7 @@ _LEAST = 1 / 6  # share of the control points that is held at least: the trunk o
 _SMALLEST = 24  # voxels along the shortest axis below which a coarser grid would show nothing
 _SEEN = 4.0  # millimetres at which a trained network sees images
 _NETWORK, _CLASSES = 1000, 128  # bytes per voxel there: while it answers, and of its answers for both images
+_DESCRIBED = 64  # bytes per voxel of a learned descriptor's MIND-SSC features, while it looks at them
 _FILES = ("active_file", "inactive_file")
 _FEW = 600  # control points that are held in any case: of a small tree the trunk is most
 
@@ -90,7 +91,7 @@ def needs(
         Whether the CPU searches; the costs are not held here where a GPU does.
     """
     voxels = grid.voxels
-    words = channels + (model.network is not None)
+    words = channels * (1 + (model.descriptor is not None)) + (model.network is not None)
     finest = min(stage.shrink for stage in model.stages)
     # Both images as they are and averaged; codes of both, and once more as they are read; MIND-SSC; a few fields.
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
@@ -108,6 +109,8 @@ def needs(
         descent /= refinement.shrink(grid.size) ** grid.dimension
     seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)
     images += _CLASSES * seen
+    if model.descriptor is not None:
+        images += _DESCRIBED * voxels / finest**grid.dimension
     costs = [_costs(grid, stage) if on_host else (0, 0) for stage in model.stages]
     # The image and the field as floats, and what each is made from or passed on as.
     before = 12.0 * max(fixed.voxels, moving.voxels) + 8 * channels * voxels

@@ -43,6 +43,8 @@ class WorkingImage:
         Voxels that count, bool (z, y, x).
     classes : ClassMaps, optional
         What a trained network says about the image.
+    descriptor : callable, optional
+        Gives the learned descriptors of intensities (z, y, x), uint64 (z, y, x).
     factor : int
         Working voxels per voxel along each axis.
     """
@@ -52,6 +54,7 @@ class WorkingImage:
     weights: tuple[float, ...] = (1.0,)
     mask: np.ndarray | None = None
     classes: ClassMaps | None = None
+    descriptor: Callable[[np.ndarray], np.ndarray] | None = None
     factor: int = 1
 
     @property
@@ -74,20 +77,30 @@ class WorkingImage:
         array = self.channels[channel]
         return mind_features(array if self.dimension == 3 else array[0], dilation=dilation)
 
-    def codes(self, dilations: Sequence[int], operations: Any) -> tuple[Any, tuple[float, ...]]:
+    def codes(
+        self, dilations: Sequence[int], operations: Any, *, learned: float = 0.0
+    ) -> tuple[Any, tuple[float, ...]]:
         """Binary codes of the features, 64 bits (words, z, y, x), and what a bit of each word is worth.
 
-        There is a word for each channel, of the MIND-SSC features of several dilations, and one for the classes.
+        There is a word for each channel, of the MIND-SSC features of several dilations, another for each of its learned
+        descriptors, where these count (see :class:`itk_pdd.stages.Stage`), and one for the classes.
         """
         bits = code_bits(self.similarities * len(dilations))
-        words = len(self.channels) + (self.classes is not None)
-        codes = operations.no_codes((words, *self.shape))
+        described = learned > 0 and self.descriptor is not None
+        channels = len(self.channels)
+        codes = operations.no_codes((channels * (1 + described) + (self.classes is not None), *self.shape))
         for channel, code in zip(self.channels, codes, strict=False):
             array = operations.array(channel if self.dimension == 3 else channel[0])
             for i, dilation in enumerate(dilations):
                 operations.add_codes(array, code, bits=bits, shift=i * self.similarities * bits, dilation=dilation)
         total = sum(self.weights) * self.similarities * len(dilations) * bits
         scales = [weight / total for weight in self.weights]
+        if described:
+            assert self.descriptor is not None
+            for i, channel in enumerate(self.channels):
+                codes[channels + i] = operations.array(self.descriptor(channel))
+            words = [weight / (sum(self.weights) * 64) for weight in self.weights]
+            scales = [*((1 - learned) * scale for scale in scales), *(learned * word for word in words)]
         if self.classes is not None:
             codes[-1] = self.classes.codes(self.factor, operations)
             scales.append(self.classes.scale)
@@ -164,10 +177,11 @@ def search(
             shrink = stage.shrink
             images = fixed.shrunk(shrink), moving.shrunk(shrink)
             # Codes of the last resolution are used no more; those of the last dilations may be.
-            codes: dict[tuple[int, ...], list] = {}
-        if stage.dilations not in codes:
-            codes = {stage.dilations: [image.codes(stage.dilations, operations) for image in images]}
-        own, other = codes[stage.dilations]
+            codes: dict[tuple[Any, ...], list] = {}
+        key = (stage.dilations, stage.learned)
+        if key not in codes:
+            codes = {key: [image.codes(stage.dilations, operations, learned=stage.learned) for image in images]}
+        own, other = codes[key]
         # Two values per control point and axis are enough for the field of a stage.
         share = 2 if stage.cell % 2 == 0 and stage.cell > 2 else 1
         before = lattice

@@ -41,6 +41,9 @@ class Stage:
         Iterations that make the forward and backward field inverse to each other; 0 for a forward field only.
     stride : int
         Every how many slices and rows of a cell are compared (not in 2-D); a larger one is faster and noisier.
+    learned : float
+        What the bits of the model's learned descriptor count, from 0 to 1, where it has one and images are 3-D; the
+        rest is left to those of MIND-SSC. A larger one trusts more in what was learned.
     """
 
     shrink: int
@@ -53,6 +56,7 @@ class Stage:
     temperature: float = 77.0
     consistency: int = 6
     stride: int = 1
+    learned: float = 0.0
 
     @property
     def reach(self) -> int:
@@ -161,6 +165,8 @@ class Model:
         Upper limit of the working grid; a larger image is registered at a coarser spacing.
     network : str, optional
         Folder of a trained network whose class probabilities are compared beside the MIND-SSC features.
+    descriptor : str, optional
+        Folder of a learned descriptor, which the stages that say so compare beside the MIND-SSC features.
     class_weight : float
         How much these count: what a difference in all classes costs, beside 1 for one in all MIND-SSC features.
     smallest_jacobian : float, optional
@@ -176,6 +182,7 @@ class Model:
     spacing: float | None = None
     max_voxels: int = 8_000_000
     network: str | None = None
+    descriptor: str | None = None
     class_weight: float = 4.0
     smallest_jacobian: float | None = 0.05
     pdd: str | PddModel | None = None

@@ -17,7 +17,7 @@ from itk_pdd.cli import compare, evaluate, register, train, transform
 import itk_pdd
 from itk_pdd import models
 from itk_pdd.grid import Grid
-from itk_pdd.network.card import CARD, WEIGHTS, ModelCard
+from itk_pdd.network.card import CARD, WEIGHTS, DescriptorCard, ModelCard
 from itk_pdd.synthesis import make_pair
 
 ROOT = Path(__file__).parents[1]
@@ -77,9 +77,11 @@ def test_files_and_folders_the_readme_names_exist() -> None:
 
 def test_the_models_of_the_readme_come_with_the_package() -> None:
     for name in re.findall(r"`--model ([\w-]+)`", README):
-        folder = Path(models.load(name).network)
+        model = models.load(name)
+        folder = Path(model.network or model.descriptor)
         assert {CARD, WEIGHTS} <= {file.name for file in folder.iterdir()}
-        assert ModelCard.from_folder(folder).name == name
+        card = ModelCard if model.network else DescriptorCard
+        assert card.from_folder(folder).name == name
 
 
 @pytest.mark.parametrize("name", COMMANDS)

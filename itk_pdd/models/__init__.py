@@ -71,12 +71,25 @@ def load(name: str | os.PathLike[str] | Model | PddModel) -> Model:
             from itk_pdd.network.card import kind_of
 
             # The network is read where it is used: errors in its files are told then.
-            if kind_of(folder) == "pdd":
-                return Model(folder.resolve().name, stages=(), pdd=str(folder.resolve()))
-            return replace(_SEMANTIC, name=folder.resolve().name, network=str(folder.resolve()))
+            kind, where = kind_of(folder), folder.resolve()
+            if kind == "pdd":
+                return Model(where.name, stages=(), pdd=str(where))
+            if kind == "descriptor":
+                return _described(where)
+            return replace(_SEMANTIC, name=where.name, network=str(where))
     raise RegistrationError(
         f"model is {text!r}, expected 'auto', one of {', '.join(names())}, or a folder with a {_CARD}"
     )
+
+
+def _described(folder: Path) -> Model:
+    """The default model, its last search helped by a learned descriptor."""
+    from itk_pdd.network.card import DescriptorCard
+
+    # Far from the truth it knows no better than the hand-made features, so the first searches do without it.
+    *first, last = DEFAULT.stages
+    stages = (*first, replace(last, learned=DescriptorCard.from_folder(folder).share))
+    return replace(DEFAULT, name=folder.name, stages=stages, descriptor=str(folder))
 
 
 def from_reference(features: str | os.PathLike[str], **options: Any) -> PddModel:

@@ -12,10 +12,10 @@ from typing import Any
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
-from itk_pdd.network.settings import PddSettings
+from itk_pdd.network.settings import DescriptorSettings, PddSettings
 from itk_pdd.network.unet import UNetSettings
 
-__all__ = ["CARD", "SCHEMA", "WEIGHTS", "LabelClass", "ModelCard", "PddCard", "kind_of"]
+__all__ = ["CARD", "SCHEMA", "WEIGHTS", "DescriptorCard", "LabelClass", "ModelCard", "PddCard", "kind_of"]
 
 SCHEMA = 1
 """The newest layout of a card that this version of the package reads."""
@@ -198,13 +198,63 @@ class PddCard:
             raise RegistrationError(f"model: {path} is no complete model card ({error})") from error
 
 
-def as_text(card: ModelCard | PddCard) -> str:
+@dataclass(frozen=True)
+class DescriptorCard:
+    """What a learned descriptor is, and what it was trained on.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    description : str
+        One or two sentences.
+    network : DescriptorSettings
+        Its size.
+    share : float
+        What its bits count in the last search, from 0 to 1; the rest is left to the bits of MIND-SSC.
+    training, validation : mapping
+        See :class:`ModelCard`.
+    kind : str
+        "descriptor": it describes voxels.
+    """
+
+    name: str
+    description: str
+    network: DescriptorSettings
+    share: float = 0.5
+    training: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "descriptor"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise RegistrationError(f"card of {self.name}: share is {self.share}, expected a number between 0 and 1")
+
+    def to_json(self) -> str:
+        """The card as text."""
+        return as_text(self)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str]) -> DescriptorCard:
+        """Read the card of a model folder; see :meth:`ModelCard.from_folder`."""
+        path, content = Path(folder) / CARD, read_content(folder)
+        check_kind(path, content, "descriptor", "descriptors")
+        try:
+            content["network"] = DescriptorSettings(**content["network"])
+            return cls(**content)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, RegistrationError):
+                raise
+            raise RegistrationError(f"model: {path} is no complete model card ({error})") from error
+
+
+def as_text(card: ModelCard | PddCard | DescriptorCard) -> str:
     """A card as JSON."""
     return json.dumps({"schema": SCHEMA, **asdict(card)}, indent=2) + "\n"
 
 
 def kind_of(folder: str | os.PathLike[str]) -> str:
-    """The kind of the model in a folder, "semantic" or "pdd"; errors as :func:`read_content`."""
+    """The kind of the model in a folder, "semantic", "pdd" or "descriptor"; errors as :func:`read_content`."""
     return str(read_content(folder).get("kind", "semantic"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from itk_pdd.network.card import CARD, WEIGHTS, ModelCard, PddCard
+from itk_pdd.network.card import CARD, WEIGHTS, DescriptorCard, ModelCard, PddCard
 from itk_pdd.outputs import Output, OutputError, write_all, write_bytes
 
 __all__ = ["made_folder", "rounded", "write_model"]
@@ -29,7 +29,7 @@ def rounded(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
 
 
-def write_model(folder: str | os.PathLike[str], network: nn.Module, card: ModelCard | PddCard) -> None:
+def write_model(folder: str | os.PathLike[str], network: nn.Module, card: ModelCard | PddCard | DescriptorCard) -> None:
     """Write card and weights (see :func:`rounded`) into a folder, both or none.
 
     Parameters
@@ -38,7 +38,7 @@ def write_model(folder: str | os.PathLike[str], network: nn.Module, card: ModelC
         Is made if it is not there.
     network : torch.nn.Module
         With trained weights.
-    card : ModelCard or PddCard
+    card : ModelCard, PddCard or DescriptorCard
         What it is.
 
     Raises

@@ -1,4 +1,4 @@
-"""What a PDD network consists of: plain settings, as they stand in its card."""
+"""What a PDD network, or a learned descriptor, consists of: plain settings, as they stand in its card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["FEATURES", "InstanceOptimisation", "PddSettings", "Warp"]
+__all__ = ["FEATURES", "DescriptorSettings", "InstanceOptimisation", "PddSettings", "Warp"]
 
 FEATURES = ("obelisk", "mind-ssc")
 """Learned features, or hand-made ones."""
@@ -133,3 +133,26 @@ class PddSettings:
         values["warps"] = tuple(Warp(**warp) for warp in values["warps"])
         values["optimisation"] = InstanceOptimisation(**values["optimisation"])
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class DescriptorSettings:
+    """Size of a :class:`itk_pdd.network.descriptor.Descriptor`.
+
+    Parameters
+    ----------
+    dilations : tuple of int
+        Dilations in voxels of the MIND-SSC features it looks at; larger ones show more surroundings.
+    hidden : int
+        Width of the hidden layer; more tells more apart and costs more time.
+    """
+
+    dilations: tuple[int, ...] = (1, 2, 3, 4)
+    hidden: int = 128
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
+        if len(self.dilations) < 2 or min(self.dilations) < 1 or max(self.dilations) > 64 or len(self.dilations) > 16:
+            raise RegistrationError(f"dilations are {self.dilations}, expected 2 to 16 whole numbers from 1 to 64")
+        if not 1 <= self.hidden <= 1 << 16:
+            raise RegistrationError(f"hidden is {self.hidden}, expected 1 to 65536")

@@ -32,27 +32,31 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]], name: str) -> 
 
 
 def write_curve(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw loss and Dice over the iterations; without matplotlib nothing is drawn."""
+    """Draw loss and, where it was measured, Dice over the iterations; without matplotlib nothing is drawn."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         log.info("matplotlib is not installed: %s is left out", path.name)
         return
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    classes = [name for name in rows[0] if name.startswith("dice")]
+    figure = Figure(figsize=(8 if classes else 4.5, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, dice = figure.subplots(1, 2)
+    loss, *others = figure.subplots(1, 2 if classes else 1, squeeze=False)[0]
     iterations = [row["iteration"] for row in rows]
-    loss.plot(iterations, [row["loss"] for row in rows], color="black")
+    for name, style in (("loss", "-"), ("validation loss", "--")):
+        if name in rows[0]:
+            loss.plot(iterations, [row[name] for row in rows], style, color="black", label=name)
     loss.set(xlabel="iteration", ylabel="loss")
-    for name in rows[0]:
-        if name.startswith("dice"):
+    if len(loss.lines) > 1:
+        loss.legend()
+    for dice in others:
+        for name in classes:
             mean = name == "dice"
             dice.plot(
                 iterations, [row[name] for row in rows], label="mean" if mean else name[5:],
                 color="black" if mean else None, linewidth=2 if mean else 0.8,
             )  # fmt: skip
-    dice.set(xlabel="iteration", ylabel="Dice (validation)", ylim=(0, 1))
-    if dice.lines:
+        dice.set(xlabel="iteration", ylabel="Dice (validation)", ylim=(0, 1))
         dice.legend(fontsize=6, ncols=2)
     write_all([(Output(path, "curve", (".png",)), lambda temporary: figure.savefig(temporary, dpi=120))])

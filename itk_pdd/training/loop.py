@@ -76,6 +76,10 @@ class Loop(ABC):
     def _measure(self) -> np.ndarray | None:
         """Dice of the averaged weights, shape (scans or pairs, classes - 1), None if there is nothing to measure on."""
 
+    def _figures(self) -> dict[str, float]:
+        """Whatever else of the averaged weights belongs to a row of the log."""
+        return {}
+
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
         """Whatever must be the same for a training to be resumed."""
@@ -173,9 +177,13 @@ class Loop(ABC):
                 self.best, self.since_best = row["dice"], 0
                 if self.settings.patience:
                     self.best_weights = {name: value.clone() for name, value in self.average.state_dict().items()}
+        figures = self._figures()
+        row |= {name: self.processes.mean(value) for name, value in figures.items()}
         row["seconds"] = seconds
         self.rows.append(row)
-        log.info("iteration %d: loss %.4f, Dice %.4f, %.0f s", self.iteration, loss, row.get("dice", math.nan), seconds)
+        told = {name: row[name] for name in ("dice", *figures) if name in row}
+        measured_text = "".join(f", {name} {value:.4f}" for name, value in told.items())
+        log.info("iteration %d: loss %.4f%s, %.0f s", self.iteration, loss, measured_text, seconds)
 
     def _save(self) -> None:
         self._write_checkpoint(0.0)

@@ -18,13 +18,16 @@ from itk_pdd.cli.evaluate import main as evaluate
 from itk_pdd.cli.train import main as train
 from training.conftest import GRID, balls, listed, scans, write_scan  # noqa: F401
 
-from itk_pdd.network.card import ModelCard, PddCard
+import itk_pdd
+from itk_pdd.network.card import DescriptorCard, ModelCard, PddCard
 from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.settings import Warp
+from itk_pdd.synthesis import make_pair
 from itk_pdd.training.loop import mean_over_scans
 from itk_pdd.training.pairs import SyntheticPairs
 from itk_pdd.training.pdd_trainer import registered_dice
+from itk_pdd.training.views import ViewSource
 from itk_pdd.volume import Volume
 
 SMALL = ("--widths", "8,16", "--rate", "0.005", "--crop", "16", "16", "16", "--elastic", "0", "--threads", "1")
@@ -169,6 +172,34 @@ def test_a_model_of_synthetic_pairs_needs_no_scan(tmp_path):
         dice.append(float(np.nanmean(mean_over_scans(found))))
     assert card.validation["registration_dice"]["mean"] == pytest.approx(dice[0], abs=2e-3)
     assert abs(dice[0] - dice[1]) > 0.02
+
+
+def test_a_descriptor_needs_no_scan(tmp_path, monkeypatch):
+    from itk_pdd.training import descriptor_recipe
+
+    draw = descriptor_recipe.label_maps
+    monkeypatch.setattr(descriptor_recipe, "label_maps", lambda count, **options: draw(2, **options))
+    monkeypatch.setattr(descriptor_recipe, "ViewSource", lambda maps: ViewSource(maps, size=32))
+    words = (train, "--method", "descriptor", "-o", tmp_path / "any", "--iterations", 2, "--validate-every", 1)
+    result = run(*words, "--cache", tmp_path / "cache", "--threads", 1, "-v")
+    assert result.exit_code == 0, result.output
+    assert "validation loss" in result.stderr
+    card = DescriptorCard.from_folder(tmp_path / "any")
+    assert card.training["scans"] == [] and card.training["iterations"] == 2
+    log = (tmp_path / "any" / "training" / "log.csv").read_text().splitlines()
+    assert log[0] == "iteration,rate,loss,validation loss,seconds" and len(log) == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    pair = make_pair((32, 28, 24), 3.0, seed=1)
+    assert itk_pdd.register(pair.fixed.to_simpleitk(), pair.moving.to_simpleitk(), model=tmp_path / "any")
+
+
+@pytest.mark.parametrize("options", [("--spacing", 2), ("--loss", "warped"), ("--folds", 2), ("--patience", 3)])
+def test_what_a_descriptor_does_not_have_is_refused(listed, tmp_path, options):  # noqa: F811
+    words = (train, "--method", "descriptor", "-o", tmp_path / "any", "--iterations", 1)
+    result = run(*words, *options)
+    assert result.exit_code == 2 and f"{options[0]} has no meaning with --method descriptor" in result.stderr
+    given = run(train, listed, *words[1:])
+    assert given.exit_code == 2 and "a descriptor learns from random shapes" in " ".join(given.stderr.split())
 
 
 @pytest.mark.parametrize(
