@@ -220,7 +220,8 @@ class DescriptorTrainer(Loop):
         torch.manual_seed(settings.seed)
         module = Objective(network, share).to(self.device)
         super().__init__(folder, module, settings=settings, names=[], processes=processes or Processes())
-        self.parallel = self.processes.wrap(module)
+        # Views without an edge teach nothing, and leave the descriptor out.
+        self.parallel = self.processes.wrap(module, unused=True)
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
         return self.parallel([self.source.draw(rng) for _ in range(self.settings.batch)], rng)
