@@ -66,8 +66,10 @@ class Objective(nn.Module):
     def forward(self, views: Sequence[Views], rng: np.random.Generator) -> Tensor:
         """Mean negative log-likelihood of the true displacements of random cells, in nats."""
         losses = [loss for each in views for loss in self._losses(each, rng)]
-        # Views that show hardly any edge have nothing to teach.
-        return torch.stack(losses).mean() if losses else 0.0 * self.log_temperature.sum()
+        if losses:
+            return torch.stack(losses).mean()
+        # Views that show hardly any edge teach nothing; several processes still wait for the gradient of each weight.
+        return torch.stack([0.0 * weights.sum() for weights in self.parameters()]).sum()
 
     def _losses(self, views: Views, rng: np.random.Generator) -> list[Tensor]:
         device = self.log_temperature.device
@@ -220,8 +222,7 @@ class DescriptorTrainer(Loop):
         torch.manual_seed(settings.seed)
         module = Objective(network, share).to(self.device)
         super().__init__(folder, module, settings=settings, names=[], processes=processes or Processes())
-        # Views without an edge teach nothing, and leave the descriptor out.
-        self.parallel = self.processes.wrap(module, unused=True)
+        self.parallel = self.processes.wrap(module)
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
         return self.parallel([self.source.draw(rng) for _ in range(self.settings.batch)], rng)

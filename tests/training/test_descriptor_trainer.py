@@ -12,6 +12,7 @@ from scipy import ndimage
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.descriptor import Descriptor
 from itk_pdd.network.settings import DescriptorSettings
+from itk_pdd.training import descriptor_trainer
 from itk_pdd.training.descriptor_trainer import DescriptorTrainer, likelihood_loss, random_cells
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.views import ViewSource, label_maps
@@ -118,6 +119,16 @@ def test_learning_makes_the_truth_more_probable(tmp_path, source):
     # With the temperature that was learned, so that it is the bits that make the difference.
     loop.average.descriptor.load_state_dict(untrained)
     assert trained < loop._figures()["validation loss"] - 0.02
+
+
+def test_views_without_an_edge_teach_nothing(source, monkeypatch):
+    monkeypatch.setattr(descriptor_trainer, "_FLAT", -1.0)
+    views = source.draw(np.random.default_rng(0))
+    objective = descriptor_trainer.Objective(NETWORK, 0.5)
+    loss = objective([replace(views, edges=np.zeros_like(views.edges))], np.random.default_rng(0))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(float(p.grad.abs().max()) == 0 for p in objective.parameters())
 
 
 def test_a_training_goes_on_exactly(tmp_path, source):
