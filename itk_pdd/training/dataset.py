@@ -17,8 +17,7 @@ from torch import Tensor
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.network.preparation import Intensity, prepare_image, prepare_labels
-from itk_pdd.network.storage import read_tensors
-from itk_pdd.outputs import OutputError, write_bytes
+from itk_pdd.training.cache import kept
 from itk_pdd.training.cases import LabelledScan
 from itk_pdd.volume import Volume
 
@@ -174,32 +173,13 @@ def load_samples(
 def _cached(
     scan: LabelledScan, spacing: float, intensity: Intensity, values: Sequence[int], cache: Path | None
 ) -> Sample:
-    if cache is None:
-        return _prepared(scan, spacing, intensity, values)
-    path = cache / f"{scan.name}-{_key(scan, spacing, intensity, values)}.safetensors"
-    if path.is_file():
-        try:
-            tensors = read_tensors(path, name="cache")
-            return Sample(scan.name, *(tensors[part] for part in _KEPT))
-        except (RegistrationError, KeyError):
-            log.warning("%s is damaged and is made again", path)
-    sample = _prepared(scan, spacing, intensity, values)
-    _keep(path, sample)
-    return sample
+    path = cache and cache / f"{scan.name}-{_key(scan, spacing, intensity, values)}.safetensors"
 
+    def make() -> dict[str, Tensor]:
+        sample = _prepared(scan, spacing, intensity, values)
+        return {part: getattr(sample, part) for part in _KEPT}
 
-def _keep(path: Path, sample: Sample) -> None:
-    """A cache that cannot be written costs time the next time and nothing else."""
-    from safetensors.torch import save
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(temporary, save({part: getattr(sample, part) for part in _KEPT}))
-        os.replace(temporary, path)
-    except (OSError, OutputError) as error:
-        log.warning("%s cannot be written (%s): the scan will be read again the next time", path, error)
-        temporary.unlink(missing_ok=True)
+    return Sample(scan.name, **kept(path, make, _KEPT))
 
 
 def _prepared(scan: LabelledScan, spacing: float, intensity: Intensity, values: Sequence[int]) -> Sample:

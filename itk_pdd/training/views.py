@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.grid import Grid
-from itk_pdd.outputs import Output, write_all, write_bytes
 from itk_pdd.synthesis.anatomy import random_shapes
 from itk_pdd.synthesis.rendering import Contrast, random_acquisition, random_contrast, render_labels
+from itk_pdd.training.cache import kept
 from itk_pdd.volume import Volume
 
 __all__ = ["ViewSource", "Views", "label_maps"]
@@ -74,28 +74,16 @@ def label_maps(
     maps = []
     for number in range(count):
         progress(number / count)
-        path = None if cache is None else Path(cache) / f"shapes-{seed}-{number}.npy"
-        if path is not None and path.is_file():
-            try:
-                maps.append(np.load(path, allow_pickle=False))
-                continue
-            except ValueError:
-                pass  # damaged: drawn again
-        rng = np.random.default_rng([seed, number])
-        size = rng.integers(*_MAP_SIZES, size=3)
-        maps.append(random_shapes(Grid.create(size.tolist(), 1.0), seed=int(rng.integers(2**62))).array)
-        if path is not None:
-            _keep(maps[-1], path)
+
+        def make(number: int = number) -> dict[str, Tensor]:
+            rng = np.random.default_rng([seed, number])
+            size = rng.integers(*_MAP_SIZES, size=3)
+            shapes = random_shapes(Grid.create(size.tolist(), 1.0), seed=int(rng.integers(2**62)))
+            return {"labels": torch.from_numpy(shapes.array)}
+
+        path = None if cache is None else Path(cache) / f"shapes-{seed}-{number}.safetensors"
+        maps.append(kept(path, make, ("labels",))["labels"].numpy())
     return maps
-
-
-def _keep(array: np.ndarray, path: Path) -> None:
-    from io import BytesIO
-
-    content = BytesIO()
-    np.save(content, array)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_all([(Output(path, "cache", (".npy",)), lambda to: write_bytes(to, content.getvalue()))])
 
 
 class ViewSource:

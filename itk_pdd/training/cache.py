@@ -1,0 +1,57 @@
+"""What a training makes of its data, kept between trainings."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.network.storage import read_tensors
+from itk_pdd.outputs import OutputError, write_bytes
+
+__all__ = ["kept"]
+
+log = logging.getLogger("itk_pdd")
+
+
+def kept(path: Path | None, make: Callable[[], dict[str, Tensor]], names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Tensors of a file of the cache, or made and kept there.
+
+    Parameters
+    ----------
+    path : Path, optional
+        A safetensors file; None for no cache. A damaged one is made again, one that cannot be written costs time the
+        next time and nothing else: both with a warning.
+    make : callable
+        Makes the tensors.
+    names : tuple of str
+        Of the tensors.
+    """
+    if path is None:
+        return make()
+    if path.is_file():
+        try:
+            tensors = read_tensors(path, name="cache")
+            return {name: tensors[name] for name in names}
+        except (RegistrationError, KeyError):
+            log.warning("%s is damaged and is made again", path)
+    tensors = make()
+    _write(path, tensors)
+    return tensors
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(temporary, save(tensors))
+        os.replace(temporary, path)
+    except (OSError, OutputError) as error:
+        log.warning("%s cannot be written (%s): it will be made again the next time", path, error)
+        temporary.unlink(missing_ok=True)
