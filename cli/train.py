@@ -219,10 +219,10 @@ def _descriptor_recipe(options: dict[str, Any], settings: dict[str, Any]) -> Any
     from itk_pdd.training.descriptor_recipe import DESCRIPTOR_TRAINING, DescriptorRecipe
 
     names = ("name", "description", "command", "minutes", "device", "cache")
-    # The others have been refused, or have their defaults.
-    settings = {name: value for name, value in settings.items() if name not in ("patience", "bfloat16")}
-    kept = {name: options[name] for name in names}
-    return DescriptorRecipe(**kept, settings=replace(DESCRIPTOR_TRAINING, **settings))
+    # The others have been refused.
+    return DescriptorRecipe(
+        **{name: options[name] for name in names}, settings=replace(DESCRIPTOR_TRAINING, **settings)
+    )
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
@@ -21,6 +21,7 @@ SCHEMA = 1
 """The newest layout of a card that this version of the package reads."""
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 """Names of the two files of a model folder."""
+T = TypeVar("T")
 _AXES = {"L": "x", "R": "x", "P": "y", "A": "y", "S": "z", "I": "z"}
 
 
@@ -119,17 +120,11 @@ class ModelCard:
         RegistrationError
             If there is no card, it is no card, or it comes from a newer version of the package.
         """
-        path, content = Path(folder) / CARD, read_content(folder)
-        check_kind(path, content, "semantic", "class probabilities")
-        try:
-            content["network"] = UNetSettings(**content["network"])
-            content["intensity"] = Intensity(**content["intensity"])
-            content["classes"] = tuple(LabelClass(**entry) for entry in content["classes"])
-            return cls(**content)
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, RegistrationError):
-                raise
-            raise RegistrationError(f"model: {path} is no complete model card ({error})") from error
+        return _from_folder(
+            cls, folder, "semantic", "class probabilities",
+            network=lambda found: UNetSettings(**found), intensity=lambda found: Intensity(**found),
+            classes=lambda found: tuple(LabelClass(**entry) for entry in found),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -186,16 +181,10 @@ class PddCard:
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> PddCard:
         """Read the card of a model folder; see :meth:`ModelCard.from_folder`."""
-        path, content = Path(folder) / CARD, read_content(folder)
-        check_kind(path, content, "pdd", "displacements")
-        try:
-            content["network"] = PddSettings.from_json(content["network"])
-            content["intensity"] = Intensity(**content["intensity"])
-            return cls(**content)
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, RegistrationError):
-                raise
-            raise RegistrationError(f"model: {path} is no complete model card ({error})") from error
+        return _from_folder(
+            cls, folder, "pdd", "displacements", network=PddSettings.from_json,
+            intensity=lambda found: Intensity(**found),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -237,15 +226,22 @@ class DescriptorCard:
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> DescriptorCard:
         """Read the card of a model folder; see :meth:`ModelCard.from_folder`."""
-        path, content = Path(folder) / CARD, read_content(folder)
-        check_kind(path, content, "descriptor", "descriptors")
-        try:
-            content["network"] = DescriptorSettings(**content["network"])
-            return cls(**content)
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, RegistrationError):
-                raise
-            raise RegistrationError(f"model: {path} is no complete model card ({error})") from error
+        return _from_folder(cls, folder, "descriptor", "descriptors", network=lambda found: DescriptorSettings(**found))
+
+
+def _from_folder(
+    card: Callable[..., T], folder: str | os.PathLike[str], kind: str, gives: str, **parts: Callable[[Any], Any]
+) -> T:
+    """A card of a kind, of a network that ``gives`` something; ``parts`` make its entries of what the file says."""
+    path, content = Path(folder) / CARD, read_content(folder)
+    check_kind(path, content, kind, gives)
+    try:
+        made = {name: make(content.pop(name)) for name, make in parts.items()}
+        return card(**content, **made)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, RegistrationError):
+            raise
+        raise RegistrationError(f"model: {path} is no complete model card ({error})") from error
 
 
 def as_text(card: ModelCard | PddCard | DescriptorCard) -> str:
