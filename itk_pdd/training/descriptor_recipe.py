@@ -100,7 +100,6 @@ def train_descriptor(
     settings = recipe.settings
     if recipe.minutes is not None:
         settings = replace(settings, iterations=planned_iterations(trainer(settings), recipe.minutes, processes))
-        log.info("%g minutes are about %d iterations", recipe.minutes, settings.iterations)
     loop = trainer(settings)
     log.info("%d label maps, %d weights", len(maps), count_weights(loop.network.descriptor))
 

@@ -160,7 +160,6 @@ def train_pdd(
         # Steps that only name classes are faster than those that count here.
         timed = trainer(settings, replace(recipe.objective, pretrain=0))
         settings = replace(settings, iterations=planned_iterations(timed, recipe.minutes, processes))
-        log.info("%g minutes are about %d iterations", recipe.minutes, settings.iterations)
     loop = trainer(settings, recipe.objective)
     layouts = [loop.network.network.lattice(source.shape, warp=number) for number in range(len(network.warps))]
     log.info(

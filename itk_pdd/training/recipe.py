@@ -168,7 +168,6 @@ def train_model(
     settings = recipe.settings
     if recipe.minutes is not None:
         settings = replace(settings, iterations=planned_iterations(trainer(settings), recipe.minutes, processes))
-        log.info("%g minutes are about %d iterations", recipe.minutes, settings.iterations)
     loop = trainer(settings)
     log.info(
         "%d classes, %d weights, an answer every %g mm, crops of %s voxels (z, y, x)",
@@ -317,6 +316,7 @@ def planned_iterations(trainer: Loop, minutes: float, processes: Processes) -> i
     """How many iterations fit, from the median of a few; the checkpoint's number if the training has begun."""
     begun = trainer.planned()
     if begun is not None:
+        log.info("%d iterations were planned", begun)
         return begun
     seconds = []
     for _ in range(6):
@@ -324,7 +324,9 @@ def planned_iterations(trainer: Loop, minutes: float, processes: Processes) -> i
         trainer.step()
         seconds.append(time.monotonic() - began)
     # The first steps are slower: memory is claimed, kernels are compiled.
-    return max(20, int(minutes * 60 / processes.mean(statistics.median(seconds[2:]))))
+    count = max(20, int(minutes * 60 / processes.mean(statistics.median(seconds[2:]))))
+    log.info("%g minutes are about %d iterations", minutes, count)
+    return count
 
 
 def provenance(loop: Loop, scans: Sequence[LabelledScan], *, licence: str, command: str, device: str) -> dict[str, Any]:

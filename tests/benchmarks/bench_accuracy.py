@@ -1,6 +1,6 @@
 """Accuracy, time and memory of the default registration on the benchmark data.
 
-    python tests/benchmarks/bench_accuracy.py [--data abdomen hippocampus lung classic] [--model auto]
+    python tests/benchmarks/bench_accuracy.py [--data abdomen hippocampus lung classic ct-mr contrasts] [--model auto]
         [--smoothness 1] [--pairs N]
 
 Each registration runs in this process, one after another; the first one also compiles the kernels where they are not
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
+import two_contrasts
 
 from itk_pdd import engine
 from itk_pdd.evaluation import datasets
@@ -38,6 +39,10 @@ def pairs_of(name: str, split: str, count: int | None = None) -> list[datasets.P
         return datasets.hippocampus_pairs(split, count or 20)
     if name == "lung":
         return [datasets.lung_pair()]
+    if name == "ct-mr":
+        return two_contrasts.ct_mr_pairs(Path(_FOLDER.name) / name)
+    if name == "contrasts":
+        return two_contrasts.synthetic_pairs(Path(_FOLDER.name) / name)
     names = [
         ("BrainProtonDensitySliceBorder20.png", "BrainProtonDensitySliceR10X13Y17S12.png"),
         ("BrainProtonDensitySlice256x256.png", "BrainProtonDensitySliceBSplined10.png"),
@@ -93,7 +98,9 @@ def main() -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ("abdomen", "hippocampus", "lung", "classic")
-    parser.add_argument("--data", nargs="+", choices=names, default=names, help="data sets to run")
+    parser.add_argument(
+        "--data", nargs="+", choices=(*names, "ct-mr", "contrasts"), default=names, help="data sets to run"
+    )
     parser.add_argument("--split", default="validation", choices=("train", "validation"), help="patients to take")
     parser.add_argument("--model", default="auto", help="model to register with")
     parser.add_argument("--smoothness", type=float, default=1.0, help="factor of the model's regularisation")
