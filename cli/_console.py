@@ -23,9 +23,9 @@ def exit_codes(stopped: str | None = None) -> Iterator[None]:
 
     ``stopped`` is the sentence after Ctrl-C; by default it tells whether anything was written.
     """
-    from itk_pdd import outputs
     from itk_pdd.errors import RegistrationAborted, RegistrationError
-    from itk_pdd.outputs import OutputError
+    from itk_pdd.io import outputs
+    from itk_pdd.io.outputs import OutputError
 
     context, before = click.get_current_context(), outputs.written()
     try:

@@ -70,7 +70,7 @@ def interruptible(code: int, message: str) -> Iterator[None]:
 def _watch(
     ours: socket.socket, done: threading.Event, pressed: threading.Event, code: int, message: str, stderr: int | None
 ) -> None:
-    from itk_pdd import outputs
+    from itk_pdd.io import outputs
 
     while signals := ours.recv(64):
         if signal.SIGINT not in signals:

@@ -71,7 +71,7 @@ def _segmentation(data: Path, options: dict[str, Any], progress: Any) -> list[di
     from itk_pdd.errors import RegistrationError
     from itk_pdd.models import load
     from itk_pdd.network.semantic import SemanticNetwork
-    from itk_pdd.operations import on_device
+    from itk_pdd.solver.operations import on_device
     from itk_pdd.training.evaluation import segmentation_dice
 
     folder = load(options["model"]).network

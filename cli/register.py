@@ -196,7 +196,7 @@ def main(**arguments: Any) -> None:
         _console.progress_bar() as progress,
     ):
         if folder is None:
-            from itk_pdd.filewise import register_files
+            from itk_pdd.commands.register import register_files
 
             arguments["initial_transform"] = list(arguments["initial_transform"]) or None
             result = register_files(fixed, moving, progress=progress, **arguments)
@@ -204,7 +204,7 @@ def main(**arguments: Any) -> None:
             if progress is not None and verbosity == 0 and judgement is not None:
                 summary = str(judgement).capitalize() + "."
         else:
-            from itk_pdd.demo import run_demo
+            from itk_pdd.commands.demo import run_demo
 
             keys = ("initialise", "model", "smoothness", "spacing", "device", "threads", "memory", "seed")
             summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})

@@ -76,7 +76,7 @@ def _run(verbose: int, function: str, *arguments: Any, **options: Any) -> None:
 
     guard = _interrupt.interruptible(_console.INTERRUPTED, _console.STOPPED)
     with guard, _console.exit_codes(), _console.logging_to_stderr(verbose):
-        from itk_pdd import transforming
+        from itk_pdd.commands import transform as transforming
 
         told = getattr(transforming, function)(*arguments, **options)
         if told:

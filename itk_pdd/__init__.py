@@ -11,21 +11,21 @@ from typing import Any
 from itk_pdd._version import __version__
 
 _PUBLIC = {
-    "DisplacementField": "itk_pdd.field",
-    "Grid": "itk_pdd.grid",
+    "DisplacementField": "itk_pdd.geometry.field",
+    "Grid": "itk_pdd.geometry.grid",
     "PDDRegistrationMethod": "itk_pdd.method",
     "RegistrationAborted": "itk_pdd.errors",
     "RegistrationError": "itk_pdd.errors",
     "RegistrationWarning": "itk_pdd.errors",
     "Uncertainty": "itk_pdd.uncertainty.estimate",
-    "Volume": "itk_pdd.volume",
-    "compose": "itk_pdd.composition",
-    "invert": "itk_pdd.composition",
-    "jacobian_determinant": "itk_pdd.warping",
+    "Volume": "itk_pdd.io.volume",
+    "compose": "itk_pdd.warp.composition",
+    "invert": "itk_pdd.warp.composition",
+    "jacobian_determinant": "itk_pdd.warp.warping",
     "register": "itk_pdd.registration",
-    "warp_image": "itk_pdd.warping",
-    "warp_labels": "itk_pdd.warping",
-    "warp_points": "itk_pdd.points",
+    "warp_image": "itk_pdd.warp.warping",
+    "warp_labels": "itk_pdd.warp.warping",
+    "warp_points": "itk_pdd.warp.points",
     "registration_filter": "itk_pdd.filter",
 }
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io.volume import is_itk
 from itk_pdd.method import PDDRegistrationMethod
-from itk_pdd.volume import is_itk
 
 __all__ = ["registration_filter"]
 

@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from itk_pdd.errors import RegistrationAborted, RegistrationError
-from itk_pdd.inputs import pack, time_stamp, unpack
-from itk_pdd.registration import invert, prepare, solve
-from itk_pdd.transform import (
+from itk_pdd.io.fields import (
     components_to_simpleitk,
     field_to_image,
     field_to_itk,
     field_to_itk_image,
     field_to_simpleitk,
 )
+from itk_pdd.io.inputs import pack, time_stamp, unpack
+from itk_pdd.io.volume import Volume, image_kind
+from itk_pdd.registration import invert, prepare, solve
 from itk_pdd.uncertainty.images import tensor_to_itk
-from itk_pdd.volume import Volume, image_kind
-from itk_pdd.warping import warp_channels
+from itk_pdd.warp.warping import warp_channels
 
 __all__ = ["PDDRegistrationMethod"]
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
-from itk_pdd.picture import upright, window
-from itk_pdd.volume import Volume, is_itk, is_simpleitk
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume, is_itk, is_simpleitk
+from itk_pdd.views.picture import upright, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -275,7 +275,7 @@ def _field(field: Any) -> DisplacementField:
     """A displacement field in any of the forms in which this package gives or writes it."""
     if isinstance(field, DisplacementField):
         return field
-    from itk_pdd.transform import field_from_image, read_field
+    from itk_pdd.io.fields import field_from_image, read_field
 
     if isinstance(field, str | os.PathLike):
         return read_field(field)

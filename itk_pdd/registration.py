@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd import prealignment
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
-from itk_pdd.mapping import AffineMapping, Mapping, as_mapping
-from itk_pdd.transform import field_to_itk, field_to_simpleitk
-from itk_pdd.volume import Volume, image_kind
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping, Mapping, as_mapping
+from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
+from itk_pdd.io.volume import Volume, image_kind
+from itk_pdd.solver import prealignment
 
 if TYPE_CHECKING:
-    from itk_pdd.engine import Result
+    from itk_pdd.solver.engine import Result
 
 __all__ = ["INITIALISATIONS", "Problem", "invert", "prepare", "register", "solve"]
 
@@ -238,7 +238,7 @@ def solve(problem: Problem, *, channel_weights: Sequence[float] | None = None, *
     RegistrationError
         If an option makes no sense, or there is not one weight for each channel.
     """
-    from itk_pdd import engine
+    from itk_pdd.solver import engine
 
     if channel_weights is not None:
         options["channel_weights"] = _checked_weights(channel_weights, max(1, len(problem.fixed_channels)))

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -136,5 +136,5 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             progress(1.0, "done")
         return SimpleNamespace(field=field, capture_range_mm=10.0, stages=(), uncertainty=None)
 
-    monkeypatch.setattr("itk_pdd.engine.register_volumes", register_volumes)
+    monkeypatch.setattr("itk_pdd.solver.engine.register_volumes", register_volumes)
     return note

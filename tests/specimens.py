@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from conftest import blobs, rotation, wave
 
-from itk_pdd.grid import Grid
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 
 GRID = Grid.create((13, 12, 10), (1.5, 2.0, 2.5), (-5.0, 8.0, 3.0), rotation(10, 5, -20))
 FLAT = Grid.create((20, 16), (1.0, 1.5))
@@ -117,7 +117,7 @@ def _spline():
 def _transform(path: Path) -> None:
     import SimpleITK
 
-    from itk_pdd.transform import field_to_simpleitk, write_field
+    from itk_pdd.io.fields import field_to_simpleitk, write_field
 
     if path.stem.startswith("field"):
         write_field(wave(GRID), path)

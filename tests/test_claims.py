@@ -16,7 +16,7 @@ from itk_pdd.cli import compare, evaluate, register, train, transform
 
 import itk_pdd
 from itk_pdd import models
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.network.card import CARD, WEIGHTS, DescriptorCard, ModelCard
 from itk_pdd.synthesis import make_pair
 

@@ -19,9 +19,9 @@ import SimpleITK
 from conftest import blobs, rotation, wave
 
 from itk_pdd import warp_image, warp_points
-from itk_pdd.grid import Grid
-from itk_pdd.transform import write_field
-from itk_pdd.transforming import compose_file
+from itk_pdd.commands.transform import compose_file
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import write_field
 
 FIXED = Grid.create((27, 23, 19), (1.1, 1.7, 2.9), (-13.0, 40.0, 7.5), rotation(20, -15, 40))
 TURN = rotation(-5, 10, 12)
@@ -185,7 +185,7 @@ def test_greedy(pair) -> None:
         print("{}")
         """)  # fmt: skip
     assert_same_image(pair, read(pair.folder / "greedy.nii.gz"))
-    from itk_pdd.points import read_points
+    from itk_pdd.warp.points import read_points
 
     assert_same_points(pair, read_points(pair.folder / "moved.vtk", system="RAS").points)
 

@@ -12,8 +12,8 @@ from conftest import GEOMETRIES, blobs, to_itk, wave
 
 import itk_pdd
 from itk_pdd.errors import RegistrationAborted, RegistrationError
-from itk_pdd.transform import field_from_image
-from itk_pdd.volume import Volume
+from itk_pdd.io.fields import field_from_image
+from itk_pdd.io.volume import Volume
 
 GRID = GEOMETRIES["oblique"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from itk_pdd import DisplacementField, Grid, RegistrationError, Volume, plot
-from itk_pdd.transform import field_to_itk, field_to_simpleitk, write_field
+from itk_pdd.io.fields import field_to_itk, field_to_simpleitk, write_field
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import itk_pdd
 from itk_pdd.errors import RegistrationWarning
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import field_from_simpleitk
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis import make_pair
-from itk_pdd.transform import field_from_simpleitk
-from itk_pdd.volume import Volume
 
 few = settings(
     max_examples=6,

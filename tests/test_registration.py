@@ -11,14 +11,14 @@ import SimpleITK
 from conftest import GEOMETRIES, blobs, rotation, to_itk, wave
 
 import itk_pdd
-from itk_pdd import prealignment
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import field_from_image, field_to_itk
+from itk_pdd.io.volume import Volume
 from itk_pdd.registration import invert, prepare
+from itk_pdd.solver import prealignment
 from itk_pdd.synthesis import make_pair
-from itk_pdd.transform import field_from_image, field_to_itk
-from itk_pdd.volume import Volume
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 
@@ -261,6 +261,6 @@ def test_import_is_fast_and_brings_nothing_heavy() -> None:
 
 def test_files_are_registered_without_itk(tmp_path) -> None:
     """The command line never loads itk, which costs seconds."""
-    code = "import itk_pdd.filewise, itk_pdd.prealignment, sys; print('itk' in sys.modules)"
+    code = "import itk_pdd.commands.register, itk_pdd.solver.prealignment, sys; print('itk' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "False"

@@ -10,11 +10,11 @@ from conftest import rotation, to_itk
 from itk_pdd.cli.register import main
 
 import itk_pdd
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import field_from_image, read_field
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis import SyntheticPair, make_pair
-from itk_pdd.transform import field_from_image, read_field
-from itk_pdd.volume import Volume
 
 SPACING = 6.0
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField
+from itk_pdd.geometry.field import DisplacementField
 
 __all__ = [
     "average_surface_distance",

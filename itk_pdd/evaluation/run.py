@@ -25,11 +25,11 @@ from itk_pdd.evaluation.baselines import Task, run_method
 from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.process import Outcome, run_limited
 from itk_pdd.evaluation.scoring import Case, load_case, score
-from itk_pdd.field import DisplacementField
-from itk_pdd.files import write_image
-from itk_pdd.grid import Grid
-from itk_pdd.transform import read_field, write_field
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import read_field, write_field
+from itk_pdd.io.files import write_image
+from itk_pdd.io.volume import Volume
 
 __all__ = ["Rules", "failed", "fill_template", "main", "perform", "write_json"]
 
@@ -131,8 +131,8 @@ def perform(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _keep_view(case: Case, field: DisplacementField, path: Path) -> None:
     """Keep small copies of what came out, for the report."""
-    from itk_pdd.picture import grey_limits
-    from itk_pdd.report.display import moved_view, save_view
+    from itk_pdd.views.display import moved_view, save_view
+    from itk_pdd.views.picture import grey_limits
 
     labels = None if case.moving_labels is None else warping.warp_labels(case.moving_labels, field)
     limits = grey_limits(case.moving.array)

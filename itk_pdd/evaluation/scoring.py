@@ -10,8 +10,8 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import metrics, warping
 from itk_pdd.evaluation.datasets import Pair, read_points
-from itk_pdd.field import DisplacementField
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.io.volume import Volume
 
 __all__ = ["Case", "Score", "load_case", "score"]
 

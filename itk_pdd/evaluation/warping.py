@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField, slabs
-from itk_pdd.grid import Grid
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField, slabs
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 
 __all__ = [
     "inverse_consistency_error",

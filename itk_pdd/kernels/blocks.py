@@ -17,7 +17,7 @@ from itk_pdd.kernels.parallel import run
 from itk_pdd.kernels.tree import SpanningTree, branches_of, downward, towards_root, upward
 
 if TYPE_CHECKING:
-    from itk_pdd.masking import MaskedCosts
+    from itk_pdd.kernels.masking import MaskedCosts
 
 __all__ = ["min_sum_means"]
 

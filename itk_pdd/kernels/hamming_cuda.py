@@ -25,7 +25,7 @@ _SIZES = (
     "base_x", "block_z", "block_y", "block_x", "cell_z", "cell_y", "cell_x", "stride_z", "stride_y", "stride_x",
     "radius_z", "radius_y", "radius_x", "step_z", "step_y", "step_x", "total",
 )  # fmt: skip
-_FEW = tl.constexpr(0.25)  # as in itk_pdd.masking
+_FEW = tl.constexpr(0.25)  # as in itk_pdd.kernels.masking
 
 
 @triton.jit
@@ -135,7 +135,7 @@ def hamming_costs(
     allowed: Tensor | None = None,
     scales: Sequence[float] = (1 / 60,),
 ) -> Tensor:
-    """See :func:`itk_pdd.kernels.hamming.hamming_costs`, and :func:`itk_pdd.masking.masked_costs` for ``allowed``.
+    """See :func:`itk_pdd.kernels.hamming.hamming_costs`; :func:`~itk_pdd.kernels.masking.masked_costs` for ``allowed``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The operations of the dense search on CUDA tensors: what :func:`itk_pdd.operations.operations` chooses for a GPU.
+"""The operations of the dense search on CUDA tensors, which :mod:`itk_pdd.solver.operations` chooses for a GPU.
 
 Beside those with a file of their own (:mod:`hamming_cuda`, :mod:`tree_cuda`, :mod:`mind_cuda`), whose tensors are the
 large ones, these are displacements on lattices: small, and mostly a few calls of torch.
@@ -142,7 +142,7 @@ class DeviceOperations:
     def masked_costs(
         self, fixed: Tensor, moving: Tensor, allowed: np.ndarray | None, *, mask: np.ndarray | None, **options: Any
     ) -> Tensor:
-        """See :func:`itk_pdd.masking.masked_costs`; rows are not padded."""
+        """See :func:`itk_pdd.kernels.masking.masked_costs`; rows are not padded."""
         allowed = None if allowed is None or allowed.all() else self.array(allowed)
         mask = None if mask is None else self.array(mask)
         return hamming_cuda.hamming_costs(fixed, moving, allowed=allowed, mask=mask, **options)

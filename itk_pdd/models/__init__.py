@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.stages import Model, Refinement, Regularisation, Stage
+from itk_pdd.solver.settings import Model, Refinement, Regularisation, Stage
 
 if TYPE_CHECKING:
-    from itk_pdd.network.pddmodel import PddModel
+    from itk_pdd.models.pddmodel import PddModel
 
 __all__ = ["DEFAULT", "from_reference", "load", "names"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import PddCard
-from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.regularisation import Regularisation

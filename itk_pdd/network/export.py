@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from itk_pdd.io.outputs import Output, OutputError, write_all, write_bytes
 from itk_pdd.network.card import CARD, WEIGHTS, DescriptorCard, ModelCard, PddCard
-from itk_pdd.outputs import Output, OutputError, write_all, write_bytes
 
 __all__ = ["made_folder", "rounded", "write_model"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
-from itk_pdd.resampling import resample
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.resampling import resample
+from itk_pdd.io.volume import Volume
 
 __all__ = ["Intensity", "canonical_volume", "prepare_image", "prepare_labels", "working_grid"]
 

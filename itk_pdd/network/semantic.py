@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.network.card import WEIGHTS, ModelCard
 from itk_pdd.network.preparation import prepare_image
 from itk_pdd.network.storage import check_weights, load_weights, read_tensors
 from itk_pdd.network.unet import UNet
-from itk_pdd.volume import Volume
 
 __all__ = ["SemanticNetwork", "predict"]
 

@@ -14,7 +14,7 @@ from itk_pdd.evaluation.compare import Run
 from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.methods import INITIAL
 from itk_pdd.evaluation.tables import ALL, label_order
-from itk_pdd.outputs import write_all
+from itk_pdd.io.outputs import write_all
 from itk_pdd.report import charts, page
 from itk_pdd.report.assets import Assets
 from itk_pdd.report.selection import pictures_of

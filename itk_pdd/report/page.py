@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from itk_pdd._version import __version__
-from itk_pdd.grid import Grid
-from itk_pdd.outputs import Output
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.outputs import Output
 from itk_pdd.report.assets import Assets
-from itk_pdd.report.display import JACOBIAN_SPAN, View, shrunk_shape, shrunken
+from itk_pdd.views.display import JACOBIAN_SPAN, View, shrunk_shape, shrunken
 
 __all__ = ["PairPictures", "fill", "html_table", "target", "writer"]
 
@@ -24,7 +24,7 @@ _SCRIPTS = ("volume.js", "drawing.js", "viewer.js", "page.js")
 
 
 def target(path: Any, name: str = "report") -> Output:
-    """The file of a report, as :func:`itk_pdd.outputs.write_all` takes it."""
+    """The file of a report, as :func:`itk_pdd.io.outputs.write_all` takes it."""
     return Output(path, name, (".html", ".htm"))
 
 
@@ -175,7 +175,7 @@ class PairPictures:
 
 
 def writer(text: str):
-    """A function that writes a page to a path, for :func:`itk_pdd.outputs.write_all`."""
+    """A function that writes a page to a path, for :func:`itk_pdd.io.outputs.write_all`."""
 
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.evaluation import metrics
+from itk_pdd.io.volume import Volume
 from itk_pdd.uncertainty.quality import Quality
-from itk_pdd.volume import Volume
 
 __all__ = ["Limits", "Sign", "assess", "judged", "overall"]
 

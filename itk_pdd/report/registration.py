@@ -10,17 +10,17 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import metrics, warping
-from itk_pdd.field import DisplacementField, slabs
-from itk_pdd.grid import Grid
-from itk_pdd.mapping import Mapping as PointMapping
-from itk_pdd.outputs import write_all
-from itk_pdd.picture import grey_limits
+from itk_pdd.geometry.field import DisplacementField, slabs
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import Mapping as PointMapping
+from itk_pdd.io.outputs import write_all
+from itk_pdd.io.volume import Volume
 from itk_pdd.report import page
 from itk_pdd.report.assets import Assets
-from itk_pdd.report.display import fixed_view, moved_view
 from itk_pdd.report.quality import Limits, Sign, assess, judged, overall
 from itk_pdd.uncertainty.quality import Quality
-from itk_pdd.volume import Volume
+from itk_pdd.views.display import fixed_view, moved_view
+from itk_pdd.views.picture import grey_limits
 
 __all__ = ["registration_page", "write_registration_report"]
 

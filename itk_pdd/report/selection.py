@@ -13,10 +13,10 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation.compare import Run
 from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.methods import INITIAL
+from itk_pdd.io.volume import Volume
 from itk_pdd.report.assets import Assets
-from itk_pdd.report.display import View, fixed_view, load_view
 from itk_pdd.report.page import PairPictures
-from itk_pdd.volume import Volume
+from itk_pdd.views.display import View, fixed_view, load_view
 
 __all__ = ["pictures_of"]
 

@@ -9,13 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis.abdomen import NOMINAL_EXTENT, AbdomenLabel, paint_abdomen
 from itk_pdd.synthesis.canvas import Canvas, TissueMap
 from itk_pdd.synthesis.noise import NoiseTile, texture_sigmas
 from itk_pdd.synthesis.shapes import MAXIMAL_LABELS, paint_shapes
-from itk_pdd.volume import Volume
 
 __all__ = ["ANATOMIES", "Anatomy", "abdomen_labels", "label_names", "random_shapes"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
 
 __all__ = ["Deformation", "random_affine", "random_deformation"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
 
 __all__ = ["NoiseTile", "texture_sigmas"]
 

@@ -8,18 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis.anatomy import Anatomy
 from itk_pdd.synthesis.deformation import Deformation, random_deformation
-from itk_pdd.synthesis.rendering import (
-    Acquisition,
-    ct_contrast,
-    random_acquisition,
-    random_contrast,
-    render,
-)
-from itk_pdd.volume import Volume
+from itk_pdd.synthesis.rendering import Acquisition, ct_contrast, random_acquisition, random_contrast, render
 
 __all__ = ["MODALITIES", "SyntheticPair", "make_pair"]
 
@@ -83,7 +77,7 @@ def make_pair(
     seed : int
         Determines the pair entirely.
     origin, direction :
-        Of the fixed image, as in :meth:`itk_pdd.grid.Grid.create`.
+        Of the fixed image, as in :meth:`itk_pdd.geometry.grid.Grid.create`.
     moving_grid : Grid, optional
         Grid of the moving image; that of the fixed image by default.
     kind : {"abdomen", "shapes"}

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis.abdomen import AbdomenLabel as L
 from itk_pdd.synthesis.canvas import TissueMap
 from itk_pdd.synthesis.noise import NoiseTile, texture_sigmas
-from itk_pdd.volume import Volume
 
 __all__ = [
     "Acquisition", "Contrast", "ct_contrast", "random_acquisition", "random_contrast", "render", "render_labels"

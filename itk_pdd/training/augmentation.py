@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.synthesis.deformation import random_affine, random_deformation
 
 __all__ = ["IGNORED", "Augmentation", "Crop", "crop_at", "random_crop", "soft_targets", "vary_intensity"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io.outputs import OutputError, write_bytes
 from itk_pdd.network.storage import read_tensors
-from itk_pdd.outputs import OutputError, write_bytes
 
 __all__ = ["kept"]
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.files import IMAGE_EXTENSIONS
+from itk_pdd.io.files import IMAGE_EXTENSIONS
 
 __all__ = ["SPLITS", "LabelledScan", "folds", "of_split", "ordered_pairs", "read_scans"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io.outputs import Output, write_all, write_bytes
 from itk_pdd.network.storage import read_tensors
-from itk_pdd.outputs import Output, write_all, write_bytes
 
 __all__ = ["CHECKPOINT", "optimizer_tensors", "read_checkpoint", "restore_optimizer", "write_checkpoint"]
 

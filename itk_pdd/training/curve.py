@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from itk_pdd.outputs import Output, write_all
+from itk_pdd.io.outputs import Output, write_all
 
 __all__ = ["write_curve", "write_log", "write_table"]
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.io.volume import Volume
 from itk_pdd.network.preparation import Intensity, prepare_image, prepare_labels
 from itk_pdd.training.cache import kept
 from itk_pdd.training.cases import LabelledScan
-from itk_pdd.volume import Volume
 
 __all__ = ["Sample", "Survey", "load_samples", "read_labelled", "survey"]
 

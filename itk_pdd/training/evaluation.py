@@ -9,12 +9,12 @@ import numpy as np
 
 from itk_pdd.evaluation.metrics import overlaps
 from itk_pdd.evaluation.scoring import Case, score
+from itk_pdd.geometry.resampling import resample
+from itk_pdd.io.volume import Volume
 from itk_pdd.network.card import ModelCard
 from itk_pdd.network.semantic import SemanticNetwork
-from itk_pdd.resampling import resample
 from itk_pdd.training.cases import LabelledScan, ordered_pairs
 from itk_pdd.training.dataset import read_labelled
-from itk_pdd.volume import Volume
 
 __all__ = ["registration_scores", "segmentation_dice", "summary"]
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError
+from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import PddCard
 from itk_pdd.network.export import rounded, write_model
-from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings
 from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import count_weights
-from itk_pdd.stages import Model
+from itk_pdd.solver.engine import register_volumes
+from itk_pdd.solver.settings import Model
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, of_split
 from itk_pdd.training.dataset import Survey, load_samples, survey

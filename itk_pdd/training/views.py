@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis.anatomy import random_shapes
 from itk_pdd.synthesis.rendering import Contrast, random_acquisition, random_contrast, render_labels
 from itk_pdd.training.cache import kept
-from itk_pdd.volume import Volume
 
 __all__ = ["ViewSource", "Views", "label_maps"]
 

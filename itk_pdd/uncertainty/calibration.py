@@ -15,7 +15,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 
 if TYPE_CHECKING:
-    from itk_pdd.stages import Model
+    from itk_pdd.solver.settings import Model
 
 __all__ = ["Calibration", "calibration_of"]
 

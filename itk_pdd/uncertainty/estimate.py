@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField, slabs
-from itk_pdd.resampling import interpolate
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField, slabs
+from itk_pdd.geometry.resampling import interpolate
+from itk_pdd.io.volume import Volume
 
 if TYPE_CHECKING:
-    from itk_pdd.grid import Grid
+    from itk_pdd.geometry.grid import Grid
     from itk_pdd.uncertainty.calibration import Calibration
     from itk_pdd.uncertainty.features import Evidence
     from itk_pdd.uncertainty.hypotheses import Hypotheses

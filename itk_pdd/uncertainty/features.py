@@ -19,8 +19,8 @@ from itk_pdd.uncertainty.agreement import agreement
 from itk_pdd.uncertainty.recorder import relaid
 
 if TYPE_CHECKING:
-    from itk_pdd.grid import Grid
-    from itk_pdd.search import WorkingImage
+    from itk_pdd.geometry.grid import Grid
+    from itk_pdd.solver.search import WorkingImage
     from itk_pdd.uncertainty.recorder import Recorder, StageRecord
 
 __all__ = ["Evidence", "collect"]

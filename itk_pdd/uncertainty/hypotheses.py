@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from itk_pdd.grid import Grid
+    from itk_pdd.geometry.grid import Grid
     from itk_pdd.uncertainty.recorder import StageRecord
 
 __all__ = ["Hypotheses", "hypotheses"]

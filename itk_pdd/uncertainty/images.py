@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd import files
-from itk_pdd.transform import components_to_itk, components_to_simpleitk
+from itk_pdd.io import files
+from itk_pdd.io.fields import components_to_itk, components_to_simpleitk
+from itk_pdd.io.volume import Volume
 from itk_pdd.uncertainty import IMAGES
 from itk_pdd.uncertainty.labels import entropy_of
-from itk_pdd.volume import Volume
 
 if TYPE_CHECKING:
-    from itk_pdd.engine import Result
-    from itk_pdd.grid import Grid
+    from itk_pdd.geometry.grid import Grid
+    from itk_pdd.solver.engine import Result
 
 __all__ = ["tensor_to_itk", "uncertainty_writers"]
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from itk_pdd.field import slabs
+from itk_pdd.geometry.field import slabs
+from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.kernels.interpolation import sample_nearest
-from itk_pdd.resampling import interpolate
 
 if TYPE_CHECKING:
+    from itk_pdd.io.volume import Volume
     from itk_pdd.uncertainty.estimate import Uncertainty
-    from itk_pdd.volume import Volume
 
 __all__ = ["entropy_of", "label_entropy", "label_probabilities"]
 

@@ -13,7 +13,7 @@ from itk_pdd.kernels.lattice import compose, per_axis, restrict
 from itk_pdd.kernels.parallel import compiled, run
 
 if TYPE_CHECKING:
-    from itk_pdd.stages import Stage
+    from itk_pdd.solver.settings import Stage
 
 __all__ = ["Recorder", "StageRecord", "relaid"]
 
@@ -74,7 +74,7 @@ class StageRecord:
 
 
 class Recorder:
-    """Listens to :func:`itk_pdd.search.search`; without one nothing of all this is computed.
+    """Listens to :func:`itk_pdd.solver.search.search`; without one nothing of all this is computed.
 
     Parameters
     ----------

@@ -30,12 +30,13 @@ from pathlib import Path
 
 import numpy as np
 
-from itk_pdd import engine, models
+from itk_pdd import models
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case, score
-from itk_pdd.field import DisplacementField
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.io.outputs import Output, write_all, write_bytes
 from itk_pdd.network.card import PddCard
-from itk_pdd.outputs import Output, write_all, write_bytes
+from itk_pdd.solver import engine
 from itk_pdd.training.cases import SPLITS
 from itk_pdd.training.curve import write_table
 

@@ -22,10 +22,10 @@ import numpy as np
 import SimpleITK
 import two_contrasts
 
-from itk_pdd import engine
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case, score
-from itk_pdd.field import DisplacementField
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.solver import engine
 
 LARGE_ORGANS = (1, 2, 3, 6, 7)
 _FOLDER = tempfile.TemporaryDirectory()

@@ -91,7 +91,8 @@ def registrations(fixed: Any, moving: Any, device: str, repetitions: int) -> tup
 
 def steps(fixed: Any, moving: Any, device: str) -> Counter:
     """Seconds of each operation of the search."""
-    from itk_pdd import engine, kernels, operations, search
+    from itk_pdd import kernels
+    from itk_pdd.solver import engine, operations, search
 
     seconds: Counter = Counter()
     chosen = TimedOperations(operations.operations(device), seconds)
@@ -109,8 +110,8 @@ def steps(fixed: Any, moving: Any, device: str) -> Counter:
 
 def measured(options: argparse.Namespace) -> list[tuple[str, float, float | None]]:
     """What is measured, its value, and the target if there is one."""
+    from itk_pdd.io.fields import field_from_image
     from itk_pdd.synthesis import make_pair
-    from itk_pdd.transform import field_from_image
 
     pair = make_pair(tuple(options.size), 2.0, seed=0, displacement=20.0)
     fixed, moving = pair.fixed.to_itk(), pair.moving.to_itk()

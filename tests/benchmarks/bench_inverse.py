@@ -13,12 +13,13 @@ import warnings
 
 import numpy as np
 
-from itk_pdd import engine, warp_points
-from itk_pdd.chain import as_chain
+from itk_pdd import warp_points
 from itk_pdd.errors import RegistrationWarning
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case
-from itk_pdd.transform import field_to_simpleitk
+from itk_pdd.geometry.chain import as_chain
+from itk_pdd.io.fields import field_to_simpleitk
+from itk_pdd.solver import engine
 
 PAIRS = {
     "abdomen": lambda: datasets.abdomen_pairs("validation"),

@@ -67,10 +67,10 @@ _STATIC = ("upsample", "restrict", "spread", "unfold", "make_consistent")
 
 def watch_search(steps: Steps) -> None:
     """The steps of the default registration."""
-    from itk_pdd import engine, operations, search
     from itk_pdd.kernels import blocks
     from itk_pdd.kernels.correlation import LocalCorrelation
-    from itk_pdd.masking import MaskedCosts
+    from itk_pdd.kernels.masking import MaskedCosts
+    from itk_pdd.solver import engine, operations, search
 
     host = operations.HostOperations
     for owner, names, label in (
@@ -95,9 +95,9 @@ def watch_search(steps: Steps) -> None:
 def volumes(size: tuple[int, ...]):
     """The pair at a size, from the benchmark data or synthetic."""
     from itk_pdd.evaluation import datasets
-    from itk_pdd.grid import Grid
-    from itk_pdd.resampling import resample
-    from itk_pdd.volume import Volume
+    from itk_pdd.geometry.grid import Grid
+    from itk_pdd.geometry.resampling import resample
+    from itk_pdd.io.volume import Volume
 
     try:
         pair = datasets.abdomen_pairs("train")[0]
@@ -128,7 +128,7 @@ def measure_warm(options: argparse.Namespace) -> dict:
     """Registrations in one process; the first, which may compile, does not count."""
     import torch
 
-    from itk_pdd import engine
+    from itk_pdd.solver import engine
 
     torch.set_num_threads(options.threads)
     fixed, moving = volumes(tuple(options.size))
@@ -157,7 +157,9 @@ def measure_files(options: argparse.Namespace) -> dict:
     started = time.perf_counter()
     import torch
 
-    from itk_pdd import engine, files, filewise
+    from itk_pdd.commands import register as filewise
+    from itk_pdd.io import files
+    from itk_pdd.solver import engine
 
     torch.set_num_threads(options.threads)
     steps = Steps()
@@ -210,7 +212,7 @@ def make_files(folder: Path, size: tuple[int, ...]) -> None:
     """The pair as files, made in another process: this one must stay small, its children inherit its peak."""
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import bench_register as b\n"
-        "from itk_pdd.files import write_image\n"
+        "from itk_pdd.io.files import write_image\n"
         "for n, v in zip(('fixed', 'moving'), b.volumes(tuple(map(int, sys.argv[3:])))):\n"
         "    write_image(v.to_simpleitk(), Path(sys.argv[2]) / f'{n}.nii.gz')\n"
     )

@@ -13,7 +13,8 @@ import argparse
 
 import numpy as np
 
-from itk_pdd import engine, models
+from itk_pdd import models
+from itk_pdd.solver import engine
 from itk_pdd.synthesis import make_pair
 
 KINDS = {

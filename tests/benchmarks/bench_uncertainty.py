@@ -21,9 +21,10 @@ from calibrate_uncertainty import FEATURES, failures, fit, scales
 from scipy import stats
 from uncertainty_cases import Case, gathered, sets_of
 
-from itk_pdd import engine, models
+from itk_pdd import models
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case
+from itk_pdd.solver import engine
 from itk_pdd.uncertainty.calibration import Calibration, calibration_of
 from itk_pdd.uncertainty.quality import predicted
 

@@ -22,9 +22,11 @@ import torch
 from uncertainty_cases import Case, gathered, sets_of
 
 import itk_pdd
-from itk_pdd import engine, models, outputs
+from itk_pdd import models
+from itk_pdd.io import outputs
 from itk_pdd.kernels.interpolation import sample_linear
 from itk_pdd.network.card import CARD
+from itk_pdd.solver import engine
 from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty.calibration import Calibration, calibration_of
 from itk_pdd.uncertainty.quality import CANDIDATES as QUALITY_CANDIDATES

@@ -18,8 +18,8 @@ import numpy as np
 def digest(number: int) -> str:
     """Register a small pair made from a number (2-D and 3-D by turns) by the public function; hash of the field."""
     import itk_pdd
+    from itk_pdd.io.fields import field_from_simpleitk
     from itk_pdd.synthesis import make_pair
-    from itk_pdd.transform import field_from_simpleitk
 
     size, spacing = ((40, 32), 1.5) if number % 2 else ((32, 28, 24), 2.0)
     pair = make_pair(size, spacing, seed=number, kind="shapes")

@@ -80,7 +80,7 @@ def _companions(folder: Path) -> None:
     from conftest import blobs, wave
     from specimens import FLAT, GRID
 
-    from itk_pdd.transform import write_field
+    from itk_pdd.io.fields import write_field
 
     for name, volume in (
         ("fixed", blobs(GRID, seed=4)),

@@ -66,7 +66,7 @@ def stopped(paths: list[str], out: Path, delay: float, number: signal.Signals, t
 
 def half_files(out: Path) -> list[str]:
     """Files under their final names that cannot be read as a whole."""
-    from itk_pdd.transform import read_field
+    from itk_pdd.io.fields import read_field
 
     bad = []
     for name in _OUTPUTS.values():
@@ -84,7 +84,7 @@ def half_files(out: Path) -> list[str]:
 
 def gaps(paths: list[str], out: Path, threads: int) -> None:
     """Longest times without a turn of the main thread's interpreter, and of another thread, by where that was."""
-    from itk_pdd.filewise import register_files
+    from itk_pdd.commands.register import register_files
 
     step, stacks = "", collections.defaultdict(float)
     last = [time.perf_counter()]

@@ -16,9 +16,9 @@ import numpy as np
 from scipy import ndimage
 
 from itk_pdd.evaluation import datasets
-from itk_pdd.files import read_image, write_image
+from itk_pdd.io.files import read_image, write_image
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis import make_pair
-from itk_pdd.volume import Volume
 
 # Hounsfield units and signal (0 to 1000). The data ends at -125 and 275.
 _HOUNSFIELD = (-125.0, -110.0, -80.0, -20.0, 50.0, 120.0, 180.0, 240.0)

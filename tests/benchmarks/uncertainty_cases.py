@@ -16,16 +16,16 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from itk_pdd import engine
 from itk_pdd.evaluation import datasets, metrics, warping
 from itk_pdd.evaluation.scoring import load_case
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.interpolation import sample_linear, sample_nearest
-from itk_pdd.mapping import AffineMapping
+from itk_pdd.solver import engine
 from itk_pdd.synthesis import make_pair, random_deformation
 from itk_pdd.uncertainty.features import Evidence
-from itk_pdd.volume import Volume
 
 POINTS = 2000
 """Points that are looked at in a case."""

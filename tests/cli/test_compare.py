@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from itk_pdd.cli.compare import main
 
 from itk_pdd.evaluation.datasets import Pair, write_pairs
-from itk_pdd.files import write_image
-from itk_pdd.grid import Grid
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.files import write_image
+from itk_pdd.io.volume import Volume
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ _BUSY = """
             hashlib.pbkdf2_hmac("sha256", b"", b"", 120_000_000)
         outputs.write_all([(outputs.Output(output, "output", (".nii",)), write)])
 
-    itk_pdd.filewise.register_files = register_files
+    itk_pdd.commands.register.register_files = register_files
     from itk_pdd.cli.register import main
     main(sys.argv[1:])
 """
@@ -73,7 +73,7 @@ _BETWEEN = """
         print("busy", flush=True)
         exec("import time\\nwhile True: time.sleep(0.01)")
 
-    itk_pdd.filewise.register_files = register_files
+    itk_pdd.commands.register.register_files = register_files
     from itk_pdd.cli.register import main
     main(sys.argv[1:])
 """

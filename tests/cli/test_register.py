@@ -23,9 +23,9 @@ from itk_pdd.cli.register import main
 
 import itk_pdd
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
-from itk_pdd.transform import read_field
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import read_field
+from itk_pdd.io.volume import Volume
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 
@@ -436,7 +436,7 @@ def test_bar_on_a_terminal(engine, pair) -> None:
                 progress(step / 4, f"stage {{step}}")
             return types.SimpleNamespace(field=wave(fixed.grid), capture_range_mm=10.0, uncertainty=None)
 
-        itk_pdd.engine.register_volumes = register_volumes
+        itk_pdd.solver.engine.register_volumes = register_volumes
         from itk_pdd.cli.register import main
         main({[str(pair.fixed), str(pair.moving), "-o", str(pair.out / "u.mha")]!r})
         """)

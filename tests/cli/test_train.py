@@ -19,8 +19,9 @@ from itk_pdd.cli.train import main as train
 from training.conftest import GRID, balls, listed, scans, write_scan  # noqa: F401
 
 import itk_pdd
+from itk_pdd.io.volume import Volume
+from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import DescriptorCard, ModelCard, PddCard
-from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.settings import Warp
 from itk_pdd.synthesis import make_pair
@@ -28,7 +29,6 @@ from itk_pdd.training.loop import mean_over_scans
 from itk_pdd.training.pairs import SyntheticPairs
 from itk_pdd.training.pdd_trainer import registered_dice
 from itk_pdd.training.views import ViewSource
-from itk_pdd.volume import Volume
 
 SMALL = ("--widths", "8,16", "--rate", "0.005", "--crop", "16", "16", "16", "--elastic", "0", "--threads", "1")
 

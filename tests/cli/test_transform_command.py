@@ -15,8 +15,8 @@ from conftest import GEOMETRIES, blobs, wave
 from itk_pdd.cli.transform import main
 
 from itk_pdd import warp_image
-from itk_pdd.nifti import read_intent
-from itk_pdd.transform import read_field, write_field
+from itk_pdd.io.fields import read_field, write_field
+from itk_pdd.io.guards.nifti import read_intent
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from itk_pdd.evaluation.datasets import Pair, write_pairs
-from itk_pdd.field import DisplacementField
-from itk_pdd.files import write_image
-from itk_pdd.grid import Grid
-from itk_pdd.transform import write_field
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import write_field
+from itk_pdd.io.files import write_image
+from itk_pdd.io.volume import Volume
 
 
 @dataclass(frozen=True)

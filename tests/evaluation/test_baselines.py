@@ -10,7 +10,7 @@ import pytest
 
 from itk_pdd.evaluation.methods import candidates
 from itk_pdd.evaluation.run import Rules, perform
-from itk_pdd.transform import read_field
+from itk_pdd.io.fields import read_field
 
 # Small images want small steps; what is tested is the way through the tool, not its defaults.
 SMALL = {

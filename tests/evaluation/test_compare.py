@@ -22,7 +22,7 @@ from itk_pdd.evaluation import tables
 from itk_pdd.evaluation.compare import compare, load_result, plan
 from itk_pdd.evaluation.methods import candidates
 from itk_pdd.evaluation.run import Rules
-from itk_pdd.transform import read_field
+from itk_pdd.io.fields import read_field
 
 COPY = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
 CONSTANT = """
@@ -75,7 +75,7 @@ def test_rules_hold_for_every_method(scene, tmp_path, constant):
 
 def test_centres_are_put_on_each_other_where_asked(scene, tmp_path, constant):
     from itk_pdd.evaluation.scoring import load_case
-    from itk_pdd.files import read_image, write_image
+    from itk_pdd.io.files import read_image, write_image
 
     # The same moving image with its header, landmarks and labels moved far away.
     away = np.array([100.0, -50.0, 30.0])
@@ -130,7 +130,7 @@ def test_pairs_with_problems_are_named(scene, tmp_path):
 
 
 def test_labels_absent_from_one_image_have_a_row(scene, tmp_path):
-    from itk_pdd.files import read_image, write_image
+    from itk_pdd.io.files import read_image, write_image
 
     labels = read_image(scene.pair.fixed_labels)
     write_image(labels * (labels != 2), tmp_path / "less.nii.gz")

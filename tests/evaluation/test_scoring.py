@@ -9,7 +9,7 @@ import pytest
 
 from itk_pdd import DisplacementField, RegistrationError, Volume
 from itk_pdd.evaluation.scoring import load_case, score
-from itk_pdd.files import write_image
+from itk_pdd.io.files import write_image
 
 
 def test_the_truth_scores_perfectly_and_nothing_scores_worse(scene):

@@ -7,10 +7,10 @@ import pytest
 
 from itk_pdd.kernels import blocks as blocks_module
 from itk_pdd.kernels.blocks import min_sum_means
+from itk_pdd.kernels.masking import MaskedCosts, masked_costs
 from itk_pdd.kernels.tree import min_marginals, spanning_tree
-from itk_pdd.masking import MaskedCosts, masked_costs
-from itk_pdd.search import _mean
-from itk_pdd.stages import Stage
+from itk_pdd.solver.search import _mean
+from itk_pdd.solver.settings import Stage
 
 STAGE = Stage(shrink=1, cell=2, radius=2, step=1, dilations=(1,), smoothness=0.05)
 

@@ -17,18 +17,18 @@ if not torch.cuda.is_available():
 
 pytest.importorskip("triton", minversion="3.2", reason="there is no triton 3.2 or later (it exists for Linux only)")
 
-from itk_pdd import engine
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.kernels import hamming_cuda, mind_cuda, search_cuda, tree_cuda
 from itk_pdd.kernels.descent_cuda import DeviceCorrelation
 from itk_pdd.kernels.lattice import compose
 from itk_pdd.kernels.mind import add_codes
 from itk_pdd.kernels.tree import spanning_tree
-from itk_pdd.operations import HostOperations as host
-from itk_pdd.operations import check
-from itk_pdd.semantics import ClassMaps
-from itk_pdd.stages import Model, Refinement, Stage
-from itk_pdd.volume import Volume
+from itk_pdd.solver import engine
+from itk_pdd.solver.operations import HostOperations as host
+from itk_pdd.solver.operations import check
+from itk_pdd.solver.semantics import ClassMaps
+from itk_pdd.solver.settings import Model, Refinement, Stage
 
 device = search_cuda.DeviceOperations(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 

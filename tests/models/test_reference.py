@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from itk_pdd import models
-from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.network.export import rounded
 from itk_pdd.network.settings import Warp
 from itk_pdd.network.storage import load_weights
-from itk_pdd.volume import Volume
+from itk_pdd.solver.engine import register_volumes
 
 ALPHA = (1.13, 0.08, 1.05, -0.55, 0.07, 900.0)
 SIZE = (30, 26, 33)  # the author's axes: left to right as stored, back to front, upwards

@@ -11,7 +11,6 @@ from conftest import GEOMETRIES
 from scipy import ndimage
 
 from itk_pdd import models
-from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case, score
@@ -20,8 +19,9 @@ from itk_pdd.network.card import DescriptorCard, ModelCard
 from itk_pdd.network.descriptor import Descriptor, descriptor_features, load_descriptor
 from itk_pdd.network.export import write_model
 from itk_pdd.network.settings import DescriptorSettings
-from itk_pdd.operations import HostOperations
-from itk_pdd.search import WorkingImage
+from itk_pdd.solver.engine import register_volumes
+from itk_pdd.solver.operations import HostOperations
+from itk_pdd.solver.search import WorkingImage
 from itk_pdd.synthesis import make_pair
 from itk_pdd.training.descriptor_trainer import Objective
 from itk_pdd.training.views import ViewSource, label_maps

@@ -10,22 +10,22 @@ import pytest
 import torch
 from conftest import GEOMETRIES, blobs
 
-from itk_pdd import operations
-from itk_pdd.engine import register_volumes
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.grid import Grid
-from itk_pdd.mapping import AffineMapping
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.geometry.resampling import resample
+from itk_pdd.io.outputs import OutputError
+from itk_pdd.io.volume import Volume
 from itk_pdd.models import load
+from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import PddCard
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.network.instance import diffusion, optimise
-from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.pddnet import PddNetwork, dense, descriptors, lattice
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
-from itk_pdd.outputs import OutputError
-from itk_pdd.resampling import resample
-from itk_pdd.volume import Volume
+from itk_pdd.solver import operations
+from itk_pdd.solver.engine import register_volumes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,7 +145,7 @@ def test_a_limit_of_memory_is_kept_or_refused():
 
 
 def test_a_device_that_does_not_work_is_passed_over_or_named(monkeypatch):
-    """As for the other models: the rules are those of itk_pdd.operations. No GPU takes part: torch is told of one."""
+    """As for the other models: the rules are those of itk_pdd.solver.operations. No GPU takes part."""
     fixed, moving = textured(GRID), textured(GRID, 1)
     expected = register_volumes(fixed, moving, model=mind_model(), device="cpu").field.vectors
 

@@ -11,13 +11,13 @@ from conftest import GEOMETRIES
 from torch import nn
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.network.card import CARD, SCHEMA, WEIGHTS, LabelClass, ModelCard
 from itk_pdd.network.export import write_model
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.semantic import SemanticNetwork, predict
 from itk_pdd.network.unet import UNet, UNetSettings
-from itk_pdd.volume import Volume
 
 CLASSES = (LabelClass("background", 0, 1e6), LabelClass("left", 1, 500.0))
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 
 # Index axes that run to the head, to the patient's right and to the front.
 TURNED = Grid.create((18, 28, 24), (2.0, 1.0, 1.5), (30.0, -20.0, 5.0), np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]]))

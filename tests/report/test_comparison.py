@@ -14,10 +14,10 @@ from itk_pdd.evaluation import tables
 from itk_pdd.evaluation.compare import compare, pair_names
 from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.methods import candidates
-from itk_pdd.files import write_image
+from itk_pdd.io.fields import write_field
+from itk_pdd.io.files import write_image
 from itk_pdd.report import comparison, selection
 from itk_pdd.report.comparison import comparison_page, write_comparison_report
-from itk_pdd.transform import write_field
 
 
 @pytest.fixture(scope="module")

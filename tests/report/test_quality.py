@@ -76,7 +76,7 @@ def test_the_page_tells_the_light(scene, tmp_path):
 
 def test_before_is_the_initial_transform(scene):
     """Started from the truth, nothing can get better."""
-    from itk_pdd.mapping import AffineMapping
+    from itk_pdd.geometry.mapping import AffineMapping
 
     matrix = np.eye(4)
     matrix[:3, 3] = scene.truth.vectors[0, 0, 0]

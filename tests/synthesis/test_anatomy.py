@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.synthesis import AbdomenLabel, Anatomy, abdomen_labels, label_names, random_shapes
 
 GRID = Grid.create((64, 52, 48), 5.0, (-100, 40, 7))

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.synthesis import random_affine, random_deformation
 
 

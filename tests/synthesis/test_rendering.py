@@ -3,7 +3,8 @@ import pytest
 from scipy import ndimage
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis import (
     AbdomenLabel,
     Acquisition,
@@ -16,7 +17,6 @@ from itk_pdd.synthesis import (
     render,
     render_labels,
 )
-from itk_pdd.volume import Volume
 
 GRID = Grid.create((48, 40, 36), 6.0)
 PERFECT = Acquisition(blur=0, noise=0)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from itk_pdd.files import write_image
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.files import write_image
+from itk_pdd.io.volume import Volume
 from itk_pdd.training.cases import LabelledScan
-from itk_pdd.volume import Volume
 
 GRID = Grid.create((24, 20, 16), (2.0, 2.0, 2.0))
 

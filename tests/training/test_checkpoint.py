@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.outputs import OutputError
+from itk_pdd.io.outputs import OutputError
 from itk_pdd.training import checkpoint
 from itk_pdd.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
 

@@ -11,12 +11,12 @@ import torch
 from conftest import GEOMETRIES
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.files import write_image
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.files import write_image
+from itk_pdd.io.volume import Volume
 from itk_pdd.network.preparation import Intensity, canonical_volume, prepare_labels
 from itk_pdd.training.cases import LabelledScan
 from itk_pdd.training.dataset import load_samples, survey
-from itk_pdd.volume import Volume
 from training.conftest import GRID, balls, write_scan
 
 RANGE = Intensity("range", 0.0, 100.0)

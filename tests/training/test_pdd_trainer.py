@@ -10,13 +10,14 @@ import torch
 from conftest import rotation
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.resampling import resample
+from itk_pdd.io.volume import Volume
+from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import PddCard
-from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings, Warp
-from itk_pdd.resampling import resample
 from itk_pdd.training.augmentation import IGNORED, Augmentation, soft_targets
 from itk_pdd.training.cases import of_split
 from itk_pdd.training.dataset import Sample, Survey, load_samples
@@ -28,7 +29,6 @@ from itk_pdd.training.pdd_trainer import PddTrainer, registered_dice
 from itk_pdd.training.pulling import compose, pull, pull_labels, remaining
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class
-from itk_pdd.volume import Volume
 from training.conftest import GRID, balls, write_scan
 
 SETTINGS = TrainingSettings(iterations=6, batch=1, rate=1e-2, decay=0.0, average=0.5, validate_every=3)

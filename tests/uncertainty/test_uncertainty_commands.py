@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from conftest import rotation
 from itk_pdd.cli.register import main
 
-from itk_pdd import engine, models
-from itk_pdd.filewise import register_files
-from itk_pdd.grid import Grid
-from itk_pdd.mapping import AffineMapping
+from itk_pdd import models
+from itk_pdd.commands.register import register_files
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.network.card import ModelCard
 from itk_pdd.report.quality import judged
+from itk_pdd.solver import engine
 from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty.calibration import Calibration, calibration_of
 from itk_pdd.uncertainty.quality import CANDIDATES, Quality, predicted

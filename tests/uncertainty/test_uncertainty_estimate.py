@@ -12,16 +12,16 @@ from conftest import rotation
 from scipy import stats
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
-from itk_pdd.mapping import AffineMapping
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.io.volume import Volume
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty import labels as label_images
 from itk_pdd.uncertainty.calibration import Calibration
 from itk_pdd.uncertainty.estimate import Uncertainty
 from itk_pdd.uncertainty.features import Evidence
 from itk_pdd.uncertainty.images import tensor_to_itk, uncertainty_writers
-from itk_pdd.volume import Volume
 
 PLAIN = Calibration(intercept=np.log(1.5), weights={}, offsets={}, tail=6.0, coherence=6.0)
 

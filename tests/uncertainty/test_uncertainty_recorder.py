@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from itk_pdd.network.distribution import DisplacementDistribution
-from itk_pdd.stages import Stage
+from itk_pdd.solver.settings import Stage
 from itk_pdd.uncertainty.agreement import agreement
 from itk_pdd.uncertainty.recorder import Recorder, StageRecord, relaid
 

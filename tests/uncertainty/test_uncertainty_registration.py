@@ -12,15 +12,16 @@ from conftest import blobs, rotation
 from scipy import ndimage
 
 import itk_pdd
-from itk_pdd import engine, models
+from itk_pdd import models
 from itk_pdd.errors import RegistrationError
-from itk_pdd.grid import Grid
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.lattice import restrict
-from itk_pdd.mapping import AffineMapping
-from itk_pdd.search import enlarged
+from itk_pdd.solver import engine
+from itk_pdd.solver.search import enlarged
 from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty import recorder
-from itk_pdd.volume import Volume
 
 PLANE = Grid.create((96, 96), 1.0)
 

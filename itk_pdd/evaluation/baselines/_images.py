@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from itk_pdd.field import DisplacementField
-from itk_pdd.grid import Grid
-from itk_pdd.transform import write_field
-from itk_pdd.volume import grid_of
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import write_field
+from itk_pdd.io.volume import grid_of
 
 
 def read_float(path: Path):

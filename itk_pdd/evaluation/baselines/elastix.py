@@ -7,9 +7,9 @@ import os
 import numpy as np
 
 from itk_pdd.evaluation.baselines import Task
-from itk_pdd.field import DisplacementField
-from itk_pdd.transform import write_field
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.io.fields import write_field
+from itk_pdd.io.volume import Volume
 
 
 def register(task: Task) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from itk_pdd.evaluation.baselines import Task
-from itk_pdd.field import DisplacementField
-from itk_pdd.transform import read_field, write_field
-from itk_pdd.volume import Volume
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.io.fields import read_field, write_field
+from itk_pdd.io.volume import Volume
 
 
 def register(task: Task) -> None:

@@ -1,0 +1,1 @@
+"""What the command line does, from files to files, without click. May import everything but cli and filter."""

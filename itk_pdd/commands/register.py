@@ -1,0 +1,192 @@
+"""Register images from files to files, as the command line does: no output is written unless all of them are."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from itk_pdd.commands.threads import simpleitk_threads
+from itk_pdd.commands.transform import COMPOSITE_EXTENSIONS, elastix_field
+from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.chain import as_chain
+from itk_pdd.io import files, outputs
+from itk_pdd.io.fields import field_writer
+from itk_pdd.io.formats.elastix import parameter_writer
+from itk_pdd.io.volume import Volume
+from itk_pdd.registration import prepare, solve
+from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
+from itk_pdd.uncertainty.images import uncertainty_writers
+from itk_pdd.warp.composition import inverse_field, kept_apart
+from itk_pdd.warp.warping import warp_simpleitk
+
+if TYPE_CHECKING:
+    from itk_pdd.solver.engine import Result
+
+__all__ = ["register_files"]
+
+log = logging.getLogger("itk_pdd")
+
+
+def register_files(
+    fixed: str | os.PathLike[str],
+    moving: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    warped: str | os.PathLike[str] | None = None,
+    transform: str | os.PathLike[str] | None = None,
+    composite: str | os.PathLike[str] | None = None,
+    inverse: str | os.PathLike[str] | None = None,
+    elastix: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    uncertainty: str | os.PathLike[str] | None = None,
+    covariance: str | os.PathLike[str] | None = None,
+    entropy: str | os.PathLike[str] | None = None,
+    label_probabilities: str | os.PathLike[str] | None = None,
+    label_entropy: str | os.PathLike[str] | None = None,
+    quality: bool = True,
+    moving_labels: str | os.PathLike[str] | None = None,
+    warped_labels: str | os.PathLike[str] | None = None,
+    initial_transform: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    initialise: str | None = None,
+    fixed_mask: str | os.PathLike[str] | None = None,
+    moving_mask: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    **options: Any,
+) -> Result:
+    """Register two image files and write what was asked for, without itk.
+
+    Parameters
+    ----------
+    fixed, moving : path-like
+        Image files or folders of DICOM slices.
+    output : path-like, optional
+        The displacement field on the grid of ``fixed``: an image of vectors in millimetres, or a transform file.
+    warped : path-like, optional
+        ``moving`` resampled onto ``fixed``: linear, pixel type kept, 0 outside.
+    transform : path-like, optional
+        The field as an ITK transform file.
+    composite : path-like, optional
+        An ITK transform file with the initial transform and the deformable part kept apart.
+    inverse : path-like, optional
+        The inverse field on the grid of ``moving``; formats as ``output``. The log tells its error.
+    elastix : path-like, optional
+        elastix' parameter file (``.txt``) for transformix; the field it names is written beside it.
+    report : path-like, optional
+        A page (``.html``) to look at the result, with a viewer and a traffic light.
+    uncertainty, covariance, entropy : path-like, optional
+        Images on the grid of ``fixed`` of how far the result can be believed: standard deviation of the displacement
+        in millimetres, its covariance in square millimetres (components xx, xy, xz, yy, yz, zz), its entropy in nats.
+    moving_labels, warped_labels : path-like, optional
+        A label image in the space of ``moving``, and where it goes, resampled by nearest neighbour.
+    label_probabilities, label_entropy : path-like, optional
+        Probability of every label (one component for each, ascending, 0 among them) and entropy in nats of the labels
+        that the uncertain deformation carries along.
+    quality : bool
+        Whether to judge the registration (see :mod:`itk_pdd.uncertainty.quality`) even if none of these is wanted: the
+        log tells the figure, as a warning where it has probably failed.
+    initial_transform, initialise, fixed_mask, moving_mask, seed, threads, progress, **options
+        As for :func:`itk_pdd.register`.
+
+    Raises
+    ------
+    RegistrationError
+        If some input cannot be used.
+    OutputError
+        If some output cannot be written; found out before the registration as far as possible.
+    """
+    targets = {
+        name: outputs.Output(path, name, extensions)
+        for name, path, extensions in (
+            ("output", output, files.FIELD_EXTENSIONS),
+            ("transform", transform, files.TRANSFORM_EXTENSIONS),
+            ("composite", composite, COMPOSITE_EXTENSIONS),
+            ("inverse", inverse, files.FIELD_EXTENSIONS),
+            ("elastix", elastix, (".txt",)),
+            ("report", report, (".html", ".htm")),
+            ("warped", warped, files.IMAGE_EXTENSIONS),
+            ("warped_labels", warped_labels, files.IMAGE_EXTENSIONS),
+            ("uncertainty", uncertainty, files.IMAGE_EXTENSIONS),
+            ("covariance", covariance, files.IMAGE_EXTENSIONS),
+            ("entropy", entropy, files.IMAGE_EXTENSIONS),
+            ("label_probabilities", label_probabilities, files.IMAGE_EXTENSIONS),
+            ("label_entropy", label_entropy, files.IMAGE_EXTENSIONS),
+        )
+        if path is not None
+    }
+    if (moving_labels is None) != targets.keys().isdisjoint(("warped_labels", *LABEL_IMAGES)):
+        raise RegistrationError(
+            "moving_labels and warped_labels (or label_probabilities, label_entropy) belong together: give both or none"
+        )
+    starts = initial_transform if isinstance(initial_transform, list | tuple) else [initial_transform]
+    inputs = (fixed, moving, moving_labels, *starts, fixed_mask, moving_mask)
+    beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
+    outputs.check_outputs([*targets.values(), *beside], inputs=[path for path in inputs if path is not None])
+    moving_image = files.read_image(moving, name="moving")
+    labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
+    problem = prepare(
+        fixed,
+        moving_image,
+        initial_transform=initial_transform,
+        initialise=initialise,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        threads=threads,
+    )
+    if labels is not None:
+        found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
+        if found != problem.fixed.grid.dimension:
+            raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
+    if not targets.keys().isdisjoint(IMAGES):
+        options["uncertainty"] = True
+    elif quality:
+        options["uncertainty"] = "where possible"
+    result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
+
+    writers: dict[str, Callable[[], Callable[[Path], None]]] = {
+        "output": lambda: field_writer(result.field),
+        "transform": lambda: field_writer(result.field),
+        "composite": lambda: partial(files.write_transform, kept_apart(result.field, problem.initial)),
+        "inverse": lambda: field_writer(inverse_field(as_chain(result.field), problem.moving.grid)[0]),
+        "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
+        "report": lambda: _report_writer(fixed, moving, problem, labels, result),
+        "warped": lambda: partial(files.write_image, warp_simpleitk(moving_image, result.field)),
+        "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
+        **uncertainty_writers(result, labels, targets),
+    }
+    with simpleitk_threads(threads):
+        wanted = [(target, writers[name]()) for name, target in targets.items()]
+        wanted += [(target, field_writer(result.field)) for target in beside]
+        outputs.write_all(wanted)
+    for target, _ in wanted:
+        log.info("wrote %s", target.path)
+    return result
+
+
+def _report_writer(fixed: Any, moving: Any, problem: Any, labels: Any, result: Result) -> Callable[[Path], None]:
+    """The page of a registration."""
+    from itk_pdd.report.page import writer
+    from itk_pdd.report.registration import registration_page
+
+    text = registration_page(
+        problem.fixed,
+        problem.moving,
+        result.field,
+        initial=problem.initial,
+        moving_labels=None if labels is None else Volume.labels_from_image(labels, name="moving_labels"),
+        fixed_mask=problem.fixed_mask,
+        quality=None if result.uncertainty is None else result.uncertainty.quality,
+        title=f"{Path(moving).name} registered to {Path(fixed).name}",
+        facts={
+            "Fixed image": fixed,
+            "Moving image": f"{moving}, {problem.moving.grid}",
+            "Start": "physical coordinates" if problem.initial is None else "initial transform",
+            "Capture range": f"{result.capture_range_mm:.0f} mm along each axis",
+        },
+    )
+    return writer(text)

@@ -1,0 +1,236 @@
+"""Apply transforms from files to files, as the command line does, without itk: nothing is written unless all is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itk_pdd.commands.threads import simpleitk_threads
+from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.chain import as_chain
+from itk_pdd.io import files, outputs
+from itk_pdd.io.fields import field_writer
+from itk_pdd.io.formats import niftyreg
+from itk_pdd.io.formats.elastix import parameter_writer
+from itk_pdd.io.images import from_array, image_to_simpleitk, reference_grid
+from itk_pdd.io.transforms import affine_to_simpleitk
+from itk_pdd.warp.composition import composite_of, inverse_field
+from itk_pdd.warp.points import POINT_EXTENSIONS, read_points, warp_points
+from itk_pdd.warp.warping import grid_for, warp_image, warp_labels
+
+__all__ = [
+    "COMPOSITE_EXTENSIONS",
+    "FORMATS",
+    "compose_file",
+    "elastix_field",
+    "image_file",
+    "inverse_file",
+    "jacobian_file",
+    "labels_file",
+    "points_file",
+]
+
+log = logging.getLogger("itk_pdd")
+
+PathLike = str | os.PathLike[str]
+Writer = tuple[outputs.Output, Callable[[Path], None]]
+
+FORMATS = ("field", "composite", "elastix", "niftyreg")
+"""What a composition can be written as."""
+COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
+"""ITK's transform files that can hold several transforms."""
+
+
+def image_file(
+    image: PathLike,
+    output: PathLike,
+    transforms: Sequence[PathLike],
+    *,
+    reference: PathLike | None = None,
+    interpolation: str = "linear",
+    default: float = 0.0,
+    threads: int | None = None,
+) -> None:
+    """Warp an image file; the parameters are those of :func:`itk_pdd.warp_image`."""
+    target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
+    _check([target], image, reference, *transforms)
+    with simpleitk_threads(threads):
+        warped = warp_image(
+            image_to_simpleitk(image), list(transforms), reference=reference, interpolation=interpolation,
+            default=default,
+        )  # fmt: skip
+        _write([(target, partial(files.write_image, warped))])
+
+
+def labels_file(
+    labels: PathLike,
+    output: PathLike,
+    transforms: Sequence[PathLike],
+    *,
+    reference: PathLike | None = None,
+    interpolation: str = "nearest",
+    threads: int | None = None,
+) -> None:
+    """Warp a label image file; the parameters are those of :func:`itk_pdd.warp_labels`."""
+    target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
+    _check([target], labels, reference, *transforms)
+    with simpleitk_threads(threads):
+        given = files.read_image(labels, name="labels")
+        warped = warp_labels(given, list(transforms), reference=reference, interpolation=interpolation)
+        _write([(target, partial(files.write_image, warped))])
+
+
+def points_file(
+    points: PathLike,
+    output: PathLike,
+    transforms: Sequence[PathLike],
+    *,
+    to: str,
+    system: str | None = None,
+    outside: str = "error",
+) -> str:
+    """Move the points of a file (see :func:`itk_pdd.warp_points`) and write it again in its own format and system.
+
+    Returns
+    -------
+    str
+        What was done, in one line.
+    """
+    kind = Path(points).suffix.lower()
+    target = outputs.Output(output, "output", (kind,) if kind in POINT_EXTENSIONS else POINT_EXTENSIONS)
+    _check([target], points, *transforms)
+    chain = as_chain(list(transforms))
+    source = read_points(points, dimension=chain.dimension, system=system)
+    moved = warp_points(source.points, chain, to=to, outside=outside)
+    content = source.rewrite(moved)
+    _write([(target, lambda path: _write_bytes(path, content))])
+    distance = np.linalg.norm(moved - source.points, axis=-1)
+    origin = {"fixed": "moving", "moving": "fixed"}[to]
+    says = "as the file says" if source.stated else "assumed" if system is None else "as you said"
+    return (
+        f"{len(moved)} points of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm on average "
+        f"and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says})"
+    )
+
+
+def jacobian_file(
+    output: PathLike,
+    transforms: Sequence[PathLike],
+    *,
+    reference: PathLike | None = None,
+    threads: int | None = None,
+) -> str:
+    """Write the Jacobian determinant (see :func:`itk_pdd.jacobian_determinant`); returns its range and the folding."""
+    target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
+    _check([target], reference, *transforms)
+    with simpleitk_threads(threads):
+        chain = as_chain(list(transforms))
+        grid = grid_for(chain, reference)
+        chain.check_reach(grid)
+        determinant = chain.field(grid).jacobian_determinant()
+        _write([(target, partial(files.write_image, from_array(determinant, grid)))])
+    folded = float((determinant <= 0).mean())
+    return (
+        f"Jacobian determinant: from {determinant.min():.4g} to {determinant.max():.4g}, mean "
+        f"{determinant.mean(dtype=float):.4g}; folded (not positive) in {100 * folded:.4g} % of the voxels"
+    )
+
+
+def compose_file(
+    output: PathLike,
+    transforms: Sequence[PathLike],
+    *,
+    reference: PathLike | None = None,
+    form: str = "field",
+    threads: int | None = None,
+) -> None:
+    """Write several transforms as one (or one in another format).
+
+    Parameters
+    ----------
+    output : path-like
+        Where it goes; formats as for :func:`itk_pdd.io.fields.write_field`.
+    transforms, reference
+        As for :func:`itk_pdd.compose`; without a reference a field gets the grid of the first field.
+    form : {"field", "composite", "elastix", "niftyreg"}
+        One displacement field in LPS millimetres; ITK's composite of the single transforms, nothing sampled (an affine
+        transform if all are linear); elastix' parameter file with its field beside it; or NiftyReg's displacement
+        field.
+    threads : int, optional
+        CPU threads; all by default.
+    """
+    if form not in FORMATS:
+        raise RegistrationError(f"form is {form!r}, expected one of {', '.join(FORMATS)}")
+    extensions = {"field": files.FIELD_EXTENSIONS, "niftyreg": niftyreg.EXTENSIONS, "elastix": (".txt",)}
+    targets = [outputs.Output(output, "output", extensions.get(form, files.TRANSFORM_EXTENSIONS))]
+    if form == "elastix":
+        targets.append(elastix_field(output, "output"))
+    _check(targets, reference, *transforms)
+    chain = as_chain(list(transforms))
+    with simpleitk_threads(threads):
+        if form == "composite":
+            if reference is not None:
+                raise RegistrationError("a composite keeps the transforms as they are: leave the reference out")
+            if chain.matrix is None:
+                outputs.check_outputs([outputs.Output(output, "output", COMPOSITE_EXTENSIONS)])
+            _write([(targets[0], partial(files.write_transform, composite_of(chain)))])
+            return
+        grid = grid_for(chain, reference)
+        chain.check_reach(grid)
+        field = chain.field(grid)
+        if form == "elastix":
+            text, beside = targets
+            _write([(text, parameter_writer(beside.path, grid)), (beside, field_writer(field))])
+        else:
+            writer = niftyreg.niftyreg_writer(field) if form == "niftyreg" else field_writer(field)
+            _write([(targets[0], writer)])
+
+
+def inverse_file(
+    output: PathLike,
+    transforms: Sequence[PathLike],
+    *,
+    reference: PathLike | None = None,
+    threads: int | None = None,
+) -> str:
+    """Write the inverse, from moving to fixed points (see :func:`itk_pdd.invert`); returns how exact it is."""
+    target = outputs.Output(output, "output", files.FIELD_EXTENSIONS)
+    _check([target], reference, *transforms)
+    chain = as_chain(list(transforms))
+    with simpleitk_threads(threads):
+        if reference is None and chain.matrix is not None:
+            target = outputs.Output(output, "output", files.TRANSFORM_EXTENSIONS)
+            inverse = affine_to_simpleitk(np.linalg.inv(chain.matrix))
+            _write([(target, partial(files.write_transform, inverse))])
+            return "the transform is linear, and its inverse exact"
+        if reference is None:
+            raise RegistrationError("there is no reference: give the moving image, on whose grid the inverse lies")
+        field, error = inverse_field(chain, reference_grid(reference))
+        _write([(target, field_writer(field))])
+    return str(error)
+
+
+def elastix_field(path: PathLike, name: str) -> outputs.Output:
+    """The field that an elastix parameter file names, beside it."""
+    path = Path(path)
+    return outputs.Output(path.with_name(f"{path.stem}.field.nii.gz"), f"{name} (its field)", (".nii.gz",))
+
+
+def _check(targets: list[outputs.Output], *inputs: Any) -> None:
+    outputs.check_outputs(targets, inputs=[path for path in inputs if path is not None])
+
+
+def _write(writers: Sequence[Writer]) -> None:
+    outputs.write_all(writers)
+    for target, _ in writers:
+        log.info("wrote %s", target.path)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,1 +1,0 @@
-"""File formats of other programs: elastix, NiftyReg, 3D Slicer, VTK."""

@@ -1,0 +1,76 @@
+"""Meshes and point sets in VTK's legacy files, text or binary: the points are replaced, all else stays as it was."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.io.formats.pointfile import PointFile, finite, to_lps
+
+__all__ = ["read_vtk"]
+
+_POINTS = re.compile(rb"^[ \t]*POINTS[ \t]+(\d+)[ \t]+(\w+)[ \t]*\r?\n", re.MULTILINE | re.IGNORECASE)
+_SPACE = re.compile(rb"SPACE=(LPS|RAS)")
+_TYPES = {b"float": ">f4", b"double": ">f8"}
+
+
+def read_vtk(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
+    """Points of a legacy VTK file (POLYDATA, UNSTRUCTURED_GRID, STRUCTURED_GRID).
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    dimension : int
+        Number of coordinates wanted; z is left alone in 2-D.
+    system : {"LPS", "RAS", None}
+        Coordinate system; if None, what 3D Slicer's "SPACE=" in the title says, else LPS.
+    name : str
+        What to call it in errors.
+    """
+    lines = content[:2048].split(b"\n", 3)
+    if len(lines) < 4 or not lines[0].startswith(b"# vtk DataFile") or b"POINTS" not in content:
+        raise RegistrationError(f"{name} is no legacy VTK file with points: save it as one (.vtk), text or binary")
+    told = _SPACE.search(lines[1])
+    own = told[1].decode() if told else None
+    if system is not None and own is not None and own != system:
+        raise RegistrationError(f"{name} says that its points are {own}, but {system} was asked for: leave that out")
+    coding, match = lines[2].strip().upper(), _POINTS.search(content)
+    if match is None or coding not in (b"ASCII", b"BINARY") or match[2].lower() not in _TYPES:
+        raise RegistrationError(f"{name}: the section POINTS cannot be read, expected float or double numbers")
+    if int(match[1]) > len(content):
+        raise RegistrationError(f"{name}: POINTS does not hold the {3 * int(match[1])} numbers it announces")
+    count, number = int(match[1]), np.dtype(_TYPES[match[2].lower()])
+    if coding == b"BINARY":
+        end = match.end() + 3 * count * number.itemsize
+        if end > len(content):
+            raise RegistrationError(f"{name} was cut short, it lacks {end - len(content)} bytes of points")
+        positions = np.frombuffer(content[match.end() : end], number).reshape(-1, 3).astype(float)
+    else:
+        tokens = list(itertools.islice(re.finditer(rb"\S+", content[match.end() :]), 3 * count))
+        try:
+            positions = np.array([float(token[0]) for token in tokens]).reshape(count, 3)
+        except ValueError as error:
+            raise RegistrationError(f"{name}: POINTS does not hold the {3 * count} numbers it announces") from error
+        end = match.end() + (tokens[-1].end() if tokens else 0)
+    finite(positions, name)
+    if b"\nNORMALS " in content:
+        warnings.warn(
+            f"{name} holds normals, which stay as they were: compute them again", RegistrationWarning, stacklevel=4
+        )
+
+    def rewrite(moved: np.ndarray) -> bytes:
+        new = positions.copy()
+        new[:, :dimension] = moved
+        if coding == b"BINARY":
+            body = new.astype(number).tobytes()
+        else:
+            digits = 9 if number.itemsize == 4 else 17
+            body = "\n".join(" ".join(f"{value:.{digits}g}" for value in row) for row in new).encode()
+        return content[: match.end()] + body + content[end:]
+
+    return to_lps(PointFile(positions[:, :dimension], rewrite, system or own or "LPS", stated=own is not None))

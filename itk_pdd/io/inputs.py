@@ -1,0 +1,158 @@
+"""What the ITK-style object does with the inputs it holds: notice their changes, and pack them for pickling."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.mapping import matrix_of
+from itk_pdd.io.fields import field_from_image, field_to_itk
+from itk_pdd.io.volume import is_itk, is_simpleitk
+
+__all__ = ["pack", "time_stamp", "unpack"]
+
+
+def time_stamp(item: Any) -> Any:
+    """Something that differs when an input has changed since: a modification time, a hash, the bytes of a matrix."""
+    if hasattr(item, "TransformPoint") and item.IsLinear():
+        # Not every setter of ITK's transforms changes their time.
+        dimension = item.GetInputSpaceDimension() if is_itk(item) else item.GetDimension()
+        return matrix_of(item, dimension).tobytes()
+    if is_itk(item):
+        # A filter, or an image at the end of a pipeline: bring it up to date first, which may change its time.
+        if hasattr(item, "Update"):
+            item.Update()
+        output = item.GetOutput() if hasattr(item, "GetOutput") else item
+        return id(item), int(output.GetMTime())
+    if is_simpleitk(item):
+        import SimpleITK
+
+        scalar = item.GetNumberOfComponentsPerPixel() == 1
+        geometry = item.GetSize(), item.GetSpacing(), item.GetOrigin(), item.GetDirection()
+        # SimpleITK hashes scalar images only.
+        content = SimpleITK.Hash(item) if scalar else hash(SimpleITK.GetArrayViewFromImage(item).tobytes())
+        return id(item), content, geometry
+    if isinstance(item, str | os.PathLike):
+        status = os.stat(item) if os.path.exists(item) else None
+        return os.fspath(item), status and (status.st_mtime_ns, status.st_size)
+    if isinstance(item, np.ndarray):
+        return item.shape, item.tobytes()
+    if isinstance(item, list | tuple):
+        return tuple(time_stamp(part) for part in item)
+    return id(item)
+
+
+@dataclass(frozen=True)
+class _PackedImage:
+    """All of an itk image, because pickling one itself loses its start index and the components of a VectorImage."""
+
+    kind: Any
+    array: np.ndarray
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: np.ndarray
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+    components: int
+
+
+def pack(item: Any) -> Any:
+    """An input as something that survives pickling with every voxel at its place.
+
+    Parameters
+    ----------
+    item : object
+        What :func:`itk_pdd.register` takes. ITK filters become the images they make, since pipelines cannot be
+        pickled; composite transforms are flattened; fields of transforms get start index 0.
+
+    Raises
+    ------
+    RegistrationError
+        If it is an ITK object that holds neither an image nor a transform.
+    """
+    if isinstance(item, list | tuple):
+        return type(item)(pack(part) for part in item)
+    if not is_itk(item):
+        return item
+    if hasattr(item, "TransformPoint"):
+        return _plain_transform(item)
+    if hasattr(item, "GetOutput") and not hasattr(item, "GetLargestPossibleRegion"):
+        item.Update()
+        item = item.GetOutput()
+    if not hasattr(item, "GetLargestPossibleRegion"):
+        raise RegistrationError(f"a {type(item).__name__} cannot be pickled: set an image, a transform or a path")
+    return _packed_image(item)
+
+
+def unpack(item: Any) -> Any:
+    """The input that :func:`pack` was given."""
+    if isinstance(item, list | tuple):
+        return type(item)(unpack(part) for part in item)
+    return _unpacked_image(item) if isinstance(item, _PackedImage) else item
+
+
+def _packed_image(image: Any) -> _PackedImage:
+    import itk
+
+    image.UpdateOutputInformation()
+    image.SetRequestedRegionToLargestPossibleRegion()
+    image.Update()
+    region = image.GetLargestPossibleRegion()
+    return _PackedImage(
+        kind=type(image),
+        array=np.array(itk.array_view_from_image(image)),
+        spacing=tuple(image.GetSpacing()),
+        origin=tuple(image.GetOrigin()),
+        direction=np.array(itk.array_from_matrix(image.GetDirection())),
+        start=tuple(int(i) for i in region.GetIndex()),
+        size=tuple(int(n) for n in region.GetSize()),
+        components=int(image.GetNumberOfComponentsPerPixel()),
+    )
+
+
+def _unpacked_image(packed: _PackedImage) -> Any:
+    import itk
+
+    image = packed.kind.New()
+    region = itk.ImageRegion[len(packed.size)]()
+    region.SetIndex(packed.start)
+    region.SetSize(packed.size)
+    image.SetRegions(region)
+    image.SetSpacing(packed.spacing)
+    image.SetOrigin(packed.origin)
+    image.SetDirection(itk.matrix_from_array(packed.direction))
+    if "VectorImage" in packed.kind.__name__:
+        image.SetNumberOfComponentsPerPixel(packed.components)
+    image.Allocate()
+    itk.array_view_from_image(image)[:] = packed.array
+    return image
+
+
+def _plain_transform(transform: Any) -> Any:
+    """An itk transform whose own pickling loses nothing: no composite within a composite, fields with start index 0."""
+    import itk
+
+    parts = _parts(itk.down_cast(transform))
+    if len(parts) == 1:
+        return parts[0]
+    composite = itk.CompositeTransform[itk.D, transform.GetInputSpaceDimension()].New()
+    for part in parts:
+        composite.AddTransform(part)
+    return composite
+
+
+def _parts(transform: Any) -> list[Any]:
+    import itk
+
+    if hasattr(transform, "GetNthTransform"):
+        parts = [transform.GetNthTransform(i) for i in range(transform.GetNumberOfTransforms())]
+        return [plain for part in parts for plain in _parts(itk.down_cast(part))]
+    if "DisplacementField" in transform.GetTransformTypeAsString():
+        field = transform.GetDisplacementField()
+        if any(int(i) for i in field.GetLargestPossibleRegion().GetIndex()):
+            return [field_to_itk(field_from_image(field, name="initial_transform"))]
+    return [transform]

@@ -1,0 +1,257 @@
+"""Where the dense search computes: its operations on numpy arrays, or on the tensors of a GPU."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from itk_pdd import kernels
+from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.kernels.correlation import LocalCorrelation
+from itk_pdd.kernels.interpolation import sample_lines
+from itk_pdd.kernels.lattice import make_consistent, restrict, spread, upsample
+from itk_pdd.kernels.masking import masked_costs
+from itk_pdd.kernels.mind import add_codes
+from itk_pdd.kernels.thermometer import thermometer_codes
+from itk_pdd.kernels.tree import min_marginals, spanning_tree
+from itk_pdd.kernels.unfold import unfold
+from itk_pdd.kernels.volume import add_volume_gradient
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["HostOperations", "checked_device", "on_device", "operations"]
+
+log = logging.getLogger("itk_pdd")
+T = TypeVar("T")
+
+_AGREEMENT = 1e-3  # of the largest value, by which a device may differ from the CPU
+
+
+class HostOperations:
+    """The operations of the dense search and of the descent on numpy arrays, by compiled kernels.
+
+    :class:`itk_pdd.kernels.search_cuda.DeviceOperations` has the same ones for tensors on a GPU. Images, masks and
+    trees are numpy arrays for both; codes, costs and fields are arrays of the operations.
+    """
+
+    device = "cpu"
+    array = staticmethod(np.ascontiguousarray)
+    numpy = staticmethod(np.asarray)
+    add_codes = staticmethod(add_codes)
+    sample_lines = staticmethod(sample_lines)
+    thermometer_codes = staticmethod(thermometer_codes)
+    masked_costs = staticmethod(masked_costs)
+    min_marginals = staticmethod(min_marginals)
+    restrict = staticmethod(restrict)
+    upsample = staticmethod(upsample)
+    spread = staticmethod(spread)
+    make_consistent = staticmethod(make_consistent)
+    local_correlation = LocalCorrelation
+    add_volume_gradient = staticmethod(add_volume_gradient)
+    unfold = staticmethod(unfold)
+
+    @staticmethod
+    def no_codes(shape: tuple[int, ...]) -> np.ndarray:
+        """Codes without a bit set."""
+        return np.zeros(shape, np.uint64)
+
+    @staticmethod
+    def tensor(costs: np.ndarray) -> Tensor:
+        """Costs for the operations of :mod:`itk_pdd.kernels`, any array for those of torch: the same memory."""
+        import torch
+
+        return torch.from_numpy(costs)
+
+    @staticmethod
+    def from_tensor(tensor: Tensor) -> np.ndarray:
+        """What those return, as these operations take it."""
+        return tensor.numpy()
+
+
+def checked_device(device: str) -> str:
+    """The device that a name stands for: "auto" is the first CUDA device where there is one, and the CPU elsewhere.
+
+    Raises
+    ------
+    RegistrationError
+        If it is none of "auto", "cpu", "cuda" and "cuda:N", or there is no such device here.
+    """
+    name = str(device)
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (":" in name and not (kind == "cuda" and number.isdecimal())):
+        raise RegistrationError(f"device is {device!r}, expected 'auto', 'cpu', 'cuda' or one of several, 'cuda:1'")
+    if kind == "cpu":
+        return "cpu"
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "auto":
+        return "cuda:0" if count else "cpu"
+    if count <= int(number or 0):
+        present = f"only {count}" if count else "no CUDA device that torch can use"
+        raise RegistrationError(f"device is {device!r}, but this machine has {present}: use 'auto' or 'cpu'")
+    return f"cuda:{number or torch.cuda.current_device()}"
+
+
+@functools.cache
+def _device_operations(device: str) -> Any:
+    import torch
+
+    from itk_pdd.kernels.search_cuda import DeviceOperations
+
+    result = DeviceOperations(torch.device(device))
+    with torch.cuda.device(result.device), torch.no_grad():
+        check(result)
+    return result
+
+
+def check(device: Any, shape: tuple[int, int, int] = (16, 16, 16)) -> None:
+    """Compare the operations of a device with those of the CPU on a small problem, before anything depends on them.
+
+    Drivers, compilers and cards are many, and a wrong field looks like any other. Most of the few seconds is spent on
+    compiling, once per machine.
+
+    Parameters
+    ----------
+    device : object
+        The operations.
+    shape : tuple of int
+        Voxels along z, y, x, even numbers; hundreds of control points make the programs of a GPU wait for each other.
+
+    Raises
+    ------
+    RuntimeError
+        If they do not agree: numbers to a thousandth of the largest of their kind, codes to a thousandth of their bits.
+    """
+    both = zip(_answers(HostOperations, shape), _answers(device, shape), strict=True)
+    for (name, expected), (_, found) in both:
+        if expected.dtype == np.uint64:
+            # A bit may depend on the last digit of a distance.
+            difference, size = np.bitwise_count(expected ^ found).sum(), np.bitwise_count(expected).sum()
+        else:
+            difference, size = np.abs(found - expected).max(), np.abs(expected).max()
+        if not difference <= _AGREEMENT * size:
+            share = float(difference) / float(size)
+            raise RuntimeError(f"{name} differ by {share:.3g} of their size from those of the CPU in a small test")
+
+
+def _answers(operations: Any, shape: tuple[int, int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """What every operation makes of the same numbers, so that one that is wrong can be named."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    cell, points = (2, 2, 2), tuple(n // 2 for n in shape)
+    given, numpy = operations.array, operations.numpy
+    image, shares = rng.random(shape, dtype=np.float32), rng.random((*shape, 3), dtype=np.float32)
+    mask, allowed = rng.random(shape) < 0.8, rng.random(shape) < 0.7
+    pair = rng.integers(0, 2**64, (2, 2, *shape), dtype=np.uint64)
+    fields = rng.normal(0, 2, (2, *shape, 3)).astype(np.float32)
+    steps = rng.normal(0, 1, (*points, 3)).astype(np.float32)
+    tree = spanning_tree(rng.random(points))
+
+    codes = operations.no_codes((1, *shape))
+    operations.add_codes(given(image), codes[0], bits=2)
+    operations.add_codes(given(image), codes[0], bits=2, shift=24, dilation=1)
+    yield "codes", numpy(codes).view(np.uint64)
+    yield "codes of classes", numpy(operations.thermometer_codes(given(shares), (5, 32, 27))).view(np.uint64)
+    options = {"cell": cell, "radius": (1, 1, 1), "step": (1, 1, 2), "stride": (1, 1, 1), "scales": (0.02, 0.01)}
+    masked = operations.masked_costs(*map(given, pair), allowed, mask=mask, **options)
+    yield "costs with masks", numpy(masked)[..., :3]
+    options |= {"base": given(fields[0]), "block": (1, 1, 1)}
+    costs = operations.masked_costs(*map(given, pair), None, mask=None, **options)
+    yield "costs", numpy(costs)[..., :3].copy()
+    regularised = kernels.regularise(operations.tensor(costs)[..., :3].clone().contiguous(), 1.0, 3)
+    yield "costs of the mean field", numpy(operations.from_tensor(regularised))
+    marginals = operations.min_marginals(costs, tree, alpha=0.05, taps=1, base=given(steps))
+    offsets = [torch.arange(-1.0, 2)] * 2 + [torch.arange(-1.0, marginals.shape[5] - 1)]
+    moments = kernels.displacement_moments(operations.tensor(marginals), 50.0, offsets, second=True)
+    relative = numpy(marginals)[..., :3]
+    # Only differences within a control point mean something.
+    yield "marginals", relative - relative.min(axis=(3, 4, 5), keepdims=True)
+    for name, moment in zip(("displacements", "covariances", "entropies"), moments, strict=False):
+        yield name, numpy(operations.from_tensor(moment))
+
+    yield "means", numpy(operations.restrict(given(fields[0]), cell))
+    for order in (1, 3):
+        yield f"splines of order {order}", numpy(operations.upsample(given(steps), cell, shape, order=order))
+    yield "fields", np.stack([numpy(f) for f in operations.make_consistent(*map(given, fields), iterations=2)])
+    yield "sums of splines", numpy(operations.spread(given(fields[0]), cell, points))
+    correlation = operations.local_correlation(
+        image, np.ascontiguousarray(shares[..., 0]), radius=2, masks=(mask, mask)
+    )
+    yield "gradients of the correlation", numpy(correlation.gradient(given(fields[1]))[0])
+    yield (
+        "gradients of the volumes",
+        numpy(operations.add_volume_gradient(given(steps / 9), given(0 * steps), weight=1.0)),
+    )
+    # Not so many folds that rounding decides about a few.
+    yield "fields without folds", numpy(operations.unfold(given(fields[0] / 6))[0])
+    lines = tuple(np.linspace(-0.7, n - 0.4, n + 1) for n in shape)
+    yield "samples", numpy(operations.sample_lines(given(shares), lines))
+
+
+def operations(device: str) -> Any:
+    """The operations of a device, ready for use.
+
+    Parameters
+    ----------
+    device : str
+        See :func:`checked_device`. For "auto" a GPU that does not work is passed over with a warning.
+
+    Raises
+    ------
+    RegistrationError
+        If the device was asked for by name and does not work, such as without Triton.
+    """
+    found = checked_device(device)
+    if found == "cpu":
+        return HostOperations()
+    try:
+        return _device_operations(found)
+    except Exception as error:  # a driver, a compiler or a library of many kinds
+        problem = f"{found} does not work here ({type(error).__name__}: {error})"
+        if device != "auto":
+            raise RegistrationError(f"device is {device!r}, but {problem}: use 'cpu'") from error
+        warn(f"{problem}: computing on the CPU")
+        return HostOperations()
+
+
+def on_device(device: str, compute: Callable[[Any], T]) -> T:
+    """Call a function with the operations of a device.
+
+    Parameters
+    ----------
+    device : str
+        See :func:`operations`. Where the memory of a GPU is not enough, "auto" computes on the CPU, with a warning.
+    compute : callable
+        Takes the operations.
+
+    Raises
+    ------
+    RegistrationError
+        If the memory of a GPU that was asked for by name is not enough.
+    """
+    chosen = operations(device)
+    if chosen.device == "cpu":
+        return compute(chosen)
+    import torch
+
+    log.info("computing on %s (%s)", chosen.device, torch.cuda.get_device_name(chosen.device))
+    try:
+        with torch.cuda.device(chosen.device), torch.no_grad():
+            return compute(chosen)
+    except torch.cuda.OutOfMemoryError as error:
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(chosen.device))
+        problem = f"the {total:.1f} GB of {chosen.device} are not enough for these images ({free:.1f} GB are free)"
+        if device != "auto":
+            advice = "close other programs on it, use a larger spacing, or device='cpu'"
+            raise RegistrationError(f"device is {device!r}, but {problem}: {advice}") from error
+    # Outside of the handler, whose exception would keep the tensors alive.
+    torch.cuda.empty_cache()
+    warn(f"{problem}: computing on the CPU")
+    return compute(HostOperations())

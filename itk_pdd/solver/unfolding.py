@@ -1,0 +1,77 @@
+"""Fields without folds: what every registration does with what it found, and what it says about it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from itk_pdd.errors import warn
+from itk_pdd.solver.operations import HostOperations
+
+__all__ = ["unfold", "without_folds"]
+
+log = logging.getLogger("itk_pdd")
+
+
+def unfold(
+    field: Any, *, minimum: float, scale: Sequence[float] = (1.0, 1.0, 1.0), operations: Any = HostOperations
+) -> tuple[Any, int, int]:
+    """Relax a field where it folds, a single slice across whichever axis.
+
+    Parameters
+    ----------
+    field : array
+        An array of the operations, float32, shape (z, y, x, 3), components x, y, z. Where it has a single node along
+        one axis, displacements along that axis stay as they are.
+    minimum, scale, operations
+        See :func:`without_folds`.
+
+    Returns
+    -------
+    array, int, int
+        See :func:`itk_pdd.kernels.unfold.unfold`.
+    """
+    scale = tuple(float(s) for s in scale)
+    single = [axis for axis, size in enumerate(field.shape[:3]) if size == 1]
+    if len(single) != 1 or single == [0]:
+        return operations.unfold(field, scale=scale, minimum=minimum)
+    # The kernels know slices across z only: change the names of the axes and components, there and back.
+    order = [0, 1, 2]
+    order[2 - single[0]], order[2] = 2, 2 - single[0]
+
+    def turned(array: Any) -> Any:
+        return operations.from_tensor(operations.tensor(array).swapaxes(0, single[0])[..., order].contiguous())
+
+    found, moved, left = operations.unfold(turned(field), scale=tuple(scale[i] for i in order), minimum=minimum)
+    return turned(found), moved, left
+
+
+def without_folds(
+    field: np.ndarray, scale: Sequence[float], minimum: float, operations: Any = HostOperations
+) -> np.ndarray:  # fmt: skip
+    """Relax a field where it folds; warn where that does not succeed.
+
+    Parameters
+    ----------
+    field : numpy.ndarray
+        float32, shape (z, y, x, 3), components x, y, z; a 2-D field is one slice.
+    scale : sequence of float
+        Distance of neighbouring nodes along x, y, z in the unit of the displacements.
+    minimum : float
+        See :func:`itk_pdd.kernels.unfold.unfold`.
+    operations : object
+        Those of the device that computes, see :func:`itk_pdd.solver.operations.operations`.
+
+    Returns
+    -------
+    numpy.ndarray
+        The field; ``field`` itself where nothing folds.
+    """
+    found, moved, left = unfold(operations.array(field), minimum=minimum, scale=scale, operations=operations)
+    log.info("folds: %d of %d nodes relaxed", moved, field[..., 0].size)
+    if left:
+        warn(f"the field folds in {left} places that could not be relaxed: check the result there")
+    return operations.numpy(found) if moved else field
