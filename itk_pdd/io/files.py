@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
-import sys
-import tempfile
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError
+from itk_pdd.io.dicom import read_series
 from itk_pdd.io.guards.headers import check_header, check_transform_text
 from itk_pdd.io.guards.nifti import examine_nifti, missing_bytes
 from itk_pdd.io.guards.trial import check_hdf5
 from itk_pdd.io.gzipping import compress_file, holds
+from itk_pdd.io.messages import READ_ERRORS, itk_reason, library_messages
 from itk_pdd.io.outputs import OutputError, extension, free_space
 
 if TYPE_CHECKING:
@@ -29,14 +27,11 @@ __all__ = [
     "FIELD_EXTENSIONS",
     "IMAGE_EXTENSIONS",
     "TRANSFORM_EXTENSIONS",
-    "itk_reason",
     "read_image",
     "read_transform",
     "write_image",
     "write_transform",
 ]
-
-log = logging.getLogger("itk_pdd")
 
 IMAGE_EXTENSIONS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
 """Formats that keep size, spacing, origin and direction, and vectors as well as scalars."""
@@ -44,8 +39,6 @@ TRANSFORM_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
 """ITK's transform files."""
 FIELD_EXTENSIONS = IMAGE_EXTENSIONS + TRANSFORM_EXTENSIONS
 """What a displacement field can be written to."""
-# What SimpleITK raises about a file; the last one where a message quotes bytes of the file that are no text.
-_READING = (RuntimeError, MemoryError, UnicodeDecodeError)
 _BEYOND = 1e12  # no length in millimetres, no factor, no number of control points
 _COMPRESSED = (".nii.gz", ".mha", ".nrrd")
 
@@ -71,7 +64,7 @@ def read_image(path: str | os.PathLike[str], *, name: str = "image") -> SimpleIT
     if not path.exists():
         raise RegistrationError(f"{name}: there is no file {path}")
     if path.is_dir():
-        return _read_series(path, name)
+        return read_series(path, name)
     if not os.access(path, os.R_OK):
         raise RegistrationError(f"{name}: {path} may not be read (permission denied)")
     if path.stat().st_size == 0:
@@ -87,46 +80,10 @@ def read_image(path: str | os.PathLike[str], *, name: str = "image") -> SimpleIT
                 "expected finite numbers: replace them"
             )
     try:
-        with _library_messages():
+        with library_messages():
             return SimpleITK.ReadImage(str(path))
-    except _READING as error:
+    except READ_ERRORS as error:
         raise RegistrationError(f"{name}: {path} cannot be read as an image ({itk_reason(error)})") from error
-
-
-def _read_series(folder: Path, name: str) -> SimpleITK.Image:
-    import SimpleITK
-
-    try:
-        with _library_messages():
-            series = {
-                identifier: SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), identifier)
-                for identifier in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-            }
-    except _READING as error:
-        raise RegistrationError(f"{name}: the DICOM slices in {folder} cannot be read ({itk_reason(error)})") from error
-    if not series:
-        raise RegistrationError(f"{name}: the folder {folder} holds no DICOM slices")
-    chosen = max(sorted(series), key=lambda identifier: len(series[identifier]))
-    if len(series) > 1:
-        log.warning(
-            "%s: the folder %s holds %d DICOM series; reading the largest, %s with %d slices",
-            name, folder, len(series), chosen, len(series[chosen]),
-        )  # fmt: skip
-    reader = SimpleITK.ImageSeriesReader()
-    reader.SetFileNames(series[chosen])
-    try:
-        with _library_messages():
-            image = reader.Execute()
-    except _READING as error:
-        raise RegistrationError(f"{name}: the DICOM slices in {folder} cannot be read ({itk_reason(error)})") from error
-    if image.HasMetaDataKey("ITK_non_uniform_sampling_deviation"):
-        warnings.warn(
-            f"{name}: the slices in {folder} are not evenly spaced (a slice may be missing) and are taken to be "
-            f"{image.GetSpacing()[2]:.3g} mm apart",
-            RegistrationWarning,
-            stacklevel=2,
-        )
-    return image
 
 
 def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transform") -> SimpleITK.Transform:
@@ -151,10 +108,10 @@ def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transfo
     elif extension(path).lower() in (".h5", ".hdf5"):
         check_hdf5(path, name=name)
     try:
-        with _library_messages():
+        with library_messages():
             transform = SimpleITK.ReadTransform(str(path))
             fine = all(map(_is_finite, [transform.GetFixedParameters(), _parameters(transform)]))
-    except _READING as error:
+    except READ_ERRORS as error:
         raise RegistrationError(f"{name}: {path} cannot be read as an ITK transform ({itk_reason(error)})") from error
     if not fine:
         raise RegistrationError(f"{name}: {path} holds numbers that are not finite or beyond reason: make it again")
@@ -183,7 +140,7 @@ def write_image(image: SimpleITK.Image, path: str | os.PathLike[str]) -> None:
     writer.SetUseCompression(kind in _COMPRESSED)
     # Level 1 halves the time of level 6; fields of noisy floats hardly get smaller with more.
     writer.SetCompressionLevel(1)
-    with _library_messages(), _as_output_error():
+    with library_messages(), _as_output_error():
         writer.Execute(image)
         if kind in (".nii", ".nii.gz") and missing_bytes(path):
             raise OutputError("it was cut short; is the disk full?")
@@ -198,7 +155,7 @@ def _write_compressed(image: SimpleITK.Image, path: Path) -> None:
 
     plain = path.with_name(f"{path.name}.plain.nii")
     try:
-        with _library_messages(), _as_output_error():
+        with library_messages(), _as_output_error():
             SimpleITK.WriteImage(image, str(plain), False)
         if missing_bytes(plain):
             raise OutputError("it was cut short; is the disk full?")
@@ -217,7 +174,7 @@ def write_transform(transform: SimpleITK.Transform, path: str | os.PathLike[str]
     # HDF5 does not only fail on a full disk, it brings the process down when it ends.
     if free_space(Path(path).resolve().parent) < 8 * numbers.size + (1 << 16):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with _library_messages(), _as_output_error():
+    with library_messages(), _as_output_error():
         SimpleITK.WriteTransform(transform, str(path))
         again = _parameters(SimpleITK.ReadTransform(str(path)))
     if not np.array_equal(again, numbers):
@@ -248,35 +205,3 @@ def _parameters(transform: SimpleITK.Transform) -> np.ndarray:
 def _is_finite(numbers: Iterable[float] | np.ndarray) -> bool:
     values = np.asarray(numbers, dtype=float)
     return bool((np.abs(values) < _BEYOND).all())
-
-
-def itk_reason(error: BaseException) -> str:
-    """The last line of a message of ITK, without its file names, addresses and line numbers."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = next((line for line in reversed(lines) if "rror:" in line or "ERROR:" in line), lines[-1] if lines else "")
-    line = line.split("ERROR:")[-1].split("Error:")[-1].strip()
-    if line.startswith(tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")) and "(0x" in line and "): " in line:
-        line = line.split("): ", 1)[1]
-    return line.rstrip(".") or type(error).__name__
-
-
-@contextlib.contextmanager
-def _library_messages() -> Iterator[None]:
-    """Send what C libraries print on standard error (HDF5's traces, for instance) to the log instead."""
-    try:
-        descriptor = os.dup(2)
-    except OSError:  # no standard error at all
-        yield
-        return
-    with tempfile.TemporaryFile() as caught:
-        sys.stderr.flush()
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(descriptor, 2)
-            os.close(descriptor)
-            caught.seek(0)
-            text = caught.read().decode(errors="replace").strip()
-            if text:
-                log.debug("messages of the file library:\n%s", text)

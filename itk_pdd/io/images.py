@@ -9,7 +9,8 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.files import itk_reason, read_image
+from itk_pdd.io.files import read_image
+from itk_pdd.io.messages import itk_reason
 from itk_pdd.io.volume import Volume, grid_of, image_kind, is_itk, is_simpleitk
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry import volume as geometry_volume
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.files import itk_reason, read_image
+from itk_pdd.io.files import read_image
+from itk_pdd.io.messages import itk_reason
 
 if TYPE_CHECKING:
     import SimpleITK
