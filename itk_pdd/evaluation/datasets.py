@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io.outputs import whole_file
 
 __all__ = [
     "Pair",
@@ -130,14 +131,12 @@ def write_pairs(path: str | os.PathLike, pairs: Iterable[Pair]) -> None:
     path = Path(path)
     pairs = list(pairs)
     columns = [f.name for f in fields(Pair) if any(getattr(p, f.name) is not None for p in pairs)]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
         for pair in pairs:
             given = pair.files()
             writer.writerow([os.path.relpath(given[c], path.parent) if c in given else "" for c in columns])
-    os.replace(temporary, path)
 
 
 def read_points(path: str | os.PathLike, *, side: str = "fixed") -> np.ndarray:

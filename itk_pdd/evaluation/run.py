@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import sys
@@ -29,6 +28,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import read_field, write_field
 from itk_pdd.io.files import write_image
+from itk_pdd.io.outputs import whole_file
 from itk_pdd.io.volume import Volume
 
 __all__ = ["Rules", "failed", "fill_template", "main", "perform", "write_json"]
@@ -71,9 +71,8 @@ class Rules:
 
 def write_json(content: Any, path: Path) -> None:
     """Write a JSON file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def failed(reason: str, **more: Any) -> dict[str, Any]:

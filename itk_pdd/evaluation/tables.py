@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from itk_pdd.evaluation.compare import Run
 from itk_pdd.evaluation.methods import INITIAL
 from itk_pdd.evaluation.statistics import holm, summarise, wilcoxon
+from itk_pdd.io.outputs import whole_file
 
 __all__ = ["ALL", "LABEL_MEASURES", "PAIR_MEASURES", "label_order", "rows", "summary", "write_csv"]
 
@@ -175,13 +175,11 @@ def label_order(label: str) -> tuple[int, int, str]:
 
 def write_csv(table: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Write a table, whole or not at all; what is unknown is an empty cell."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         for row in table:
             writer.writerow([_cell(row.get(column)) for column in columns])
-    os.replace(temporary, path)
 
 
 def _cell(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Output files: checked before the work, written whole or not at all."""
+"""Check output files before the work; write them whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +20,16 @@ __all__ = [
     "check_outputs",
     "extension",
     "free_space",
+    "whole_file",
     "write_all",
     "write_bytes",
     "written",
 ]
 
-# For a process that has to end in the middle: what is on the disk for the moment, and whether files are being moved.
-_temporary: set[Path] = set()
+# For abandon(): temporary folders that exist now, and a lock held while files are moved into place.
+_temporary_folders: set[Path] = set()
 _moving = threading.Lock()
-_written = 0
+_files_written = 0
 
 
 class OutputError(RegistrationError):
@@ -37,16 +38,16 @@ class OutputError(RegistrationError):
 
 @dataclass(frozen=True)
 class Output:
-    """A file to be written.
+    """Name an output file and the formats it can have.
 
     Parameters
     ----------
     path : path-like
-        Where it goes.
+        The target.
     name : str
-        What to call it in errors, for instance the option that asked for it.
+        Its name in errors, for instance the option that asked for it.
     extensions : sequence of str
-        The formats it can have.
+        The extensions of the formats it can have.
     """
 
     path: str | os.PathLike[str]
@@ -55,18 +56,18 @@ class Output:
 
 
 def extension(path: str | os.PathLike[str]) -> str:
-    """The extension of a file name as it is written (ITK's writers do not know capitals), ".nii.gz" in one piece."""
+    """Return the extension of a file name, ".nii.gz" in one piece, with its capitals (ITK's writers reject them)."""
     path = Path(path)
     return path.name[-7:] if path.name.lower().endswith(".nii.gz") else path.suffix
 
 
 def check_outputs(outputs: Sequence[Output], *, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
-    """Check that files can be written before work is spent on them.
+    """Check that files can be written, before the work whose results they hold.
 
     Parameters
     ----------
     outputs : sequence of Output
-        What is to be written.
+        The files to write.
     inputs : sequence of path-like
         Files that must not be overwritten.
 
@@ -102,20 +103,20 @@ def check_outputs(outputs: Sequence[Output], *, inputs: Sequence[str | os.PathLi
 
 
 def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
-    """Write files whole or not at all: if one fails, none appears and none that was there is lost.
+    """Write all files, or none: if one fails, no new file appears and no old file is lost.
 
     Parameters
     ----------
     writers : sequence of (Output, callable)
-        Each callable writes its file to the path it is called with: under the file's own name in a temporary folder
-        beside the target, from where it is moved into place.
+        Each callable writes its file to the path it is given: the file's own name in a temporary folder beside the
+        target. All files are moved into place at the end.
 
     Raises
     ------
     OutputError
         If a file cannot be written.
     """
-    global _written
+    global _files_written
     check_outputs([output for output, _ in writers])
     with contextlib.ExitStack() as stack:
         staging: dict[Path, Path] = {}
@@ -131,36 +132,55 @@ def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
                 raise OutputError(
                     f"{output.name}: {output.path} could not be written ({_system_reason(error)})"
                 ) from error
-        # A format of two files (.mhd with its .zraw) leaves both in the staging folder: everything in it moves.
+        # Some formats write two files (.mhd and .zraw): move every file in the temporary folders.
         moves = [(file, folder / file.name) for folder, stage in staging.items() for file in sorted(stage.iterdir())]
         with _moving:
             _move_all(moves, stack)
-            _written += len(moves)
+            _files_written += len(moves)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path to write to; move the file to ``path`` if the block ends without an error.
+
+    The temporary path has the file's own name, in a temporary folder beside the target.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    target = Path(path).resolve()
+    with contextlib.ExitStack() as stack:
+        temporary = _temporary_folder(".writing-", target.parent, stack) / target.name
+        yield temporary
+        with _moving:
+            os.replace(temporary, target)
 
 
 def abandon() -> None:
-    """Remove what is half written, for a process that ends right afterwards: nothing more is put into place."""
+    """Remove half-written files and forbid further moves, in a process that is about to end."""
     _moving.acquire()
-    for _ in range(3):  # while a library may still be writing
-        for folder in list(_temporary):
+    for _ in range(3):  # a library may still be writing
+        for folder in list(_temporary_folders):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def written() -> int:
-    """How many files :func:`write_all` has put into place in this process."""
-    return _written
+    """Return the number of files that :func:`write_all` has moved into place in this process."""
+    return _files_written
 
 
 def _temporary_folder(prefix: str, parent: Path, stack: contextlib.ExitStack) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    _temporary.add(folder)
-    stack.callback(_temporary.discard, folder)
+    _temporary_folders.add(folder)
+    stack.callback(_temporary_folders.discard, folder)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _move_all(moves: Sequence[tuple[Path, Path]], stack: contextlib.ExitStack) -> None:
-    """Move files into place; if one cannot be moved, put back what was there."""
+    """Move files into place; if one cannot be moved, restore all old files."""
     done: list[tuple[Path, Path | None, bool]] = []
     try:
         for source, target in moves:
@@ -183,7 +203,7 @@ def _move_all(moves: Sequence[tuple[Path, Path]], stack: contextlib.ExitStack) -
 
 
 def _keep(target: Path, backup: Path) -> None:
-    """Give a file a second name, so that the first is never without it; move it where the disk knows no links."""
+    """Back up a file by a hard link, so that its name never vanishes; move it on disks without links."""
     try:
         os.link(target, backup)
     except OSError:
@@ -191,17 +211,23 @@ def _keep(target: Path, backup: Path) -> None:
 
 
 def free_space(folder: Path) -> int:
-    """Free bytes on the disk of a folder."""
+    """Return the number of free bytes on the disk of a folder."""
     return shutil.disk_usage(folder).free
 
 
 def _system_reason(error: OSError) -> str:
-    """What the system says about an error, without the numbers and names."""
+    """Return the system's text for an error, without error numbers and file names."""
     return (error.strerror or str(error)).lower()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file and see it through to the disk."""
+    """Write a file and flush it to the disk.
+
+    Raises
+    ------
+    OutputError
+        If the file is shorter than its content.
+    """
     with path.open("wb") as stream:
         stream.write(content)
         stream.flush()

@@ -1,4 +1,4 @@
-"""Compiled functions: where they are cached, when that is announced, and how they are shared among threads."""
+"""Compile functions, cache them in the user's folder, and run them in several threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import platformdirs
 from numba.core import config, event
 from numba.core.caching import FunctionCache
 
@@ -22,25 +22,21 @@ __all__ = ["allocating", "cache_folder", "compiled", "inlined", "run"]
 
 _log = logging.getLogger("itk_pdd")
 _SHARED = ("arithmetic.py", "costs_cpu.py", "parallel.py", "vectors.py")
-# Faster floating-point arithmetic where it does no harm; infinities and NaN keep their meaning.
+# Faster floating-point arithmetic; infinities and NaN keep their meaning.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 
 def cache_folder() -> str:
-    """Folder of the compiled kernels: ``NUMBA_CACHE_DIR`` if set, else one in the user's cache folder.
+    """Return the folder of the compiled kernels: ``NUMBA_CACHE_DIR`` if set, else one in the user's cache folder.
 
-    Numba compiles a function again when its own file has changed; for what the kernels share there is the hash.
+    Numba compiles a function again when its own file has changed. The hash in the folder's name does the same when a
+    file changes whose functions are inlined into the kernels of others.
     """
     if config.CACHE_DIR:
         return config.CACHE_DIR
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
     shared = b"".join(Path(__file__).with_name(name).read_bytes() for name in _SHARED)
-    return str(Path(base) / "itk_pdd" / f"kernels-{hashlib.sha256(shared).hexdigest()[:12]}")
+    folder = Path(platformdirs.user_cache_dir("itk_pdd", appauthor=False))
+    return str(folder / f"kernels-{hashlib.sha256(shared).hexdigest()[:12]}")
 
 
 @functools.cache
@@ -49,7 +45,7 @@ def _say_once(message: str) -> None:
 
 
 class _Announcement(event.Listener):
-    """Says once per process that kernels are being compiled."""
+    """Log once per process that kernels are being compiled."""
 
     def on_start(self, event: event.Event) -> None:
         function = getattr(event.data["dispatcher"], "py_func", None)
@@ -64,12 +60,12 @@ event.register("numba:compile", _Announcement())
 
 
 class _TolerantCache(FunctionCache):
-    """A cache that a full disk, a folder that became read-only or a damaged file only makes useless."""
+    """A cache that does without a file that cannot be read or written, instead of raising."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # whatever unpickling a damaged file may raise
+        except Exception as error:  # unpickling a damaged file may raise anything
             _log.warning("cannot use the compiled kernels in %s (%s): compiling again", self.cache_path, error)
             return None
 
@@ -81,16 +77,16 @@ class _TolerantCache(FunctionCache):
 
 
 def inlined(function: Callable) -> Callable:
-    """Decorator: compile a function that only compiled ones call: those of its file or, for ``_SHARED`` files, of any.
+    """Decorate a function that only compiled functions call: in its own file or, for ``_SHARED`` files, in any.
 
-    It must not allocate arrays. Numba counts the references to them otherwise, with atomic operations at every call
-    that no optimisation takes out again once there are branches: that took two thirds of the time of small loops.
+    It must not allocate arrays. Otherwise numba counts references with atomic operations at every call, which the
+    optimiser cannot remove once there are branches: they took two thirds of the time of small loops.
     """
     return _kept_with_callers(function, _nrt=False)
 
 
 def allocating(function: Callable) -> Callable:
-    """Decorator: as :func:`inlined`, for a function that makes arrays, which should not be called often."""
+    """Decorate a function like :func:`inlined` that allocates arrays; it should not be called in inner loops."""
     return _kept_with_callers(function)
 
 
@@ -99,15 +95,15 @@ def _kept_with_callers(function: Callable, **options: Any) -> Callable:
 
 
 def compiled(function: Callable) -> Callable:
-    """Decorator: compile a function on first use, without the interpreter lock, cached in the user's cache folder.
+    """Decorate a function that is compiled on first use, cached, and run without the interpreter lock.
 
-    Where that folder cannot be written, numba falls back on its own choices; where none can be written, the function
-    is compiled in every process.
+    If the cache folder cannot be written, numba tries its own choices; without any, each process compiles the
+    function again.
     """
     dispatcher = numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
     before = config.CACHE_DIR
     try:
-        # Only while this function is decorated: other packages keep their own cache.
+        # Restored below: other packages keep their own cache folder.
         config.CACHE_DIR = cache_folder()
         dispatcher._cache = _TolerantCache(function)
     except (RuntimeError, OSError):
@@ -117,7 +113,7 @@ def compiled(function: Callable) -> Callable:
     return dispatcher
 
 
-_PIECES = 32  # of the work of a single thread
+_PIECES_PER_THREAD = 32  # if there is one thread: Ctrl-C is noticed between two pieces
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -147,8 +143,8 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     """Call ``kernel(first, last, *arguments)`` for parts of ``range(count)``, in as many threads as torch uses.
 
     The kernel must release the interpreter lock and write to different places for different items. Numba's own
-    parallel loops are not used: they take several times as long to compile, and depending on the threading library at
-    hand they abort the process when it was forked or when two threads call them.
+    parallel loops take several times as long to compile, and with some threading libraries they abort the process
+    after a fork or when two threads call them.
 
     Parameters
     ----------
@@ -157,16 +153,15 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     count : int
         Number of items.
     *arguments
-        Passed on.
+        Further arguments of the kernel.
     grain : int
-        Items taken at a time.
+        Items per call. A larger value means fewer calls and a less even share among threads.
     """
     import torch
 
     threads = min(torch.get_num_threads(), -(-count // grain))
     if threads <= 1:
-        # In pieces, between which Python sees that Ctrl-C was pressed.
-        piece = max(grain, -(-count // _PIECES))
+        piece = max(grain, -(-count // _PIECES_PER_THREAD))
         for first in range(0, count, piece):
             kernel(first, min(first + piece, count), *arguments)
         return
@@ -185,7 +180,7 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     try:
         work()
     finally:
-        # Nothing is left to do, or something failed: what has not started need not, what has must finish.
+        # No work is left, or a thread failed: cancel what has not started, wait for the rest.
         errors = [f.exception() for f in futures if not f.cancel()]
     for error in errors:
         if error is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.outputs import OutputError, write_bytes
+from itk_pdd.io.outputs import OutputError, whole_file, write_bytes
 from itk_pdd.network.storage import read_tensors
 
 __all__ = ["kept"]
@@ -47,11 +46,9 @@ def kept(path: Path | None, make: Callable[[], dict[str, Tensor]], names: tuple[
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(temporary, save(tensors))
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            write_bytes(temporary, save(tensors))
     except (OSError, OutputError) as error:
         log.warning("%s cannot be written (%s): it will be made again the next time", path, error)
-        temporary.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ left, y to the back, z to the head. A 2-D image has one slice.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.outputs import whole_file
 from itk_pdd.io.volume import Volume
 from itk_pdd.views.picture import grey_limits, upright, window
 
@@ -193,9 +193,8 @@ def save_view(view: View, path: Path) -> None:
     arrays |= {f"scale/{name}": np.float64(value) for name, value in view.scales.items()}
     if view.nodes is not None:
         arrays["nodes"] = view.nodes
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
 
 
 def load_view(path: Path) -> View:

@@ -15,7 +15,7 @@ from conftest import GEOMETRIES, wave
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io import files
 from itk_pdd.io.fields import field_writer, write_field
-from itk_pdd.io.outputs import Output, OutputError, check_outputs, write_all
+from itk_pdd.io.outputs import Output, OutputError, check_outputs, whole_file, write_all
 
 TEXT = (".txt",)
 
@@ -176,3 +176,21 @@ def test_two_file_format_refers_to_its_own_data(tmp_path) -> None:
 def test_writer_writes_to_the_path_it_is_called_with(tmp_path) -> None:
     field_writer(wave(GEOMETRIES["plain 2-D"]))(tmp_path / "u.mha")
     assert [p.name for p in tmp_path.iterdir()] == ["u.mha"]
+
+
+def test_whole_file_replaces_the_old_one_or_leaves_it(tmp_path) -> None:
+    path = tmp_path / "table.csv"
+    with whole_file(path) as temporary:
+        temporary.write_text("first")
+        assert (temporary.name, path.exists()) == ("table.csv", False)
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("table.csv", "first")]
+
+
+def test_whole_file_keeps_the_usual_permissions(tmp_path) -> None:
+    (tmp_path / "plain").write_text("")
+    with whole_file(tmp_path / "whole") as temporary:
+        temporary.write_text("")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
