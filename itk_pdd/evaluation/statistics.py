@@ -1,4 +1,4 @@
-"""Summaries of a comparison: means with confidence intervals and paired tests with correction."""
+"""Means with confidence intervals, and paired tests with correction for multiple testing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float], *, seed: int = 0) -> Summary:
-    """Summarise a measure over the pairs; NaN counts as no value."""
+    """Summarise a measure over the pairs; NaN is no value."""
     kept = np.asarray(values, dtype=float)
     kept = kept[np.isfinite(kept)]
     nan = float("nan")
@@ -47,9 +47,9 @@ def summarise(values: Sequence[float], *, seed: int = 0) -> Summary:
 def bootstrap_interval(
     values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean.
+    """Compute the percentile bootstrap interval of the mean.
 
-    Pairs that share a patient are not independent: with few patients the interval is too narrow, whoever computes it.
+    Pairs that share a patient are not independent: with few patients the interval is too narrow.
 
     Parameters
     ----------
@@ -69,16 +69,18 @@ def bootstrap_interval(
     """
     if len(values) < 2:
         return float("nan"), float("nan")
-    chosen = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.asarray(values)[chosen].mean(axis=1), [tail, 1 - tail])
-    return float(low), float(high)
+    from scipy import stats
+
+    found = stats.bootstrap(
+        (values,), np.mean, confidence_level=level, n_resamples=resamples, method="percentile", random_state=seed
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def wilcoxon(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p value of the Wilcoxon signed-rank test of paired values.
+    """Compute the two-sided p value of the Wilcoxon signed-rank test of paired values.
 
-    1 if all pairs are equal, NaN without pairs.
+    It is 1 if all pairs are equal, and NaN without pairs.
     """
     difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     difference = difference[np.isfinite(difference)]
@@ -92,7 +94,7 @@ def wilcoxon(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for multiple testing by Holm's step-down method; NaN stays NaN and is not counted.
+    """Correct p values for multiple testing by Holm's step-down method; NaN stays NaN and is not counted.
 
     References
     ----------
@@ -100,9 +102,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     p = np.asarray(p_values, dtype=float)
     result = np.full(p.shape, np.nan)
-    tested = np.flatnonzero(np.isfinite(p))
-    worst = 0.0
-    for rank, index in enumerate(tested[np.argsort(p[tested], kind="stable")]):
-        worst = max(worst, min(1.0, float(p[index]) * (len(tested) - rank)))
-        result[index] = worst
+    order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]  # NaN is last
+    result[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
     return result.tolist()

@@ -15,7 +15,10 @@ from itk_pdd.evaluation.methods import INITIAL
 from itk_pdd.evaluation.statistics import holm, summarise, wilcoxon
 from itk_pdd.io.outputs import whole_file
 
-__all__ = ["ALL", "LABEL_MEASURES", "PAIR_MEASURES", "label_order", "rows", "summary", "write_csv"]
+__all__ = ["ALL", "LABEL_MEASURES", "PAIR_MEASURES", "few_pairs", "label_order", "rows", "summary", "write_csv"]
+
+LEAST_PAIRS = 5
+"""Fewer values than this give no confidence interval and no p value: the smallest two-sided p of 4 pairs is 0.125."""
 
 ALL = "all"
 """Name of the row of a pair that holds the means over its labels and the measures without labels."""
@@ -101,7 +104,7 @@ def summary(table: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[s
     ``p`` is the Wilcoxon signed-rank test against the first method that registers, on the pairs both have a value of;
     ``difference`` is the mean difference from it there. ``p_holm`` is corrected by Holm's method within one measure:
     over the methods for ``all`` and the groups each, over methods and labels for single labels. A failed run counts in
-    ``failed`` and in no mean.
+    ``failed`` and in no mean. Fewer than ``LEAST_PAIRS`` values give no interval, fewer differences no ``p``.
 
     Parameters
     ----------
@@ -127,6 +130,7 @@ def summary(table: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[s
                 if not np.isfinite(values[method]).any():
                     continue
                 found = summarise(values[method], seed=seed)
+                interval = (found.ci_low, found.ci_high) if found.n >= LEAST_PAIRS else (float("nan"),) * 2
                 row = {
                     "method": method,
                     "label": label,
@@ -136,14 +140,15 @@ def summary(table: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[s
                     "mean": found.mean,
                     "sd": found.sd,
                     "median": found.median,
-                    "ci_low": found.ci_low,
-                    "ci_high": found.ci_high,
+                    "ci_low": interval[0],
+                    "ci_high": interval[1],
                 }
                 if method != reference:
                     differences = values[method] - values[reference] if reference else np.empty(0)
                     differences = differences[np.isfinite(differences)]
                     row["difference"] = float(differences.mean()) if differences.size else None
-                    row["p"] = wilcoxon(differences, np.zeros_like(differences))
+                    enough = differences.size >= LEAST_PAIRS
+                    row["p"] = wilcoxon(differences, np.zeros_like(differences)) if enough else float("nan")
                 result.append(row)
     families: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in result:
@@ -154,6 +159,14 @@ def summary(table: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[s
         for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
             row["p_holm"] = p
     return result
+
+
+def few_pairs(summary: Iterable[Mapping[str, Any]]) -> str:
+    """Say that some methods have too few pairs for intervals and tests; empty if all have enough."""
+    few = min((row["n"] for row in summary), default=LEAST_PAIRS)
+    if few >= LEAST_PAIRS:
+        return ""
+    return f"Fewer than {LEAST_PAIRS} pairs with a value (here {few}) give no confidence interval and no test."
 
 
 SUMMARY_COLUMNS = (

@@ -1,4 +1,4 @@
-"""Arrays inside a page: compressed and written as text, so that a script of the page can read them back."""
+"""Arrays inside a page: compressed and written as text, which a script of the page unpacks."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Assets:
     def add_field(self, nodes: np.ndarray) -> dict[str, Any]:
         """Add displacements (z, y, x, dim) in millimetres, as 16-bit whole numbers.
 
-        Neighbours differ by little: what is stored per component is the difference along x (modulo 65536), low bytes
-        first, then the high bytes, which makes the text half as long.
+        Each component stores the differences along x (modulo 65536), all low bytes first, then the high bytes:
+        neighbours differ little, and the text is half as long.
         """
         unit = max(float(np.abs(nodes).max()) / 32000, 1e-3)
         whole = np.rint(np.moveaxis(nodes, -1, 0) / unit).astype(np.int16)
@@ -35,13 +35,7 @@ class Assets:
         content = (steps & 255).astype(np.uint8).tobytes() + (steps >> 8).astype(np.uint8).tobytes()
         return {"id": self._add(content), "type": "field", "shape": list(whole.shape), "unit": unit}
 
-    def html(self) -> str:
-        """The elements that carry the arrays."""
-        return "\n".join(
-            f'<script type="text/plain" id="asset-{number}">{text}</script>' for number, text in enumerate(self.texts)
-        )
-
     def _add(self, content: bytes) -> int:
-        # The time would make every page different.
+        # mtime=0: the time of writing would make every page different.
         self.texts.append(base64.b64encode(gzip.compress(content, 9, mtime=0)).decode("ascii"))
         return len(self.texts) - 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,16 @@ import numpy as np
 from itk_pdd.evaluation.compare import Run
 from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.methods import INITIAL
-from itk_pdd.evaluation.tables import ALL, label_order
-from itk_pdd.io.outputs import write_all
-from itk_pdd.report import charts, page
+from itk_pdd.evaluation.tables import ALL, few_pairs, label_order
+from itk_pdd.report import charts
 from itk_pdd.report.assets import Assets
+from itk_pdd.report.page import Cell, Table, fill, write_page
 from itk_pdd.report.selection import pictures_of
 
 __all__ = ["comparison_page", "write_comparison_report"]
+
+Rows = Sequence[Mapping[str, Any]]
+Cells = Mapping[tuple[str, str], Mapping[str, Any]]
 
 MEASURES = {
     "dice": ("Dice", "", "{:.3f}", True),
@@ -34,20 +36,20 @@ MEASURES = {
     "seconds": ("Time", " s", "{:.1f}", False),
     "memory_gib": ("Memory", " GiB", "{:.2f}", False),
 }
-"""Measures on the page: name, unit, format, whether more is better."""
+"""Measures on the page: name, unit, format, True if more is better."""
 
 
 def comparison_page(
     pairs: Sequence[tuple[str, Pair]],
     results: Sequence[tuple[Run, Mapping[str, Any]]],
-    table: Sequence[Mapping[str, Any]],
-    summary: Sequence[Mapping[str, Any]],
+    table: Rows,
+    summary: Rows,
     folder: Path,
     *,
     megabytes: float = 60.0,
     title: str = "Comparison of registration methods",
 ) -> str:
-    """The HTML page of a comparison.
+    """Make the HTML page of a comparison.
 
     Parameters
     ----------
@@ -60,7 +62,7 @@ def comparison_page(
     folder : pathlib.Path
         Folder of the results, with the views of the runs.
     megabytes : float, default 60
-        About how large the page may become; a larger page shows more pairs, and finer images.
+        About how large the page may become; a larger value shows more pairs, and finer images.
     title : str
         Title of the page.
 
@@ -73,29 +75,31 @@ def comparison_page(
     assets = Assets()
     described, unshown = pictures_of(pairs, results, folder, assets, megabytes, _ranking(table, methods))
     shown = {pair["name"]: pair["id"] for pair in described}
-    content = [
-        '<section data-page="summary">',
-        _summary_table(summary, table, methods),
-        _trade_off(summary, methods),
-        _boxes(table, methods),
-        "</section>",
-        f'<section data-page="pairs" hidden>{_pair_list([name for name, _ in pairs], table, methods, shown)}</section>',
-        *[_pair_page(name, identity, table, methods, unshown) for name, identity in shown.items()],
-        f'<section data-page="problems" hidden>{_problems(table)}</section>',
-        f'<section data-page="methods" hidden>{_methods(folder)}</section>',
-    ]
-    problems = sum(row["status"] != "ok" for row in table)
-    chooser = "".join(f'<option value="{identity}">{escape(name)}</option>' for name, identity in shown.items())
-    navigation = (
-        '<a href="#summary">Summary</a><a href="#pairs">Pairs</a>'
-        f'<a href="#problems">Problems ({problems})</a><a href="#methods">Methods</a>'
-        f'<select id="pair-chooser" aria-label="Open a pair"><option value="">Open a pair …</option>{chooser}</select>'
+    about = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    cells = _means(summary)
+    groups = sorted({row["label"] for row in summary if not row["label"].isdigit()} - {ALL})
+    return fill(
+        "comparison.html",
+        title=title,
+        subtitle=f"{len(pairs)} pair{'s' * (len(pairs) != 1)}, {len(methods)} methods",
+        assets=assets,
+        pictures=described,
+        summary=_summary_table(cells, table, methods),
+        groups={name: _group_table(_means(summary, name), methods) for name in groups},
+        trade_off=_trade_off(summary, methods),
+        boxes=_boxes(table, methods),
+        pairs=_pair_table([name for name, _ in pairs], table, methods, shown),
+        left=len(pairs) - len(shown),
+        shown=[
+            {"name": name, "id": identity, "note": unshown.get(name, ""), "table": _method_table(name, table, methods)}
+            for name, identity in shown.items()
+        ],
+        problems=_problems(table),
+        facts=_facts(about),
+        methods=[
+            {**m, "settings_text": json.dumps(m["settings"], indent=2, ensure_ascii=False)} for m in about["methods"]
+        ],
     )
-    subtitle = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}, {len(methods)} methods"
-    return page.fill(
-        title=title, subtitle=subtitle, content="\n".join(content), assets=assets, pairs=described,
-        navigation=navigation,
-    )  # fmt: skip
 
 
 def write_comparison_report(path: Path, *arguments: Any, **options: Any) -> None:
@@ -106,53 +110,57 @@ def write_comparison_report(path: Path, *arguments: Any, **options: Any) -> None
     OutputError
         If the file cannot be written.
     """
-    write_all([(page.target(path), page.writer(comparison_page(*arguments, **options)))])
+    write_page(path, comparison_page(*arguments, **options))
 
 
 # ---- Summary --------------------------------------------------------------------------------------------------------
 
 
-def _means(summary: Sequence[Mapping[str, Any]], label: str = ALL) -> dict[tuple[str, str], Mapping[str, Any]]:
+def _means(summary: Rows, label: str = ALL) -> dict[tuple[str, str], Mapping[str, Any]]:
     return {(row["method"], row["measure"]): row for row in summary if row["label"] == label}
 
 
-def _best(cells: Mapping[str, float], more: bool) -> float | None:
-    known = [v for v in cells.values() if np.isfinite(v)]
-    return (max if more else min)(known) if len(known) > 1 else None
+def _measured(measures: Iterable[str], cells: Cells, methods: Sequence[str]) -> list[str]:
+    """The measures of which some method has a value."""
+    return [measure for measure in measures if any((method, measure) in cells for method in methods)]
 
 
-def _summary_table(
-    summary: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], methods: Sequence[str]
-) -> str:
-    cells = _means(summary)
-    measures = [m for m in MEASURES if any((method, m) in cells for method in methods)]
-    best = {
-        m: _best({n: cells[n, m]["mean"] for n in methods if (n, m) in cells and n != INITIAL}, MEASURES[m][3])
-        for m in measures
-    }
-    rows = []
-    for method in methods:
-        row: list[Any] = [method]
-        for measure in measures:
-            found = cells.get((method, measure))
-            row.append(("", None, "") if found is None else _mean_cell(measure, found, best[measure], method))
-        rows.append([*row, str(sum(r["method"] == method and r["status"] == "failed" for r in table))])
+def _summary_table(cells: Cells, table: Rows, methods: Sequence[str]) -> Table:
+    measures = _measured(MEASURES, cells, methods)
+    best = {m: _best([cells[n, m]["mean"] for n in methods if (n, m) in cells and n != INITIAL], m) for m in measures}
+    rows: list[list[str | Cell]] = [
+        [
+            method,
+            *(_mean_cell(m, cells.get((method, m)), best[m]) for m in measures),
+            str(sum(row["method"] == method and row["status"] == "failed" for row in table)),
+        ]
+        for method in methods
+    ]
     reference = next((m for m in methods if m != INITIAL), "")
-    header = ["Method", *map(_heading, measures), "Failed"]
     caption = (
         "Mean over the pairs ± standard deviation, below it the 95 % confidence interval of the mean. Best in bold. "
         f"* marks a difference from {reference} with p < 0.05 (Wilcoxon signed-rank test, corrected by Holm)."
     )
-    groups = sorted({row["label"] for row in summary if not row["label"].isdigit()} - {ALL})
-    extra = [_group_line(summary, name, methods) for name in groups]
-    return f"<h2>Summary</h2>{page.html_table(header, rows, caption=caption)}{''.join(extra)}"
+    if few := few_pairs(cells.values()):
+        caption = f"{caption} {few}"
+    return Table(["Method", *map(_heading, measures), "Failed"], rows, caption)
+
+
+def _group_table(cells: Cells, methods: Sequence[str]) -> Table:
+    measures = _measured(("dice", "hd95", "asd"), cells, methods)
+    rows = [[method, *(_mean_cell(m, cells.get((method, m)), None) for m in measures)] for method in methods]
+    return Table(["Method", *map(_heading, measures)], rows)
+
+
+def _best(values: Sequence[float], measure: str) -> float | None:
+    known = [value for value in values if np.isfinite(value)]
+    return (max if MEASURES[measure][3] else min)(known) if len(known) > 1 else None
 
 
 def _colours(methods: Sequence[str]) -> dict[str, str]:
-    """One colour for each method in all charts; what was there before has none."""
+    """One colour for each method in all charts; grey for the row before registration."""
     others = [method for method in methods if method != INITIAL]
-    cycle = {method: charts.COLOURS[i % len(charts.COLOURS)] for i, method in enumerate(others)}
-    return {INITIAL: "#8C8C8C", **cycle}
+    return {INITIAL: "#8C8C8C", **{m: charts.COLOURS[i % len(charts.COLOURS)] for i, m in enumerate(others)}}
 
 
 def _heading(measure: str) -> str:
@@ -160,87 +168,70 @@ def _heading(measure: str) -> str:
     return f"{name} ({unit.strip()})" if unit else name
 
 
-def _mean_cell(measure: str, found: Mapping[str, Any], best: float | None, method: str) -> tuple[str, float, str]:
-    style = MEASURES[measure][2]
-    text = style.format(found["mean"])
-    star = "*" if (p := found.get("p_holm")) is not None and p < 0.05 and method != INITIAL else ""
-    spread = f" ± {style.format(found['sd'])}" if np.isfinite(found["sd"]) else ""
-    interval = ""
-    if np.isfinite(found["ci_low"]):
-        interval = f"<br><small>{style.format(found['ci_low'])}–{style.format(found['ci_high'])}</small>"
-    winner = best is not None and method != INITIAL and text == style.format(best)
-    return f"{text}{star}<small>{spread}</small>{interval}", found["mean"], "best" if winner else ""
+def _mean_cell(measure: str, found: Mapping[str, Any] | None, best: float | None) -> Cell:
+    if found is None:
+        return Cell()
+    style = MEASURES[measure][2].format
+    text = style(found["mean"])
+    registered = found["method"] != INITIAL
+    p = found.get("p_holm")
+    interval = [style(found[end]) for end in ("ci_low", "ci_high") if np.isfinite(found[end])]
+    return Cell(
+        text + "*" * (registered and p is not None and p < 0.05),
+        found["mean"],
+        "best" if registered and best is not None and text == style(best) else "",
+        f" ± {style(found['sd'])}" if np.isfinite(found["sd"]) else "",
+        "–".join(interval),
+    )
 
 
-def _group_line(summary: Sequence[Mapping[str, Any]], group: str, methods: Sequence[str]) -> str:
-    cells = _means(summary, group)
-    measures = [m for m in ("dice", "hd95", "asd") if any((n, m) in cells for n in methods)]
-    rows = [
-        [n, *[_mean_cell(m, cells[n, m], None, n) if (n, m) in cells else ("", None, "") for m in measures]]
-        for n in methods
-    ]
-    return f"<h3>Group {escape(group)}</h3>" + page.html_table(["Method", *map(_heading, measures)], rows)
-
-
-def _trade_off(summary: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
+def _trade_off(summary: Rows, methods: Sequence[str]) -> Any:
     cells = _means(summary)
-    measure = next((m for m in ("dice", "tre_mean", "mi") if any((n, m) in cells for n in methods)), None)
+    measure = next(iter(_measured(("dice", "tre_mean", "mi"), cells, methods)), None)
     points = {}
     for name in methods:
-        quality, time = cells.get((name, measure)), cells.get((name, "seconds"))
+        quality, time = cells.get((name, measure or "")), cells.get((name, "seconds"))
         if quality is not None and time is not None and time["mean"] > 0:
-            points[name] = {
-                "x": time["mean"],
-                "y": quality["mean"],
-                "low": quality["ci_low"],
-                "high": quality["ci_high"],
-            }
-    if not points:
+            ends = {"low": quality["ci_low"], "high": quality["ci_high"]}
+            points[name] = {"x": time["mean"], "y": quality["mean"], **ends}
+    if measure is None or not points:
         return ""
     name, unit = MEASURES[measure][:2]
-    svg = charts.scatter(
-        f"{name} against time", points, colours=_colours(methods), across="seconds per pair", along=f"{name}{unit}"
-    )
-    note = "Mean over the pairs, with the 95 % confidence interval. Time is that of the whole process of one pair."
-    return f'<h2>Quality and time</h2><p class="note">{note}</p><figure class="chart">{svg}</figure>'
+    options = {"colours": _colours(methods), "across": "seconds per pair", "along": f"{name}{unit}"}
+    return charts.scatter(f"{name} against time", points, **options)
 
 
-def _boxes(table: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
-    parts, colours = [], _colours(methods)
+def _boxes(table: Rows, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """For each measure its name and a chart per label."""
+    parts: list[dict[str, Any]] = []
     labels = sorted({row["label"] for row in table if row["status"] == "ok"}, key=label_order)
     for measure in ("dice", "hd95", "tre_mean", "folding"):
-        drawn = []
-        shown = labels if measure in ("dice", "hd95") else [ALL]
-        by_label = {label: _values(table, measure, label, methods) for label in shown}
+        by_label_too = measure in ("dice", "hd95")
+        by_label = {n: _values(table, measure, n, methods) for n in (labels if by_label_too else [ALL])}
         known = [v for rows in by_label.values() for values in rows.values() for v in values if np.isfinite(v)]
         if not known:
             continue
         name, unit = MEASURES[measure][:2]
-        # What all charts of a measure have in common can be compared.
-        lowest, highest = np.floor(10 * min(known)) / 10, np.ceil(10 * max(known)) / 10
-        limits = (lowest, highest) if measure == "dice" else (0.0, float(np.percentile(known, 99)) or 1.0)
-        limits = (limits[0], max(limits[1], max(known)) if measure in ("tre_mean", "folding") else limits[1])
+        # One axis for all charts of a measure, so that they can be compared.
+        limits = (0.0, max(known))
+        if measure == "dice":
+            limits = (np.floor(10 * min(known)) / 10, np.ceil(10 * max(known)) / 10)
+        elif measure == "hd95":
+            limits = (0.0, float(np.percentile(known, 99)) or 1.0)
+        drawn = []
         for label, rows in by_label.items():
             if any(np.isfinite(v) for values in rows.values() for v in values):
-                what = "mean over the labels" if label == ALL and measure in ("dice", "hd95") else ""
-                what = what or (f"label {label}" if label.isdigit() else "" if label == ALL else label)
+                what = f"label {label}" if label.isdigit() else label
+                if label == ALL:
+                    what = "mean over the labels" if by_label_too else ""
+                inside = {method: [min(v, limits[1]) for v in values] for method, values in rows.items()}
                 title = f"{name}, {what}" if what else f"{name} of the pairs"
-                inside = {m: [min(v, limits[1]) for v in values] for m, values in rows.items()}
-                drawn.append(
-                    f"<figure>{charts.box_plot(title, inside, limits=limits, colours=colours, unit=unit)}</figure>"
-                )
-        parts.append(f'<details{" open" if measure == "dice" or not parts else ""}><summary>{name} per label</summary>'
-                     f'<div class="charts">{"".join(drawn)}</div></details>')  # fmt: skip
-    note = (
-        "One dot per pair. Box: quartiles and median (also at the right); whiskers: last value within 1.5 box lengths. "
-        "HD95 beyond the 99th percentile of all values is drawn at the border."
-    )
-    return f'<h2>Distributions</h2><p class="note">{note}</p>{"".join(parts)}' if parts else ""
+                drawn.append(charts.box_plot(title, inside, limits=limits, colours=_colours(methods), unit=unit))
+        parts.append({"name": name, "open": measure == "dice" or not parts, "charts": drawn})
+    return parts
 
 
-def _values(
-    table: Sequence[Mapping[str, Any]], measure: str, label: str, methods: Sequence[str]
-) -> dict[str, list[float]]:
+def _values(table: Rows, measure: str, label: str, methods: Sequence[str]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {method: [] for method in methods}
     for row in table:
         if row["label"] == label and row["status"] == "ok" and row.get(measure) is not None:
@@ -248,62 +239,43 @@ def _values(
     return found
 
 
-# ---- Pairs ----------------------------------------------------------------------------------------------------------
+# ---- Pairs, problems and methods ------------------------------------------------------------------------------------
 
 
-def _rows_of(table: Sequence[Mapping[str, Any]], pair: str) -> dict[str, Mapping[str, Any]]:
+def _rows_of(table: Rows, pair: str) -> dict[str, Mapping[str, Any]]:
     return {row["method"]: row for row in table if row["pair"] == pair and row["label"] == ALL}
 
 
-def _pair_list(
-    names: Sequence[str], table: Sequence[Mapping[str, Any]], methods: Sequence[str], shown: Mapping[str, str]
-) -> str:
+def _value_cell(measure: str, value: Any, otherwise: str = "") -> Cell:
+    return Cell(otherwise) if value is None else Cell(MEASURES[measure][2].format(value), float(value))
+
+
+def _pair_table(names: Sequence[str], table: Rows, methods: Sequence[str], shown: Mapping[str, str]) -> Table:
     known = [m for m in ("dice", "tre_mean", "mi") if any(row.get(m) is not None for row in table)]
     measure = known[0] if known else "seconds"
-    style = MEASURES[measure][2]
-    rows = []
+    rows: list[list[str | Cell]] = []
     for name in names:
         found = _rows_of(table, name)
-        link = f'<a href="#{shown[name]}">{escape(name)}</a>' if name in shown else escape(name)
-        row: list[Any] = [(link, None, "")]
-        for method in methods:
-            value = found.get(method, {}).get(measure)
-            text = found.get(method, {}).get("status", "") if value is None else style.format(value)
-            row.append((escape(text), value, ""))
-        rows.append(row)
-    left = len(names) - len(shown)
-    note = (
-        f"{left} of the pairs have no page: their pictures were not kept, or would make this file too large "
-        "(--report-size); those that have one range from the worst to the best."
-        if left
-        else ""
-    )
+        of_methods = [found.get(method, {}) for method in methods]
+        cells = [_value_cell(measure, row.get(measure), row.get("status", "")) for row in of_methods]
+        rows.append([Cell(name, link=shown.get(name, "")), *cells])
     caption = f"{MEASURES[measure][0]}{MEASURES[measure][1]} of each pair. Open a pair to look at it."
-    return f'<h2>Pairs</h2><p class="note">{note}</p>{page.html_table(["Pair", *methods], rows, caption=caption)}'
+    return Table(["Pair", *methods], rows, caption)
 
 
-def _pair_page(
-    name: str, identity: str, table: Sequence[Mapping[str, Any]], methods: Sequence[str], unshown: Mapping[str, str]
-) -> str:
+def _method_table(name: str, table: Rows, methods: Sequence[str]) -> Table:
+    """What each method reached on a pair."""
     found = _rows_of(table, name)
     measures = [m for m in MEASURES if any(row.get(m) is not None for row in found.values())]
-    rows = []
+    rows: list[list[str | Cell]] = []
     for method in methods:
         row = found.get(method, {})
-        cells = [
-            ("", None, "") if row.get(m) is None else (MEASURES[m][2].format(row[m]), float(row[m]), "")
-            for m in measures
-        ]
-        rows.append([method, *cells, row.get("reason") or ""])
+        rows.append([method, *(_value_cell(m, row.get(m)) for m in measures), row.get("reason") or ""])
     header = ["Method", *map(_heading, measures), ""]
-    missing = f'<p class="note">{escape(unshown[name])}</p>' if name in unshown else ""
-    return (
-        f'<section data-page="{identity}" hidden><h2>{escape(name)}</h2>{missing}<div data-viewer="{identity}"></div>'
-        f"{page.html_table(header, rows, text=(0, len(header) - 1))}</section>"
-    )
+    return Table(header, rows, words=(0, len(header) - 1))
 
 
-def _ranking(table: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, float]:
+def _ranking(table: Rows, methods: Sequence[str]) -> dict[str, float]:
     """How well each pair went with the first method that registers, to choose pairs of all kinds."""
     first = next((m for m in methods if m != INITIAL), INITIAL)
     ranking = {}
@@ -314,42 +286,25 @@ def _ranking(table: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict
     return ranking
 
 
-# ---- Problems and methods -------------------------------------------------------------------------------------------
-
-
-def _problems(table: Sequence[Mapping[str, Any]]) -> str:
+def _problems(table: Rows) -> Table:
     rows = [
         (row["pair"], row["method"], "" if row["label"] == ALL else row["label"], row["status"], row["reason"])
         for row in table
         if row["status"] != "ok"
     ]
-    if not rows:
-        return '<h2>Problems</h2><p class="note">Every method registered every pair.</p>'
-    note = "A failed run counts in no mean. Labels that only one of the images has are not scored."
-    header = ("Pair", "Method", "Label", "Status", "Why")
-    return f'<h2>Problems</h2><p class="note">{note}</p>{page.html_table(header, rows, text=range(5))}'
+    return Table(("Pair", "Method", "Label", "Status", "Why"), rows, words=range(5))
 
 
-def _methods(folder: Path) -> str:
-    about = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+def _facts(about: Mapping[str, Any]) -> Table:
     machine, rules = about["machine"], about["rules"]
-    facts = [
-        ("itk_pdd", about["version"]),
-        ("Machine", f"{machine['processor']}, {machine['cores']} cores"),
-        ("System", f"{machine['system']}, Python {machine['python']}"),
-        ("Threads of each registration", rules["threads"]),
-        ("Registrations at a time", about["jobs"]),
-        ("Limits", f"{rules['time_limit'] or 'no'} s, {rules['memory_limit'] or 'no'} GiB"),
-        ("Intensities", "clamped to {:g} to {:g}".format(*rules["clamp"]) if rules["clamp"] else "as they are"),
-        ("Start", "centres of the grids on each other" if rules["start"] == "centre" else "physical coordinates"),
-    ]  # fmt: skip
-    parts = ["<h2>Methods</h2>", page.html_table(("What", "Value"), [(a, str(b)) for a, b in facts], text=(0, 1))]
-    for method in about["methods"]:
-        settings = escape(json.dumps(method["settings"], indent=2, ensure_ascii=False))
-        words = escape(" ".join(method["command"]))
-        name = f"{escape(method['name'])} <small>{escape(method['version'])}</small>"
-        problem = f'<p class="note">{escape(method["problem"])}</p>' if method["problem"] else ""
-        command = f"<pre>{words}</pre>" if words else ""
-        content = f"<pre>{settings}</pre>" if method["settings"] else ""
-        parts.append(f"<details><summary>{name}</summary>{problem}{command}{content}</details>")
-    return "".join(parts)
+    facts = {
+        "itk_pdd": about["version"],
+        "Machine": f"{machine['processor']}, {machine['cores']} cores",
+        "System": f"{machine['system']}, Python {machine['python']}",
+        "Threads of each registration": str(rules["threads"]),
+        "Registrations at a time": str(about["jobs"]),
+        "Limits": f"{rules['time_limit'] or 'no'} s, {rules['memory_limit'] or 'no'} GiB",
+        "Intensities": "clamped to {:g} to {:g}".format(*rules["clamp"]) if rules["clamp"] else "as they are",
+        "Start": "centres of the grids on each other" if rules["start"] == "centre" else "physical coordinates",
+    }
+    return Table(("What", "Value"), list(facts.items()), words=(0, 1))

@@ -1,11 +1,11 @@
-"""The HTML page: the template, filled and written whole or not at all."""
+"""The HTML page: templates filled by Jinja2 (all text is escaped), and the file written whole or not at all."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,101 +14,150 @@ import numpy as np
 
 from itk_pdd._version import __version__
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.outputs import Output
+from itk_pdd.io.outputs import Output, write_all, write_bytes
 from itk_pdd.report.assets import Assets
 from itk_pdd.views.display import JACOBIAN_SPAN, View, shrunk_shape, shrunken
 
-__all__ = ["PairPictures", "fill", "html_table", "target", "writer"]
+__all__ = ["Cell", "PairPictures", "Table", "fill", "render", "target", "write_page", "writer"]
 
 _SCRIPTS = ("volume.js", "drawing.js", "viewer.js", "page.js")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes
+    ----------
+    text : str
+        Plain text.
+    number : float, optional
+        The number by which the column is sorted; by default its text.
+    kind : str
+        CSS class of the cell.
+    beside, below : str
+        Text in small letters behind and under the first one.
+    link : str
+        Name of the section of the page to which the text leads.
+    """
+
+    text: str = ""
+    number: float | None = None
+    kind: str = ""
+    beside: str = ""
+    below: str = ""
+    link: str = ""
+
+    @property
+    def key(self) -> str:
+        """The number as the page carries it; empty if there is none."""
+        return "" if self.number is None or not np.isfinite(self.number) else f"{self.number:.9g}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be sorted.
+
+    Attributes
+    ----------
+    header : sequence of str
+        Titles of the columns.
+    rows : sequence of sequences
+        Cells: text, or :class:`Cell`.
+    caption : str
+        Text above the table.
+    words : sequence of int
+        Columns of words, aligned left.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    caption: str = ""
+    words: Sequence[int] = (0,)
+
+
 def target(path: Any, name: str = "report") -> Output:
-    """The file of a report, as :func:`itk_pdd.io.outputs.write_all` takes it."""
+    """Describe the file of a report for :func:`itk_pdd.io.outputs.write_all`."""
     return Output(path, name, (".html", ".htm"))
 
 
+def writer(text: str) -> Any:
+    """Return a function that writes a page to a path, for :func:`itk_pdd.io.outputs.write_all`."""
+    return partial(write_bytes, content=text.encode("utf-8"))
+
+
+def write_page(path: str | os.PathLike[str], text: str) -> None:
+    """Write a page to a file, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    write_all([(target(path), writer(text))])
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("itk_pdd.report", "template"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["px"] = "{:.1f}".format
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this package; values are escaped."""
+    return _environment().get_template(template).render(values)
+
+
 def fill(
+    template: str,
     *,
     title: str,
     subtitle: str,
-    content: str,
     assets: Assets,
-    pairs: Sequence[Mapping[str, Any]],
-    navigation: str = "",
+    pictures: Sequence[Mapping[str, Any]],
     single: bool = False,
+    **values: Any,
 ) -> str:
-    """A whole page.
+    """Make a whole page.
 
     Parameters
     ----------
+    template : str
+        File of the template.
     title, subtitle : str
         Plain text.
-    content, navigation : str
-        HTML; what comes from outside must have been escaped.
     assets : Assets
         The arrays.
-    pairs : sequence of mapping
-        What the viewer shows, from :class:`PairPictures`.
+    pictures : sequence of mapping
+        Descriptions of the pairs for the viewer, from :class:`PairPictures`.
     single : bool
-        Whether everything is on one page.
+        True if the page has no sections to choose from.
+    **values
+        The other names in the template.
     """
-    folder = resources.files("itk_pdd.report") / "template"
-    data = json.dumps({"single": single, "pairs": pairs}, allow_nan=False, separators=(",", ":"))
-    values = {
-        "title": escape(title),
-        "subtitle": escape(subtitle),
-        "version": __version__,
-        "navigation": navigation,
-        "content": content,
-        # A name of a file must not end the script it stands in.
-        "data": data.replace("<", "\\u003c"),
-        "assets": assets.html(),
-        "style": (folder / "style.css").read_text(encoding="utf-8"),
-        "script": "\n".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS),
-    }
-    page = (folder / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], page)
+    from markupsafe import Markup
 
-
-def html_table(
-    header: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "", text: Iterable[int] = (0,)
-) -> str:
-    """A table that can be sorted; a cell is text, a number, or (html, number to sort by, class).
-
-    Parameters
-    ----------
-    header : sequence of str
-        Plain text.
-    rows : iterable of sequences
-        The cells.
-    caption : str
-        Plain text above the table.
-    text : iterable of int
-        Columns of words, set to the left.
-    """
-    words = set(text)
-    kinds = [' class="text"' if column in words else "" for column in range(len(header))]
-    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for kind, name in zip(kinds, header, strict=True))
-    body = []
-    for row in rows:
-        cells = []
-        for column, cell in enumerate(row):
-            classes = ["text"] if column in words else []
-            value = ""
-            if isinstance(cell, tuple):
-                cell, number, extra = cell
-                classes += [extra] if extra else []
-                value = f' data-value="{number:.9g}"' if number is not None and np.isfinite(number) else ""
-            else:
-                cell = escape(str(cell))
-            kind = f' class="{" ".join(classes)}"' if classes else ""
-            cells.append(f"<td{kind}{value}>{cell}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    above = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll"><table class="sortable">{above}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+    folder: Path = resources.files("itk_pdd.report") / "template"  # type: ignore[assignment]
+    return render(
+        template,
+        title=title,
+        subtitle=subtitle,
+        version=__version__,
+        data={"single": single, "pairs": pictures},
+        assets=[Markup(text) for text in assets.texts],
+        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
+        scripts=[Markup((folder / name).read_text(encoding="utf-8")) for name in _SCRIPTS],
+        **values,
     )
 
 
@@ -172,12 +221,3 @@ class PairPictures:
             described["field"] = self.assets.add_field(view.nodes)
             described["largest"] = max(float(np.percentile(np.linalg.norm(view.nodes, axis=-1), 99.5)), 1e-3)
         return described
-
-
-def writer(text: str):
-    """A function that writes a page to a path, for :func:`itk_pdd.io.outputs.write_all`."""
-
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    return write

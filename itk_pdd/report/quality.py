@@ -1,4 +1,4 @@
-"""A traffic light for one registration, from what can be known without a truth: a hint where to look, no verdict."""
+"""A traffic light for one registration, measured without a truth: it says where to look, and decides nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GREEN, AMBER, RED = "good", "look", "poor"
 
 @dataclass(frozen=True)
 class Limits:
-    """Where the light changes; each pair is (last value of green, last value of amber).
+    """Limits of the traffic light; each pair is (last value of green, last value of amber).
 
     Attributes
     ----------
@@ -44,16 +44,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Sign:
-    """One thing that was looked at.
+    """One sign of the traffic light.
 
     Attributes
     ----------
     name : str
-        What.
+        Name of the measure.
     value : str
         What was found, in words.
     light : {"good", "look", "poor"}
-        What it means.
+        The light.
     rule : str
         Where the light changes, in words.
     """
@@ -75,7 +75,7 @@ def assess(
     uncertainty: Volume | None = None,
     limits: Limits | None = None,
 ) -> list[Sign]:
-    """Look at a registration.
+    """Measure the signs of a registration.
 
     Parameters
     ----------
@@ -98,32 +98,37 @@ def assess(
     """
     limits = limits or Limits()
     where = np.ones(fixed.grid.shape, bool) if mask is None else mask
-    signs = [_folding(determinant[where], limits), _extreme(determinant[where], limits)]
-    signs.append(_similarity(fixed.array, before.array, after.array, inside, where, limits))
-    share = 100 * float(np.mean(~inside["after"][where]))
-    signs.append(
-        Sign(
+    inner = determinant[where]
+    folded = metrics.folding_percentage(inner)
+    extreme = 100 * float(np.mean((inner > 5) | ((inner > 0) & (inner < 0.2))))
+    outside = 100 * float(np.mean(~inside["after"][where]))
+    signs = [
+        _sign(
+            "Folding", f"{folded:.3g} % of the voxels fold (Jacobian determinant not positive)", folded, limits.folding
+        ),
+        _sign(
+            "Extreme volume change",
+            f"{extreme:.3g} % of the voxels shrink or grow more than fivefold",
+            extreme,
+            limits.extreme,
+        ),
+        _similarity(fixed.array, before.array, after.array, inside, where, limits),
+        _sign(
             "Coverage",
-            f"{share:.3g} % of the fixed image has no counterpart in the moving image",
-            _light(share, limits.outside),
-            f"good up to {limits.outside[0]:g} %, poor above {limits.outside[1]:g} %",
-        )
-    )
+            f"{outside:.3g} % of the fixed image has no counterpart in the moving image",
+            outside,
+            limits.outside,
+        ),
+    ]
     if uncertainty is not None:
         p95 = float(np.percentile(uncertainty.array[where], 95))
-        signs.append(
-            Sign(
-                "Uncertainty",
-                f"95 % of the voxels below a standard deviation of {p95:.3g} mm",
-                _light(p95, limits.uncertainty),
-                f"good up to {limits.uncertainty[0]:g} mm, poor above {limits.uncertainty[1]:g} mm",
-            )
-        )
+        value = f"95 % of the voxels below a standard deviation of {p95:.3g} mm"
+        signs.append(_sign("Uncertainty", value, p95, limits.uncertainty, "mm"))
     return signs
 
 
 def judged(quality: Quality) -> Sign:
-    """What the evidence of the search and of the images says about a whole registration."""
+    """Turn the quality that the registration estimates of itself into a sign."""
     return Sign(
         "Evidence",
         f"predicted overlap of structures {quality.figure:.2f}",
@@ -133,7 +138,7 @@ def judged(quality: Quality) -> Sign:
 
 
 def overall(signs: list[Sign]) -> str:
-    """The worst of the lights."""
+    """Return the worst light."""
     return max((sign.light for sign in signs), key=(GREEN, AMBER, RED).index)
 
 
@@ -141,24 +146,9 @@ def _light(value: float, last: tuple[float, float]) -> str:
     return GREEN if value <= last[0] else AMBER if value <= last[1] else RED
 
 
-def _folding(determinant: np.ndarray, limits: Limits) -> Sign:
-    share = metrics.folding_percentage(determinant)
-    return Sign(
-        "Folding",
-        f"{share:.3g} % of the voxels fold (Jacobian determinant not positive)",
-        _light(share, limits.folding),
-        f"good up to {limits.folding[0]:g} %, poor above {limits.folding[1]:g} %",
-    )
-
-
-def _extreme(determinant: np.ndarray, limits: Limits) -> Sign:
-    share = 100 * float(np.mean((determinant > 5) | ((determinant > 0) & (determinant < 0.2))))
-    return Sign(
-        "Extreme volume change",
-        f"{share:.3g} % of the voxels shrink or grow more than fivefold",
-        _light(share, limits.extreme),
-        f"good up to {limits.extreme[0]:g} %, poor above {limits.extreme[1]:g} %",
-    )
+def _sign(name: str, value: str, number: float, last: tuple[float, float], unit: str = "%") -> Sign:
+    rule = f"good up to {last[0]:g} {unit}, poor above {last[1]:g} {unit}"
+    return Sign(name, value, _light(number, last), rule)
 
 
 def _similarity(
@@ -169,7 +159,7 @@ def _similarity(
     where: np.ndarray,
     limits: Limits,
 ) -> Sign:
-    """Mutual information where both states have something to compare, so that a smaller overlap is no gain."""
+    """Compare mutual information where the images overlap before and after: a smaller overlap is no gain."""
     rule = f"good from {100 * limits.gain[0]:+g} %, poor below {100 * limits.gain[1]:+g} %"
     common = inside["before"] & inside["after"] & where
     if common.sum() < 0.05 * where.sum():

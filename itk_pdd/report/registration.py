@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,9 @@ from itk_pdd.evaluation import metrics, warping
 from itk_pdd.geometry.field import DisplacementField, slabs
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping as PointMapping
-from itk_pdd.io.outputs import write_all
 from itk_pdd.io.volume import Volume
-from itk_pdd.report import page
 from itk_pdd.report.assets import Assets
+from itk_pdd.report.page import Cell, PairPictures, Table, fill, write_page
 from itk_pdd.report.quality import Limits, Sign, assess, judged, overall
 from itk_pdd.uncertainty.quality import Quality
 from itk_pdd.views.display import fixed_view, moved_view
@@ -50,7 +48,7 @@ def registration_page(
     facts: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
 ) -> str:
-    """The HTML page of one registration.
+    """Make the HTML page of one registration.
 
     Parameters
     ----------
@@ -112,7 +110,7 @@ def registration_page(
         carried = {n: warping.warp_labels(moving_labels, f) for n, f in (("before", start), ("after", displacements))}
     grey = grey_limits(moving.array)
     assets = Assets()
-    described = page.PairPictures("registration", grid, VOXELS, assets).describe(
+    described = PairPictures("registration", grid, VOXELS, assets).describe(
         fixed_view(fixed, fixed_labels),
         moved_view(warped["before"], None, limits=grey, labels=carried["before"]),
         {
@@ -122,14 +120,26 @@ def registration_page(
             )
         },
     )  # fmt: skip
-    content = [_verdict(signs), _signs(signs), '<h2>Images</h2><div data-viewer="registration"></div>']
+    light = overall(signs)
+    lamp, word, text = _LAMPS[light]
+    overlaps = None
     if fixed_labels is not None and moving_labels is not None:
-        content.append(_overlaps(fixed_labels, carried["before"], carried["after"]))
-    content.append(_facts({**_measures(displacements, determinant), **(facts or {})}))
-    return page.fill(
-        title=title, subtitle=f"Quality control, {grid}", content="\n".join(content), assets=assets,
-        pairs=[described], single=True,
-    )  # fmt: skip
+        overlaps = _overlaps(fixed_labels, carried["before"], carried["after"])
+    return fill(
+        "registration.html",
+        title=title,
+        subtitle=f"Quality control, {grid}",
+        assets=assets,
+        pictures=[described],
+        single=True,
+        light=light,
+        lamp=lamp,
+        word=word,
+        text=text,
+        signs=Table(("Sign", "Light", "Found", "Rule"), [_sign_row(sign) for sign in signs], words=range(4)),
+        overlaps=overlaps,
+        facts=_facts({**_measures(displacements, determinant), **(facts or {})}),
+    )
 
 
 def write_registration_report(path: Any, *arguments: Any, **options: Any) -> None:
@@ -140,7 +150,7 @@ def write_registration_report(path: Any, *arguments: Any, **options: Any) -> Non
     OutputError
         If the file cannot be written.
     """
-    write_all([(page.target(path), page.writer(registration_page(*arguments, **options)))])
+    write_page(path, registration_page(*arguments, **options))
 
 
 def _inside(grid: Grid, displacements: DisplacementField) -> np.ndarray:
@@ -152,30 +162,16 @@ def _inside(grid: Grid, displacements: DisplacementField) -> np.ndarray:
     return result
 
 
-def _verdict(signs: Sequence[Sign]) -> str:
-    light = overall(list(signs))
-    lamp, word, text = _LAMPS[light]
-    return (
-        f'<div class="verdict {light}" role="status" data-light="{light}"><span class="lamp" aria-hidden="true">{lamp}'
-        f"</span><div><strong>{word}</strong>{text} It replaces no look at the images.</div></div>"
-    )
+def _sign_row(sign: Sign) -> tuple[str | Cell, ...]:
+    return sign.name, Cell(_WORDS[sign.light], kind=sign.light), sign.value, sign.rule
 
 
-def _signs(signs: Sequence[Sign]) -> str:
-    rows = [
-        (sign.name, (f'<span class="{sign.light}">{_WORDS[sign.light]}</span>', None, ""), sign.value, sign.rule)
-        for sign in signs
-    ]
-    return page.html_table(("Sign", "Light", "Found", "Rule"), rows, text=range(4))
-
-
-def _overlaps(fixed: Volume, before: Volume, after: Volume) -> str:
+def _overlaps(fixed: Volume, before: Volume, after: Volume) -> Table:
     states = [metrics.dice(fixed.array, moved.array, metrics.labels_of(fixed.array)) for moved in (before, after)]
-    rows = [(str(n), *[(f"{state[n]:.3f}", state[n], "") for state in states]) for n in states[0]]
+    rows = [(str(n), *[Cell(f"{state[n]:.3f}", state[n]) for state in states]) for n in states[0]]
     means = [float(np.mean(list(state.values()))) for state in states] if rows else []
     caption = f"Dice overlap, mean {means[0]:.3f} before and {means[1]:.3f} after" if rows else "no labels"
-    table = page.html_table(("Label", "Before", "After"), rows, caption=caption)
-    return f"<h2>Labels</h2>{table}"
+    return Table(("Label", "Before", "After"), rows, caption)
 
 
 def _measures(displacements: DisplacementField, determinant: np.ndarray) -> dict[str, str]:
@@ -187,6 +183,5 @@ def _measures(displacements: DisplacementField, determinant: np.ndarray) -> dict
     }
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    rows = [(escape(str(name)), str(value)) for name, value in facts.items()]
-    return "<h2>About</h2>" + page.html_table(("What", "Value"), rows, text=(0, 1))
+def _facts(facts: Mapping[str, Any]) -> Table:
+    return Table(("What", "Value"), [(name, str(value)) for name, value in facts.items()], words=(0, 1))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
+import json
 import re
 import sys
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +126,22 @@ def test_rows_of_the_summary_are_in_the_csv_too(results, tmp_path):
     tables.write_csv(summary, tmp_path / "summary.csv", tables.SUMMARY_COLUMNS)
     with (tmp_path / "summary.csv").open(newline="") as stream:
         assert {row["method"] for row in csv.DictReader(stream)} >= {"initial", "truth"}
+
+
+def test_the_page_carries_its_scripts_and_arrays_as_they_are(page):
+    text = page.read_text(encoding="utf-8")
+    template = resources.files("itk_pdd.report") / "template"
+    for name in ("style.css", "volume.js", "drawing.js", "viewer.js", "page.js"):
+        assert (template / name).read_text(encoding="utf-8").strip() in text
+    [data] = re.findall(r'<script type="application/json" id="report-data">(.*?)</script>', text)
+    [pair] = json.loads(data)["pairs"]
+    image = pair["fixed"]["image"]
+    [packed] = re.findall(rf'id="asset-{image["id"]}">(.*?)</script>', text)
+    assert len(gzip.decompress(base64.b64decode(packed))) == np.prod(image["shape"])
+
+
+def test_few_pairs_have_no_interval_and_the_page_says_so(results, page):
+    summary = results[3]
+    assert all(row["n"] < 5 and np.isnan(row["ci_low"]) and np.isnan(row["ci_high"]) for row in summary)
+    assert all(np.isnan(row["p"]) and np.isnan(row["p_holm"]) for row in summary if "p" in row)
+    assert "Fewer than 5 pairs" in visible(page)
