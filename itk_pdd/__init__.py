@@ -21,10 +21,10 @@ _PUBLIC = {
     "Volume": "itk_pdd.io.volume",
     "compose": "itk_pdd.warp.composition",
     "invert": "itk_pdd.warp.composition",
-    "jacobian_determinant": "itk_pdd.warp.warping",
+    "jacobian_determinant": "itk_pdd.warp.jacobian",
     "register": "itk_pdd.registration",
-    "warp_image": "itk_pdd.warp.warping",
-    "warp_labels": "itk_pdd.warp.warping",
+    "warp_image": "itk_pdd.warp.images",
+    "warp_labels": "itk_pdd.warp.labels",
     "warp_points": "itk_pdd.warp.points",
     "registration_filter": "itk_pdd.filter",
 }

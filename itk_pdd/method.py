@@ -17,7 +17,7 @@ from itk_pdd.io.inputs import pack, time_stamp, unpack
 from itk_pdd.io.volume import Volume, image_kind
 from itk_pdd.registration import invert, prepare, solve
 from itk_pdd.uncertainty.images import tensor_to_itk
-from itk_pdd.warp.warping import warp_channels
+from itk_pdd.warp.images import warp_channels
 
 __all__ = ["PDDRegistrationMethod"]
 

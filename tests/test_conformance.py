@@ -185,7 +185,7 @@ def test_greedy(pair) -> None:
         print("{}")
         """)  # fmt: skip
     assert_same_image(pair, read(pair.folder / "greedy.nii.gz"))
-    from itk_pdd.warp.points import read_points
+    from itk_pdd.io.points import read_points
 
     assert_same_points(pair, read_points(pair.folder / "moved.vtk", system="RAS").points)
 

@@ -17,7 +17,7 @@ from itk_pdd.io.fields import field_writer
 from itk_pdd.io.volume import Volume
 from itk_pdd.registration import prepare, solve
 from itk_pdd.views import picture
-from itk_pdd.warp.warping import warp_simpleitk
+from itk_pdd.warp.images import warp_simpleitk
 
 __all__ = ["run_demo"]
 

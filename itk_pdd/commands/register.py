@@ -21,7 +21,7 @@ from itk_pdd.registration import prepare, solve
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty.images import uncertainty_writers
 from itk_pdd.warp.composition import inverse_field, kept_apart
-from itk_pdd.warp.warping import warp_simpleitk
+from itk_pdd.warp.images import warp_simpleitk
 
 if TYPE_CHECKING:
     from itk_pdd.solver.engine import Result

@@ -19,10 +19,13 @@ from itk_pdd.io.fields import field_writer
 from itk_pdd.io.formats import niftyreg
 from itk_pdd.io.formats.elastix import parameter_writer
 from itk_pdd.io.images import from_array, image_to_simpleitk, reference_grid
+from itk_pdd.io.points import POINT_EXTENSIONS, read_points
 from itk_pdd.io.transforms import affine_to_simpleitk
 from itk_pdd.warp.composition import composite_of, inverse_field
-from itk_pdd.warp.points import POINT_EXTENSIONS, read_points, warp_points
-from itk_pdd.warp.warping import grid_for, warp_image, warp_labels
+from itk_pdd.warp.fit import grid_for
+from itk_pdd.warp.images import warp_image
+from itk_pdd.warp.labels import warp_labels
+from itk_pdd.warp.points import warp_points
 
 __all__ = [
     "COMPOSITE_EXTENSIONS",

@@ -1,66 +1,19 @@
-"""Points moved by transforms, in the direction that is asked for."""
+"""Points moved by transforms from one image to the other."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.chain import as_chain
-from itk_pdd.io.formats.landmarks import read_csv, read_fcsv, read_markups
-from itk_pdd.io.formats.pointfile import PointFile
-from itk_pdd.io.formats.vtk import read_vtk
+from itk_pdd.io.points import read_points
 
-__all__ = ["POINT_EXTENSIONS", "read_points", "warp_points"]
-
-_READERS = {".csv": read_csv, ".fcsv": read_fcsv, ".json": read_markups, ".vtk": read_vtk}
-POINT_EXTENSIONS = tuple(_READERS)
-"""Formats of points: tables, 3D Slicer's fiducials and markups, VTK's legacy files."""
+__all__ = ["warp_points"]
 
 _REACHED = 0.01  # millimetres: a point farther from the given one than this is no inverse
-
-
-def read_points(
-    path: str | os.PathLike[str], *, dimension: int = 3, system: str | None = None, name: str = "points"
-) -> PointFile:
-    """Read the points of a file.
-
-    Parameters
-    ----------
-    path : path-like
-        ``.csv`` with columns x, y, z (as ANTs' tables), 3D Slicer's ``.fcsv`` or ``.mrk.json``, or a legacy ``.vtk``
-        file.
-    dimension : int
-        Number of coordinates; in 2-D a third one is left alone.
-    system : {"LPS", "RAS", None}
-        Coordinate system. By default what the file says; LPS where it says nothing (CSV, VTK).
-    name : str
-        What to call it in errors.
-
-    Returns
-    -------
-    PointFile
-        Points in LPS millimetres, and how to write the file again in its own system.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such file, holds no points or not finite ones, or says another system than ``system``.
-    """
-    path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise RegistrationError(f"{name}: {path} is no file of points, expected one of {', '.join(POINT_EXTENSIONS)}")
-    if system not in (None, "LPS", "RAS"):
-        raise RegistrationError(f"system is {system!r}, expected 'LPS', 'RAS' or None")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RegistrationError(f"{name}: {path} cannot be read ({(error.strerror or str(error)).lower()})") from error
-    return reader(content, dimension, system, f"{name} ({path})")
 
 
 def warp_points(points: Any, transform: Any, *, to: str, outside: str = "error") -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.warp.points import read_points
+from itk_pdd.io.points import read_points
 
 POINTS = np.array([[1.5, -2.0, 3.25], [10.0, 20.0, -30.0], [0.1, 0.2, 0.3]])
 MIRROR = np.array([-1.0, -1.0, 1.0])

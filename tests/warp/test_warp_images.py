@@ -1,22 +1,22 @@
-"""Images and labels moved by transforms: kinds, types, one interpolation, labels voted for, and what is refused."""
+"""Images warped by transforms: kinds, types, one interpolation, the value outside, and what is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import SimpleITK
-from conftest import GEOMETRIES, blobs, rotation, to_itk, wave
+from conftest import GEOMETRIES, blobs, to_itk, wave
 from scipy import ndimage
 
-from itk_pdd import jacobian_determinant, warp_image, warp_labels
+from itk_pdd import warp_image, warp_labels
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
 from itk_pdd.io.images import from_array
-from itk_pdd.io.volume import Volume, grid_of
-from itk_pdd.warp import warping
-from itk_pdd.warp.warping import warp_simpleitk
+from itk_pdd.io.volume import grid_of
+from itk_pdd.warp import images
+from itk_pdd.warp.images import warp_simpleitk
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 
@@ -95,7 +95,7 @@ def test_slabs_change_nothing(grid: Grid, labels: bool, monkeypatch) -> None:
     field = wave(grid)
     image = blobs(grid, dtype=np.int16).to_simpleitk()
     expected = warp_simpleitk(image, field, labels=labels, default=-7)
-    monkeypatch.setattr(warping, "_SLAB_VOXELS", 3 * int(np.prod(grid.shape[1:])))
+    monkeypatch.setattr(images, "_SLAB_VOXELS", 3 * int(np.prod(grid.shape[1:])))
     found = warp_simpleitk(image, field, labels=labels, default=-7)
     assert found.GetPixelID() == expected.GetPixelID()
     assert grid_of(found, "found").same_space(grid_of(expected, "expected"))
@@ -137,76 +137,6 @@ def test_default_value_outside() -> None:
     assert (warped[:-4] != -5).all()
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])
-@pytest.mark.parametrize("way", ["nearest", "partial-volume"])
-def test_label_values_and_types_are_kept(dtype: str, way: str) -> None:
-    limits = np.iinfo(dtype)
-    # Numbers that double precision cannot tell apart.
-    values = np.array([0, 1, limits.max, limits.max - 1, limits.min], dtype)
-    array = values[np.random.default_rng(0).integers(0, 5, FLAT.shape)]
-    same = array_of(warp_labels(from_array(array, FLAT), np.eye(3), reference=FLAT, interpolation=way))
-    assert same.dtype == dtype
-    np.testing.assert_array_equal(same, array)
-    moved = array_of(warp_labels(from_array(array, FLAT), wave(FLAT), interpolation=way))
-    assert moved.dtype == dtype
-    assert set(np.unique(moved).tolist()) <= set(values.tolist())
-
-
-@pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3-D", "2-D"])
-def test_partial_volume_is_the_argmax_of_every_label_by_itself(grid: Grid) -> None:
-    generator = np.random.default_rng(0)
-    array = ndimage.zoom(generator.integers(0, 40, [3] * grid.dimension), np.divide(grid.shape, 3), order=0)
-    array = np.where(generator.random(grid.shape) < 0.2, generator.integers(0, 40, grid.shape), array).astype(np.int32)
-    field = wave(grid, amplitude=2.0)
-    found = array_of(warp_labels(from_array(array, grid), field, interpolation="partial-volume"))
-    labels = np.unique(array)
-    shares = np.stack([
-        array_of(SimpleITK.Resample(from_array((array == label).astype(np.float64), grid), field_to_simpleitk(field)))
-        for label in labels
-    ])  # fmt: skip
-    inside = shares.sum(axis=0) > 0.5
-    assert inside.mean() > 0.5
-    chosen = np.take_along_axis(shares, np.searchsorted(labels, found)[None], axis=0)[0]
-    assert (chosen >= shares.max(axis=0) - 1e-6)[inside].all(), "no other label has a larger share"
-    assert (found[~inside] == 0).all()
-    nearest = array_of(warp_labels(from_array(array, grid), field))
-    assert (nearest != found)[inside].mean() > 0.02
-    theirs = SimpleITK.Resample(from_array(array, grid), field_to_simpleitk(field), SimpleITK.sitkNearestNeighbor)
-    assert (nearest == array_of(theirs)).mean() > 0.999
-
-
-def test_labels_of_itk_in_kind() -> None:
-    import itk
-
-    labels = Volume((blobs(GRID).array > 60).astype(np.uint16) * 500, GRID)
-    warped = warp_labels(to_itk(labels), field_to_itk(wave(GRID)))
-    assert isinstance(warped, itk.Image[itk.US, 3])
-    assert set(np.unique(itk.array_view_from_image(warped))) == {0, 500}
-
-
-def test_fractions_are_no_labels() -> None:
-    with pytest.raises(RegistrationError, match=r"labels is no label image: voxel .*expected whole numbers"):
-        warp_labels(blobs(GRID).to_simpleitk(), wave(GRID))
-    whole = from_array(np.full(GRID.shape, 3.0, np.float32), GRID)
-    assert array_of(warp_labels(whole, wave(GRID))).dtype == np.float32
-
-
-def test_jacobian_of_an_affine_is_its_determinant(grid: Grid) -> None:
-    turn = rotation(*((10, -20, 5) if grid.dimension == 3 else (10,)))
-    matrix = np.eye(grid.dimension + 1)
-    matrix[:-1, :-1] = turn @ np.diag([1.2, 0.8, 1.1][: grid.dimension])
-    image = jacobian_determinant(matrix, reference=from_array(np.zeros(grid.shape), grid))
-    np.testing.assert_allclose(array_of(image), np.linalg.det(matrix), rtol=1e-3)
-    double = DisplacementField.from_function(lambda p: 2 * p, grid)
-    import itk
-
-    theirs = jacobian_determinant(double)
-    assert isinstance(theirs, itk.Image[itk.F, grid.dimension])
-    np.testing.assert_allclose(itk.array_view_from_image(theirs), 2**grid.dimension, rtol=1e-3)
-    folded = DisplacementField.from_function(lambda p: p * [-1, *[1] * (grid.dimension - 1)], grid)
-    assert (itk.array_view_from_image(jacobian_determinant(folded)) < 0).all()
-
-
 def test_what_does_not_fit_is_refused() -> None:
     image, field = blobs(GRID).to_simpleitk(), wave(GRID)
     cases = [
@@ -245,3 +175,33 @@ def test_small_image_between_the_points_that_are_looked_at() -> None:
     large = Grid.create((200, 200), 1.0)
     small = from_array(np.ones((2, 2), np.float32), Grid.create((2, 2), 0.5, (100.9, 53.9)))
     assert array_of(warp_image(small, np.eye(3), reference=large)).sum() == 1
+
+
+@pytest.mark.parametrize("way", ["linear", "bspline", "sinc", "nearest"])
+@pytest.mark.parametrize(
+    ("dtype", "default", "held"),
+    [("uint8", -1000, 0), ("uint8", 300, 255), ("int16", 1e5, 32767), ("int16", -np.inf, -32768), ("uint32", -1, 0)],
+)
+def test_a_default_outside_the_pixel_type_is_clamped_alike(way: str, dtype: str, default: float, held: int) -> None:
+    image = from_array(np.full(GRID.shape, 100, dtype), GRID)
+    with pytest.warns(RegistrationWarning, match=f"which {dtype} pixels cannot hold"):
+        warped = array_of(warp_image(image, along(GRID, 2, 4.0), reference=GRID, interpolation=way, default=default))
+    assert warped.dtype == dtype
+    assert (warped[-3:] == held).all()
+    assert (warped[:-5] == 100).all()
+
+
+@pytest.mark.parametrize("way", ["linear", "nearest"])
+def test_defaults_of_floats_integers_and_the_largest_integers(way: str) -> None:
+    def outside(dtype: str, default: float) -> float:
+        image = from_array(np.full(GRID.shape, 100, dtype), GRID)
+        warped = warp_image(image, along(GRID, 2, 4.0), reference=GRID, interpolation=way, default=default)
+        return array_of(warped)[-1, 0, 0]
+
+    assert outside("int16", 2.6) == 3, "rounded, as voxels are"
+    assert np.isnan(outside("float32", np.nan))
+    assert outside("float32", -1e30) == np.float32(-1e30)
+    with pytest.raises(RegistrationError, match="default is NaN but the image has int16 pixels"):
+        outside("int16", np.nan)
+    with pytest.warns(RegistrationWarning, match="cannot hold"):
+        assert outside("uint64", 1e30) > 1.8e19

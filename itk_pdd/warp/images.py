@@ -1,0 +1,212 @@
+"""Images warped by transforms: interpolated once, whatever the number of transforms."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.geometry.field import DisplacementField, slab_grids
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.fields import field_to_simpleitk
+from itk_pdd.io.images import answer, from_array, image_to_simpleitk
+from itk_pdd.io.volume import Volume, grid_of
+from itk_pdd.warp.fit import fitted
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+__all__ = ["INTERPOLATIONS", "warp_channels", "warp_image", "warp_simpleitk"]
+
+_SLAB_VOXELS = 8_000_000  # voxels warped at once: bounds the memory of transforms
+
+INTERPOLATIONS = {
+    "linear": "sitkLinear",
+    "bspline": "sitkBSpline3",
+    "sinc": "sitkLanczosWindowedSinc",
+    "nearest": "sitkNearestNeighbor",
+}
+"""Names of interpolations and SimpleITK's names of them."""
+
+
+def warp_image(
+    image: Any, transform: Any, *, reference: Any = None, interpolation: str = "linear", default: float = 0.0
+) -> Any:
+    """Resample an image of the moving space onto the grid of the fixed image.
+
+    Parameters
+    ----------
+    image : itk.Image, SimpleITK.Image, Volume, str or path-like
+        The moving image, 2-D or 3-D, scalars or vectors of any real pixel type.
+    transform : transform, matrix, DisplacementField, str, path-like or list
+        From fixed to moving points in physical (LPS) millimetres, of ITK, SimpleITK, ANTs or elastix, or files of
+        them (see :func:`itk_pdd.register`). A list is given in ANTs' order: a fixed point goes through the first one
+        first. The image is interpolated once.
+    reference : itk.Image, SimpleITK.Image, Grid, str or path-like, optional
+        The fixed image, of which only the grid counts; by default the grid of the displacement field.
+    interpolation : {"linear", "bspline", "sinc", "nearest"}
+        "bspline" is cubic, "sinc" has a Lanczos window of five voxels: sharper and slower than "linear", and beyond
+        the range of the image beside edges.
+    default : float
+        Value where the moving image has none. One that the pixel type cannot hold becomes the nearest one it can
+        hold, with a warning.
+
+    Returns
+    -------
+    itk.Image or SimpleITK.Image
+        In the kind of ``image`` (itk's for a path); the pixel type is kept. Integers are rounded to the nearest, not
+        cut off as ITK's filter does.
+
+    Raises
+    ------
+    RegistrationError
+        If something cannot be read, the dimensions differ, the transforms do not fit each other, no point of the
+        reference is mapped into the image, or ``default`` is NaN for an integer image.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise RegistrationError(f"interpolation is {interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}")
+    moving = image_to_simpleitk(image)
+    chain, grid = fitted(grid_of(moving, "image"), transform, reference, "image")
+    outside = _outside_value(default, _dtype_of(moving))
+    result = _resampled(moving, chain.transform, grid, interpolation, outside)
+    return answer(result, image, reference)
+
+
+def _resampled(
+    image: SimpleITK.Image, transform: SimpleITK.Transform, grid: Grid, interpolation: str, default: float
+) -> SimpleITK.Image:
+    """Resample an image; the pixel type is kept, integers are rounded and kept within their range."""
+    import SimpleITK
+
+    components, kept = image.GetNumberOfComponentsPerPixel(), _dtype_of(image)
+    if components > 1 and interpolation in ("bspline", "sinc"):
+        # ITK has these for scalars only.
+        single = (SimpleITK.VectorIndexSelectionCast(image, i) for i in range(components))
+        return SimpleITK.Compose([_resampled(part, transform, grid, interpolation, default) for part in single])
+    pixel = image.GetPixelID()
+    rounded = kept.kind in "iu" and interpolation != "nearest"
+    if rounded:
+        # Single precision holds 24 bits.
+        kind = "Float64" if kept.itemsize > 2 else "Float32"
+        pixel = getattr(SimpleITK, f"sitk{kind}" if components == 1 else f"sitkVector{kind}")
+    way = getattr(SimpleITK, INTERPOLATIONS[interpolation])
+    direction = np.asarray(grid.direction).ravel().tolist()
+    result = SimpleITK.Resample(image, grid.size, transform, way, grid.origin, grid.spacing, direction, default, pixel)
+    if not rounded:
+        return result
+    limits = np.iinfo(kept)
+    values = SimpleITK.GetArrayFromImage(result)
+    over, under = values >= limits.max, values <= limits.min
+    whole = np.rint(np.where(over | under, 0, values)).astype(kept)
+    whole[over], whole[under] = limits.max, limits.min
+    return from_array(whole, grid)
+
+
+def _dtype_of(image: SimpleITK.Image) -> np.dtype:
+    import SimpleITK
+
+    corner = SimpleITK.RegionOfInterest(image, [1] * image.GetDimension())
+    return SimpleITK.GetArrayViewFromImage(corner).dtype
+
+
+def _outside_value(default: float, dtype: np.dtype) -> float:
+    """Bring the value outside into the range of the pixel type, with a warning; round it for integers."""
+    value = float(default)
+    if dtype.kind == "f":
+        if not np.isfinite(value):
+            return value
+        low, high = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    else:
+        if np.isnan(value):
+            raise RegistrationError(f"default is NaN but the image has {dtype} pixels: give a number they can hold")
+        # 64-bit limits are not numbers of double precision: take the next one inside.
+        low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+        high = high if int(high) <= np.iinfo(dtype).max else float(np.nextafter(high, 0))
+    held = min(max(value, low), high)
+    if held != value:
+        warnings.warn(
+            f"default is {value:g}, which {dtype} pixels cannot hold: {held:g} is used instead",
+            RegistrationWarning,
+            stacklevel=3,
+        )
+    return held if dtype.kind == "f" else float(np.rint(held))
+
+
+def warp_simpleitk(
+    image: SimpleITK.Image, field: DisplacementField, *, labels: bool = False, default: float = 0.0
+) -> SimpleITK.Image:
+    """Resample an image of the moving space onto the grid of a field.
+
+    Parameters
+    ----------
+    image : SimpleITK.Image
+        The image; its pixel type is kept.
+    field : DisplacementField
+        From fixed to moving points.
+    labels : bool
+        Take the nearest neighbour instead of interpolating linearly.
+    default : float
+        Value where the image has none.
+    """
+    import SimpleITK
+
+    interpolation, grid = "nearest" if labels else "linear", field.grid
+    default = _outside_value(default, _dtype_of(image))
+    # In slabs: ITK's transforms are in double precision, twelve times the memory of a 16-bit image.
+    result = None
+    for part, slab in slab_grids(grid, _SLAB_VOXELS):
+        transform = field_to_simpleitk(DisplacementField(field.vectors[part], slab))
+        warped = _resampled(image, transform, slab, interpolation, default)
+        if slab.size == grid.size:
+            return warped
+        values = SimpleITK.GetArrayViewFromImage(warped)
+        if result is None:
+            result = np.empty((grid.shape[0], *values.shape[1:]), values.dtype)
+        result[part] = values
+    assert result is not None  # a grid has slices
+    return from_array(result, grid)
+
+
+def warp_channels(
+    fixed: Any, moving: Any, channels: Sequence[Volume], field: DisplacementField, *, default: float = 0.0
+) -> Any:
+    """Warp the moving image and return it in the kind of the images that came in.
+
+    Parameters
+    ----------
+    fixed, moving : itk.Image, SimpleITK.Image, str, path-like or list
+        The images as they were given.
+    channels : sequence of Volume
+        The moving image as it was read.
+    field : DisplacementField
+        From fixed to moving points, on the grid of the fixed image.
+    default : float
+        Value where the moving image has none.
+
+    Returns
+    -------
+    itk.Image or SimpleITK.Image
+        On the region of the fixed image, its start index included; the pixel type is the moving image's. Where the
+        channels were not the components of one image, it is an image of float vectors.
+    """
+    import SimpleITK
+
+    warped = [warp_simpleitk(volume.to_simpleitk(), field, default=default) for volume in channels]
+    several = len(warped) > 1
+    # Channels of a list or along a fourth axis.
+    apart = isinstance(moving, list | tuple) or _axes(moving) > field.grid.dimension
+    if several and apart:
+        warped = [SimpleITK.Cast(image, SimpleITK.sitkFloat32) for image in warped]
+    if isinstance(fixed, list | tuple):
+        fixed = fixed[0]
+    elif _axes(fixed) > field.grid.dimension:
+        fixed = None
+    return answer(SimpleITK.Compose(warped) if several else warped[0], moving, fixed, same_pixels=not apart)
+
+
+def _axes(image: Any) -> int:
+    """Number of axes of an image; 0 for a path."""
+    return len(image.GetSpacing()) if hasattr(image, "GetSpacing") else 0

@@ -1,0 +1,32 @@
+"""The Jacobian determinant of transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from itk_pdd.geometry.chain import as_chain
+from itk_pdd.io.images import answer, from_array
+from itk_pdd.warp.fit import grid_for
+
+__all__ = ["jacobian_determinant"]
+
+
+def jacobian_determinant(transform: Any, *, reference: Any = None) -> Any:
+    """Compute the Jacobian determinant of a transform from fixed to moving points, per voxel of the fixed image.
+
+    Parameters
+    ----------
+    transform, reference
+        As for :func:`warp_image`.
+
+    Returns
+    -------
+    itk.Image or SimpleITK.Image
+        float32: above 1 where the moving image is larger than the fixed one, not positive where the transform folds.
+        SimpleITK's if the reference is, itk's otherwise. Central differences between voxels, one-sided at the border.
+    """
+    chain = as_chain(transform)
+    grid = grid_for(chain, reference)
+    chain.check_reach(grid)
+    result = from_array(chain.field(grid).jacobian_determinant(), grid)
+    return answer(result, reference, reference, same_pixels=False)

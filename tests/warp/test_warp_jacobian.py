@@ -1,0 +1,34 @@
+"""The Jacobian determinant of known transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK
+from conftest import GEOMETRIES, rotation
+
+from itk_pdd import jacobian_determinant
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.images import from_array
+
+GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
+
+
+def array_of(image) -> np.ndarray:
+    return SimpleITK.GetArrayFromImage(image)
+
+
+def test_jacobian_of_an_affine_is_its_determinant(grid: Grid) -> None:
+    turn = rotation(*((10, -20, 5) if grid.dimension == 3 else (10,)))
+    matrix = np.eye(grid.dimension + 1)
+    matrix[:-1, :-1] = turn @ np.diag([1.2, 0.8, 1.1][: grid.dimension])
+    image = jacobian_determinant(matrix, reference=from_array(np.zeros(grid.shape), grid))
+    np.testing.assert_allclose(array_of(image), np.linalg.det(matrix), rtol=1e-3)
+    double = DisplacementField.from_function(lambda p: 2 * p, grid)
+    import itk
+
+    theirs = jacobian_determinant(double)
+    assert isinstance(theirs, itk.Image[itk.F, grid.dimension])
+    np.testing.assert_allclose(itk.array_view_from_image(theirs), 2**grid.dimension, rtol=1e-3)
+    folded = DisplacementField.from_function(lambda p: p * [-1, *[1] * (grid.dimension - 1)], grid)
+    assert (itk.array_view_from_image(jacobian_determinant(folded)) < 0).all()
