@@ -9,10 +9,10 @@ import specimens
 from benchmarks.fuzz import run
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io.points import read_points
 from itk_pdd.io.transforms import to_simpleitk
 from itk_pdd.network.card import ModelCard
 from itk_pdd.network.semantic import SemanticNetwork
-from itk_pdd.io.points import read_points
 
 
 @pytest.mark.slow
