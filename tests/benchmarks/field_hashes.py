@@ -7,8 +7,9 @@ The first call stands for the code as it was, the second for the code as it is. 
 field: float32 millimetres, shape (z, y, x, dim) or (y, x, dim), components x, y, z. Everything goes through
 ``itk_pdd.register`` and the command ``pdd-register --demo``, on the CPU, so the script runs with any version of the
 package. What is in the file already is not computed again. The data are in the folder that ITK_PDD_DATA names; without
-it only the synthetic pair is registered. Hashes agree on one machine with the same versions of the libraries; on
-another processor the last bits may differ.
+it only the synthetic pair is registered. Hashes agree on one machine with the same versions of the libraries and the
+same number of threads: the default model gives the same bits with any number, but the sums of a trained network do not,
+nor do those of another processor.
 """
 
 from __future__ import annotations
