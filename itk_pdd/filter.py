@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.volume import is_itk
+from itk_pdd.io.images import is_itk
 from itk_pdd.method import PDDRegistrationMethod
 
 __all__ = ["registration_filter"]

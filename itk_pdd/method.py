@@ -7,14 +7,14 @@ from typing import Any
 
 from itk_pdd.errors import RegistrationAborted, RegistrationError
 from itk_pdd.io.fields import (
-    components_to_simpleitk,
     field_to_image,
     field_to_itk,
     field_to_itk_image,
     field_to_simpleitk,
 )
+from itk_pdd.io.images import image_kind, simpleitk_image
 from itk_pdd.io.inputs import pack, time_stamp, unpack
-from itk_pdd.io.volume import Volume, image_kind
+from itk_pdd.io.volume import Volume
 from itk_pdd.registration import invert, prepare, solve
 from itk_pdd.uncertainty.images import tensor_to_itk
 from itk_pdd.warp.images import warp_channels
@@ -431,7 +431,7 @@ class PDDRegistrationMethod:
     def GetCovariance(self) -> Any:
         """Covariance of the displacement in mm^2: an itk.Image of symmetric tensors (SimpleITK: their components)."""
         found = self.GetUncertaintyObject()
-        maker = components_to_simpleitk if self._simpleitk() else tensor_to_itk
+        maker = simpleitk_image if self._simpleitk() else tensor_to_itk
         return self._make("covariance", lambda: maker(found.covariance(), found.grid))
 
     def GetUncertaintyObject(self) -> Any:

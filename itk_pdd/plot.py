@@ -15,7 +15,8 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.volume import Volume, is_itk, is_simpleitk
+from itk_pdd.io.images import is_itk, is_simpleitk
+from itk_pdd.io.volume import Volume
 from itk_pdd.views.picture import upright, window
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping, Mapping, as_mapping
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
-from itk_pdd.io.volume import Volume, image_kind
+from itk_pdd.io.images import image_kind
+from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
 
 if TYPE_CHECKING:

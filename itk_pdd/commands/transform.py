@@ -18,7 +18,7 @@ from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_writer
 from itk_pdd.io.formats import niftyreg
 from itk_pdd.io.formats.elastix import parameter_writer
-from itk_pdd.io.images import from_array, image_to_simpleitk, reference_grid
+from itk_pdd.io.images import image_to_simpleitk, reference_grid, simpleitk_image
 from itk_pdd.io.points import POINT_EXTENSIONS, read_points
 from itk_pdd.io.transforms import affine_to_simpleitk
 from itk_pdd.warp.composition import composite_of, inverse_field
@@ -137,7 +137,7 @@ def jacobian_file(
         grid = grid_for(chain, reference)
         chain.check_reach(grid)
         determinant = chain.field(grid).jacobian_determinant()
-        _write([(target, partial(files.write_image, from_array(determinant, grid)))])
+        _write([(target, partial(files.write_image, simpleitk_image(determinant, grid)))])
     folded = float((determinant <= 0).mean())
     return (
         f"Jacobian determinant: from {determinant.min():.4g} to {determinant.max():.4g}, mean "

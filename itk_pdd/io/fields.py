@@ -1,4 +1,4 @@
-"""Displacement fields to and from ITK's and SimpleITK's transforms and files. The only module that writes them."""
+"""Displacement fields to and from ITK's and SimpleITK's transforms and files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io import files, outputs
 from itk_pdd.io.guards.nifti import read_intent
-from itk_pdd.io.volume import grid_of, is_simpleitk
+from itk_pdd.io.images import array_of, grid_of, itk_image, simpleitk_image
 
 if TYPE_CHECKING:
     import SimpleITK
 
-    from itk_pdd.geometry.grid import Grid
-
 __all__ = [
-    "components_to_itk",
-    "components_to_simpleitk",
     "field_from_image",
     "field_from_simpleitk",
     "field_to_image",
@@ -44,7 +40,7 @@ def field_to_itk(field: DisplacementField) -> Any:
     import itk
 
     dimension = field.grid.dimension
-    image = components_to_itk(field.vectors, field.grid, itk.Vector[itk.D, dimension])
+    image = itk_image(field.vectors, field.grid, itk.Image[itk.Vector[itk.D, dimension], dimension])
     return itk.DisplacementFieldTransform[itk.D, dimension].New(displacement_field=image)
 
 
@@ -52,39 +48,13 @@ def field_to_itk_image(field: DisplacementField) -> Any:
     """The field as an ``itk.Image[itk.Vector[itk.F, dim], dim]``, the type of ITK's field files and warp filters."""
     import itk
 
-    return components_to_itk(field.vectors, field.grid, itk.Vector[itk.F, field.grid.dimension])
-
-
-def components_to_itk(array: np.ndarray, grid: Grid, pixel: Any) -> Any:
-    """An array with components last as an ``itk.Image[pixel, dim]``, a copy; ``pixel`` takes that many components."""
-    import itk
-
-    image = itk.Image[pixel, grid.dimension].New()
-    region = itk.ImageRegion[grid.dimension]()
-    region.SetSize(grid.size)
-    image.SetRegions(region)
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(grid.origin)
-    image.SetDirection(itk.matrix_from_array(np.asarray(grid.direction)))
-    image.Allocate()
-    itk.array_view_from_image(image)[:] = array
-    return image
+    dimension = field.grid.dimension
+    return itk_image(field.vectors, field.grid, itk.Image[itk.Vector[itk.F, dimension], dimension])
 
 
 def field_to_image(field: DisplacementField) -> SimpleITK.Image:
     """The field as a SimpleITK image of float32 vectors."""
-    return components_to_simpleitk(np.asarray(field.vectors, dtype=np.float32), field.grid)
-
-
-def components_to_simpleitk(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
-    """An array with components last as a SimpleITK image of several components per voxel, a copy."""
-    import SimpleITK
-
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array), isVector=True)
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(grid.origin)
-    image.SetDirection(np.asarray(grid.direction).ravel().tolist())
-    return image
+    return simpleitk_image(np.asarray(field.vectors, dtype=np.float32), field.grid)
 
 
 def field_to_simpleitk(field: DisplacementField) -> SimpleITK.DisplacementFieldTransform:
@@ -117,15 +87,7 @@ def field_from_image(image: Any, *, name: str = "field") -> DisplacementField:
             f"{name} has {components} components per voxel in {grid.dimension} dimensions, expected a displacement "
             f"field of {grid.dimension} components"
         )
-    if is_simpleitk(image):
-        import SimpleITK
-
-        array = SimpleITK.GetArrayFromImage(image)
-    else:
-        import itk
-
-        array = itk.array_view_from_image(image)
-    array = np.array(array, dtype=np.float32, order="C")
+    array = array_of(image, name).astype(np.float32, copy=False)
     bad = ~np.isfinite(array)
     if bad.any():
         raise RegistrationError(f"{name} holds {int(bad.sum())} NaN or infinite displacements, expected finite numbers")

@@ -1,78 +1,168 @@
-"""Images of any kind in, and an answer in the same kind out; scalars and vectors, all pixel types."""
+"""Convert images between ITK, SimpleITK and arrays on a grid; find out what an object is, and answer in its kind."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.volume import Volume
+from itk_pdd.io.checks import check_geometry
 from itk_pdd.io.files import read_image
 from itk_pdd.io.messages import itk_reason
-from itk_pdd.io.volume import Volume, grid_of, image_kind, is_itk, is_simpleitk
 
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["answer", "from_array", "image_to_simpleitk", "reference_grid"]
+__all__ = [
+    "answer",
+    "array_of",
+    "grid_of",
+    "image_kind",
+    "image_to_simpleitk",
+    "is_itk",
+    "is_itk_image",
+    "is_simpleitk",
+    "itk_image",
+    "opened",
+    "reference_grid",
+    "simpleitk_image",
+]
 
 # Voxel types of which PyPI's itk has no image, and the ones that hold them.
 _WIDER = {"bool": np.uint8, "int8": np.int16, "int64": np.float64}
 
 
-def image_to_simpleitk(image: Any, *, name: str = "image") -> SimpleITK.Image:
-    """An itk.Image, a SimpleITK.Image, a Volume, an ITK filter or a file as a SimpleITK image; pixel type kept.
+def is_itk(image: Any) -> bool:
+    """Tell whether an object is ITK's, without importing itk."""
+    return any(base.__module__.split(".")[0] == "itk" for base in type(image).__mro__)
+
+
+def is_itk_image(image: Any) -> bool:
+    """Tell whether an object is an image of ITK (not a filter that makes one)."""
+    return is_itk(image) and hasattr(image, "GetLargestPossibleRegion")
+
+
+def is_simpleitk(image: Any) -> bool:
+    """Tell whether an object is an image of SimpleITK, without importing SimpleITK."""
+    module = sys.modules.get("SimpleITK")
+    return module is not None and isinstance(image, module.Image)
+
+
+def image_kind(*images: Any) -> str:
+    """Choose the library to answer in: "simpleitk" where some image is SimpleITK's and none is itk's, else "itk".
+
+    Lists of channels count as the images in them.
+    """
+    images = tuple(part for each in images for part in (each if isinstance(each, list | tuple) else (each,)))
+    if any(is_simpleitk(image) for image in images) and not any(is_itk(image) for image in images):
+        return "simpleitk"
+    return "itk"
+
+
+def opened(image: Any, name: str) -> Any:
+    """Give an image of SimpleITK, or of ITK complete in memory, from an image, a filter that makes one, or a file.
 
     Raises
     ------
     RegistrationError
-        If it is no such image, neither 2-D nor 3-D, or complex.
+        If it is none of these, the file cannot be read, or the filter fails.
     """
-    if isinstance(image, Volume):
-        return image.to_simpleitk()
     if isinstance(image, str | os.PathLike):
-        image = read_image(image, name=name)
-    image = _output_of(image)
-    if is_itk(image) and hasattr(image, "GetLargestPossibleRegion"):
-        image = _from_itk(image, name)
-    if not is_simpleitk(image):
+        return read_image(image, name=name)
+    if is_simpleitk(image):
+        return image
+    output = _output_of(image)
+    if not is_itk_image(output):
+        what = type(image).__name__
+        if isinstance(image, np.ndarray):
+            what = f"a bare array of shape {image.shape}, which has no spacing, origin or direction"
         raise RegistrationError(
-            f"{name} is not an image: found {type(image).__name__}, expected an itk.Image, a SimpleITK.Image or the "
-            "path of a file"
+            f"{name} is not an image: found {what}, expected an itk.Image, a SimpleITK.Image or the path of a file"
         )
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise RegistrationError(f"{name} has complex pixels, expected real numbers: take its magnitude")
-    grid_of(image, name)  # checks the geometry
-    return image
-
-
-def _from_itk(image: Any, name: str) -> SimpleITK.Image:
-    import itk
-
     try:
-        image.UpdateOutputInformation()
-        image.SetRequestedRegionToLargestPossibleRegion()
-        image.Update()
+        # Brings an image at the end of a pipeline, or one buffered in part only, up to date.
+        output.UpdateOutputInformation()
+        output.SetRequestedRegionToLargestPossibleRegion()
+        output.Update()
     except RuntimeError as error:
         raise RegistrationError(f"{name} cannot be made by its filter ({itk_reason(error)})") from error
-    grid = grid_of(image, name)
-    try:
-        array = np.array(itk.array_view_from_image(image), order="C")
-    except (RuntimeError, KeyError, itk.TemplateTypeError) as error:
-        kind = type(image).__name__
-        raise RegistrationError(f"{name} is an {kind}, which itk gives no array of: cast it to float") from error
+    return output
+
+
+def grid_of(image: Any, name: str, *, channels: bool = False) -> Grid:
+    """Give the grid of an image of ITK or SimpleITK, a start index other than 0 taken into the origin; checked.
+
+    With ``channels`` a 4-D image is one of 3-D whose last axis counts its channels.
+
+    Raises
+    ------
+    RegistrationError
+        If it is neither 2-D nor 3-D, or its geometry is impossible.
+    """
+    if is_simpleitk(image):
+        size, index = image.GetSize(), np.zeros(image.GetDimension())
+        direction = np.asarray(image.GetDirection()).reshape(len(size), len(size))
+    else:
+        import itk
+
+        region = image.GetLargestPossibleRegion()
+        size, index = tuple(int(n) for n in region.GetSize()), np.asarray([float(i) for i in region.GetIndex()])
+        direction = np.asarray(itk.array_from_matrix(image.GetDirection()), dtype=float)
+    spacing = np.asarray([float(s) for s in image.GetSpacing()])
+    origin = np.asarray([float(o) for o in image.GetOrigin()]) + direction @ (spacing * index)
+    if channels and len(size) == 4 and not (direction[3, :3].any() or direction[:3, 3].any()):
+        size, spacing, origin, direction = size[:3], spacing[:3], origin[:3], direction[:3, :3]
+    if len(size) not in (2, 3):
+        raise RegistrationError(
+            f"{name} has {len(size)} dimensions (size {' x '.join(map(str, size))}), expected 2 or 3: "
+            "extract one volume of a series"
+        )
+    grid = Grid.create(size, spacing, origin, direction)
+    check_geometry(grid, name)
+    return grid
+
+
+def array_of(image: Any, name: str) -> np.ndarray:
+    """Copy the voxels of an image of ITK or SimpleITK: axes (z,) y, x and, where there are several, the components.
+
+    Raises
+    ------
+    RegistrationError
+        If not all voxels are in memory, itk gives no array of them, or they are complex numbers.
+    """
+    if is_simpleitk(image):
+        import SimpleITK
+
+        array = SimpleITK.GetArrayFromImage(image)
+    else:
+        import itk
+
+        whole, held = image.GetLargestPossibleRegion(), image.GetBufferedRegion()
+        if held != whole:
+            raise RegistrationError(
+                f"{name} holds {tuple(held.GetSize())} of its {tuple(whole.GetSize())} voxels (x, y, z) in memory, "
+                "expected all: update the filter it comes from"
+            )
+        try:
+            array = np.array(itk.array_view_from_image(image), order="C")
+        except (RuntimeError, KeyError, itk.TemplateTypeError) as error:
+            kind = type(image).__name__
+            raise RegistrationError(f"{name} is an {kind}, which itk gives no array of: cast it to float") from error
     if np.iscomplexobj(array):
         raise RegistrationError(f"{name} has complex pixels, expected real numbers: take its magnitude")
-    return from_array(array, grid)
+    return array
 
 
-def from_array(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
-    """A SimpleITK image of an array (z, y, x) or (z, y, x, components); bool becomes uint8."""
+def simpleitk_image(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
+    """Copy an array, axes (z,) y, x and possibly components, into an image of SimpleITK; bool becomes uint8."""
     import SimpleITK
 
-    array = array.astype(np.uint8) if array.dtype == bool else array
+    array = array.astype(np.uint8) if array.dtype == bool else np.ascontiguousarray(array)
     image = SimpleITK.GetImageFromArray(array, isVector=array.ndim > grid.dimension)
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)
@@ -80,21 +170,81 @@ def from_array(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
     return image
 
 
+def itk_image(array: np.ndarray, grid: Grid, kind: Any = None) -> Any:
+    """Copy an array, axes (z,) y, x and possibly components, into an image of ITK.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        The voxels.
+    grid : Grid
+        Where they lie.
+    kind : type, optional
+        The class of the image, such as ``itk.Image[itk.Vector[itk.F, 3], 3]``; by default the one that
+        ``itk.image_from_array`` makes of such voxels, bool as unsigned char.
+
+    Raises
+    ------
+    RegistrationError
+        If PyPI's itk has no images of such voxels (int8 and int64).
+    """
+    import itk
+
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    vector = array.ndim > grid.dimension
+    if kind is None:
+        sample = array[(slice(1),) * grid.dimension].copy()
+        try:
+            kind = type(itk.image_from_array(sample, is_vector=vector))
+        except (KeyError, RuntimeError, itk.TemplateTypeError) as error:
+            raise RegistrationError(f"itk has no images of {array.dtype} voxels: cast the array first") from error
+    image = kind.New()
+    if "VectorImage" in kind.__name__:
+        image.SetNumberOfComponentsPerPixel(array.shape[-1] if vector else 1)
+    region = itk.ImageRegion[grid.dimension]()
+    region.SetSize(grid.size)
+    image.SetRegions(region)
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(itk.matrix_from_array(np.asarray(grid.direction)))
+    image.Allocate()
+    itk.array_view_from_image(image)[:] = array
+    return image
+
+
+def image_to_simpleitk(image: Any, *, name: str = "image") -> SimpleITK.Image:
+    """Give an itk.Image, a SimpleITK.Image, a Volume, an ITK filter or a file as a SimpleITK image; pixel type kept.
+
+    Raises
+    ------
+    RegistrationError
+        If it is no such image, neither 2-D nor 3-D, or complex.
+    """
+    if isinstance(image, Volume):
+        return simpleitk_image(image.array, image.grid)
+    image = opened(image, name)
+    grid = grid_of(image, name)
+    if not is_simpleitk(image):
+        return simpleitk_image(array_of(image, name), grid)
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise RegistrationError(f"{name} has complex pixels, expected real numbers: take its magnitude")
+    return image
+
+
 def reference_grid(reference: Any, *, name: str = "reference") -> Grid:
-    """The grid of a Grid, a Volume, an image or an image file."""
+    """Give the grid of a Grid, a Volume, an image or an image file."""
     if isinstance(reference, Grid):
         return reference
     if isinstance(reference, Volume):
         return reference.grid
-    reference = _output_of(reference)
-    if is_itk(reference) and hasattr(reference, "GetLargestPossibleRegion"):
+    if is_itk_image(reference):
         reference.UpdateOutputInformation()
         return grid_of(reference, name)
-    return grid_of(image_to_simpleitk(reference, name=name), name)
+    return grid_of(opened(reference, name), name)
 
 
 def answer(result: SimpleITK.Image, image: Any, reference: Any = None, *, same_pixels: bool = True) -> Any:
-    """A result in the kind of what came in.
+    """Give a result in the kind of what came in.
 
     Parameters
     ----------
@@ -108,39 +258,23 @@ def answer(result: SimpleITK.Image, image: Any, reference: Any = None, *, same_p
     """
     if image_kind(image, reference) == "simpleitk":
         return result
-    import itk
-    import SimpleITK
-
     image, reference = _output_of(image), _output_of(reference)
-    array = SimpleITK.GetArrayFromImage(result)
-    grid = grid_of(result, "result")
-    vector = array.ndim > grid.dimension
-    if same_pixels and is_itk(image) and hasattr(image, "GetLargestPossibleRegion"):
-        answered = type(image).New()
+    array, grid = array_of(result, "result"), grid_of(result, "result")
+    if same_pixels and is_itk_image(image) and _components(image) == _components(result):
+        answered = itk_image(array, grid, type(image))
     else:
-        array = array.astype(_WIDER.get(array.dtype.name, array.dtype))
-        sample = array[(slice(1),) * grid.dimension].copy()
-        answered = type(itk.image_from_array(sample, is_vector=vector)).New()
-    region = itk.ImageRegion[grid.dimension]()
-    region.SetSize(grid.size)
-    answered.SetSpacing(grid.spacing)
-    answered.SetOrigin(grid.origin)
-    answered.SetDirection(itk.matrix_from_array(np.asarray(grid.direction)))
-    if is_itk(reference) and hasattr(reference, "GetLargestPossibleRegion"):
+        answered = itk_image(array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False), grid)
+    if is_itk_image(reference):
         # Also where the reference begins at another index than 0.
-        region = reference.GetLargestPossibleRegion()
         answered.CopyInformation(reference)
-    if vector and "VectorImage" in type(answered).__name__:
-        answered.SetNumberOfComponentsPerPixel(array.shape[-1])
-    answered.SetRegions(region)
-    answered.Allocate()
-    itk.array_view_from_image(answered)[:] = array
+        answered.SetRegions(reference.GetLargestPossibleRegion())
     return answered
 
 
+def _components(image: Any) -> int:
+    return int(image.GetNumberOfComponentsPerPixel())
+
+
 def _output_of(item: Any) -> Any:
-    """The image of an ITK filter, anything else as it is."""
-    if is_itk(item) and not hasattr(item, "GetLargestPossibleRegion") and hasattr(item, "GetOutput"):
-        item.Update()
-        return item.GetOutput()
-    return item
+    """The image of an ITK filter, up to date; anything else as it is."""
+    return item.GetOutput() if is_itk(item) and not is_itk_image(item) and hasattr(item, "GetOutput") else item

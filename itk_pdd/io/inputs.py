@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import matrix_of
 from itk_pdd.io.fields import field_from_image, field_to_itk
-from itk_pdd.io.volume import is_itk, is_simpleitk
+from itk_pdd.io.images import is_itk, is_itk_image, is_simpleitk, itk_image, opened
 
 __all__ = ["pack", "time_stamp", "unpack"]
 
@@ -48,16 +49,15 @@ def time_stamp(item: Any) -> Any:
 
 @dataclass(frozen=True)
 class _PackedImage:
-    """All of an itk image, because pickling one itself loses its start index and the components of a VectorImage."""
+    """All of an itk image, because pickling one itself loses its start index and the components of a VectorImage.
+
+    The origin of ``grid`` is that of the image: where index 0 lies, which need not be the first voxel.
+    """
 
     kind: Any
     array: np.ndarray
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: np.ndarray
+    grid: Grid
     start: tuple[int, ...]
-    size: tuple[int, ...]
-    components: int
 
 
 def pack(item: Any) -> Any:
@@ -80,12 +80,9 @@ def pack(item: Any) -> Any:
         return item
     if hasattr(item, "TransformPoint"):
         return _plain_transform(item)
-    if hasattr(item, "GetOutput") and not hasattr(item, "GetLargestPossibleRegion"):
-        item.Update()
-        item = item.GetOutput()
-    if not hasattr(item, "GetLargestPossibleRegion"):
+    if not (is_itk_image(item) or hasattr(item, "GetOutput")):
         raise RegistrationError(f"a {type(item).__name__} cannot be pickled: set an image, a transform or a path")
-    return _packed_image(item)
+    return _packed_image(opened(item, "input"))
 
 
 def unpack(item: Any) -> Any:
@@ -98,37 +95,18 @@ def unpack(item: Any) -> Any:
 def _packed_image(image: Any) -> _PackedImage:
     import itk
 
-    image.UpdateOutputInformation()
-    image.SetRequestedRegionToLargestPossibleRegion()
-    image.Update()
     region = image.GetLargestPossibleRegion()
-    return _PackedImage(
-        kind=type(image),
-        array=np.array(itk.array_view_from_image(image)),
-        spacing=tuple(image.GetSpacing()),
-        origin=tuple(image.GetOrigin()),
-        direction=np.array(itk.array_from_matrix(image.GetDirection())),
-        start=tuple(int(i) for i in region.GetIndex()),
-        size=tuple(int(n) for n in region.GetSize()),
-        components=int(image.GetNumberOfComponentsPerPixel()),
-    )
+    direction = itk.array_from_matrix(image.GetDirection())
+    grid = Grid.create(tuple(region.GetSize()), tuple(image.GetSpacing()), tuple(image.GetOrigin()), direction)
+    array = np.array(itk.array_view_from_image(image))
+    return _PackedImage(type(image), array, grid, tuple(int(i) for i in region.GetIndex()))
 
 
 def _unpacked_image(packed: _PackedImage) -> Any:
-    import itk
-
-    image = packed.kind.New()
-    region = itk.ImageRegion[len(packed.size)]()
+    image = itk_image(packed.array, packed.grid, packed.kind)
+    region = image.GetLargestPossibleRegion()
     region.SetIndex(packed.start)
-    region.SetSize(packed.size)
     image.SetRegions(region)
-    image.SetSpacing(packed.spacing)
-    image.SetOrigin(packed.origin)
-    image.SetDirection(itk.matrix_from_array(packed.direction))
-    if "VectorImage" in packed.kind.__name__:
-        image.SetNumberOfComponentsPerPixel(packed.components)
-    image.Allocate()
-    itk.array_view_from_image(image)[:] = packed.array
     return image
 
 

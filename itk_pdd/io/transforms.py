@@ -14,8 +14,8 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io import files
 from itk_pdd.io.fields import field_from_image, field_to_simpleitk, read_field_image
 from itk_pdd.io.formats.elastix import is_elastix, read_elastix
+from itk_pdd.io.images import is_itk
 from itk_pdd.io.outputs import extension
-from itk_pdd.io.volume import is_itk
 
 if TYPE_CHECKING:
     import SimpleITK

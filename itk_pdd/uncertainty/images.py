@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd.io import files
-from itk_pdd.io.fields import components_to_itk, components_to_simpleitk
+from itk_pdd.io.images import itk_image, simpleitk_image
 from itk_pdd.io.volume import Volume
 from itk_pdd.uncertainty import IMAGES
 from itk_pdd.uncertainty.labels import entropy_of
@@ -37,7 +37,8 @@ def tensor_to_itk(covariance: np.ndarray, grid: Grid) -> Any:
     """
     import itk
 
-    return components_to_itk(covariance, grid, itk.SymmetricSecondRankTensor[itk.F, grid.dimension])
+    dimension = grid.dimension
+    return itk_image(covariance, grid, itk.Image[itk.SymmetricSecondRankTensor[itk.F, dimension], dimension])
 
 
 def uncertainty_writers(
@@ -59,7 +60,7 @@ def uncertainty_writers(
         return partial(files.write_image, make().to_simpleitk())
 
     def components(make: Callable[[], np.ndarray]) -> Callable[[Path], None]:
-        return partial(files.write_image, components_to_simpleitk(make(), result.field.grid))
+        return partial(files.write_image, simpleitk_image(make(), result.field.grid))
 
     @cache
     def probabilities() -> np.ndarray:

@@ -18,9 +18,8 @@ from itk_pdd.geometry.inversion import EXACT, InverseError, round_trip
 from itk_pdd.geometry.mapping import AffineMapping, FieldMapping, Mapping
 from itk_pdd.io import files
 from itk_pdd.io.fields import field_from_image, field_to_itk, field_to_simpleitk
-from itk_pdd.io.images import reference_grid
+from itk_pdd.io.images import is_itk, is_simpleitk, reference_grid
 from itk_pdd.io.transforms import affine_to_simpleitk, matrix_of
-from itk_pdd.io.volume import is_itk, is_simpleitk
 
 if TYPE_CHECKING:
     import SimpleITK

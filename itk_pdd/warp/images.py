@@ -12,8 +12,8 @@ from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.geometry.field import DisplacementField, slab_grids
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import field_to_simpleitk
-from itk_pdd.io.images import answer, from_array, image_to_simpleitk
-from itk_pdd.io.volume import Volume, grid_of
+from itk_pdd.io.images import answer, grid_of, image_to_simpleitk, simpleitk_image
+from itk_pdd.io.volume import Volume
 from itk_pdd.warp.fit import fitted
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _resampled(
     over, under = values >= limits.max, values <= limits.min
     whole = np.rint(np.where(over | under, 0, values)).astype(kept)
     whole[over], whole[under] = limits.max, limits.min
-    return from_array(whole, grid)
+    return simpleitk_image(whole, grid)
 
 
 def _dtype_of(image: SimpleITK.Image) -> np.dtype:
@@ -167,7 +167,7 @@ def warp_simpleitk(
             result = np.empty((grid.shape[0], *values.shape[1:]), values.dtype)
         result[part] = values
     assert result is not None  # a grid has slices
-    return from_array(result, grid)
+    return simpleitk_image(result, grid)
 
 
 def warp_channels(

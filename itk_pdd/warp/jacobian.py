@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from itk_pdd.geometry.chain import as_chain
-from itk_pdd.io.images import answer, from_array
+from itk_pdd.io.images import answer, simpleitk_image
 from itk_pdd.warp.fit import grid_for
 
 __all__ = ["jacobian_determinant"]
@@ -28,5 +28,5 @@ def jacobian_determinant(transform: Any, *, reference: Any = None) -> Any:
     chain = as_chain(transform)
     grid = grid_for(chain, reference)
     chain.check_reach(grid)
-    result = from_array(chain.field(grid).jacobian_determinant(), grid)
+    result = simpleitk_image(chain.field(grid).jacobian_determinant(), grid)
     return answer(result, reference, reference, same_pixels=False)

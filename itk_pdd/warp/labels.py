@@ -8,7 +8,7 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import slabs
-from itk_pdd.io.images import answer, from_array
+from itk_pdd.io.images import answer, simpleitk_image
 from itk_pdd.io.volume import Volume
 from itk_pdd.warp.fit import fitted
 
@@ -52,7 +52,7 @@ def warp_labels(labels: Any, transform: Any, *, reference: Any = None, interpola
         index = volume.grid.to_index(points + vectors[slab])
         inside = np.all((index >= -0.5) & (index < np.asarray(volume.grid.size) - 0.5), axis=-1)
         result[slab][inside] = vote(volume.array, index[inside])
-    return answer(from_array(result, grid), labels, reference)
+    return answer(simpleitk_image(result, grid), labels, reference)
 
 
 def _nearest(labels: np.ndarray, index: np.ndarray) -> np.ndarray:

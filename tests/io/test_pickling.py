@@ -16,8 +16,9 @@ from itk_pdd import models
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import field_from_image, field_to_itk, field_to_simpleitk
+from itk_pdd.io.images import is_itk
 from itk_pdd.io.inputs import pack, unpack
-from itk_pdd.io.volume import Volume, is_itk
+from itk_pdd.io.volume import Volume
 from itk_pdd.synthesis import make_pair
 
 GRID = GEOMETRIES["oblique"]

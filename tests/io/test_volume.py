@@ -9,7 +9,8 @@ from conftest import GEOMETRIES, blobs, rotation, to_itk
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.volume import Volume, image_kind
+from itk_pdd.io.images import image_kind
+from itk_pdd.io.volume import Volume
 
 GRID = GEOMETRIES["oblique"]
 

@@ -13,8 +13,7 @@ from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
-from itk_pdd.io.images import from_array
-from itk_pdd.io.volume import grid_of
+from itk_pdd.io.images import grid_of, simpleitk_image
 from itk_pdd.warp import images
 from itk_pdd.warp.images import warp_simpleitk
 
@@ -62,9 +61,9 @@ def test_vectors_and_colours(tmp_path) -> None:
 
     channels = np.stack([blobs(GRID, seed=i).array for i in range(3)], axis=-1)
     for interpolation in ("linear", "bspline", "nearest"):
-        warped = array_of(warp_image(from_array(channels, GRID), wave(GRID), interpolation=interpolation))
+        warped = array_of(warp_image(simpleitk_image(channels, GRID), wave(GRID), interpolation=interpolation))
         for i in range(3):
-            single = warp_image(from_array(channels[..., i].copy(), GRID), wave(GRID), interpolation=interpolation)
+            single = warp_image(simpleitk_image(channels[..., i].copy(), GRID), wave(GRID), interpolation=interpolation)
             np.testing.assert_allclose(warped[..., i], array_of(single), atol=1e-4)
     colours = itk.image_from_array(channels.astype(np.uint8), ttype=itk.Image[itk.RGBPixel[itk.UC], 3])
     warped = warp_image(colours, shift(0, 0, 0), reference=colours)
@@ -77,15 +76,19 @@ def test_integers_are_rounded_and_stay_in_range() -> None:
     image[:, ::2] = 3
     image[2:5, 3:6] = 255
     grid = Grid.create((9, 8))
-    linear = array_of(warp_image(from_array(image, grid), shift(0.3, 0), reference=grid))
+    linear = array_of(warp_image(simpleitk_image(image, grid), shift(0.3, 0), reference=grid))
     exact = ndimage.map_coordinates(image.astype(float), np.indices(image.shape) + np.array([0, 0.3])[:, None, None],
                                     order=1, mode="nearest")  # fmt: skip
     np.testing.assert_array_equal(linear[:, :-1], np.rint(exact)[:, :-1].astype(np.uint8))
-    smooth = array_of(warp_image(from_array(image, grid), shift(0.3, 0.2), reference=grid, interpolation="bspline"))
+    smooth = array_of(
+        warp_image(simpleitk_image(image, grid), shift(0.3, 0.2), reference=grid, interpolation="bspline")
+    )
     assert smooth.dtype == np.uint8
     assert smooth[2:5, 3:5].min() > 200, "what goes beyond 255 does not become dark"
     large = np.full((4, 5), 2**31 - 1, np.int32)
-    warped = array_of(warp_image(from_array(large, Grid.create((5, 4))), shift(0.25, 0), reference=Grid.create((5, 4))))
+    warped = array_of(
+        warp_image(simpleitk_image(large, Grid.create((5, 4))), shift(0.25, 0), reference=Grid.create((5, 4)))
+    )
     assert (warped[:, :-1] == 2**31 - 1).all()
 
 
@@ -111,7 +114,7 @@ def test_sharper_interpolation_is_nearer_to_the_truth() -> None:
 
     truth = scene(points + np.array([0.4, 0.3]))
     error = {
-        way: np.abs(array_of(warp_image(from_array(scene(points), grid), shift(0.4, 0.3), reference=grid,
+        way: np.abs(array_of(warp_image(simpleitk_image(scene(points), grid), shift(0.4, 0.3), reference=grid,
                                         interpolation=way)) - truth)[8:-8, 8:-8].max()
         for way in ("nearest", "linear", "bspline", "sinc")
     }  # fmt: skip
@@ -121,7 +124,7 @@ def test_sharper_interpolation_is_nearer_to_the_truth() -> None:
 
 def test_several_transforms_interpolate_once(tmp_path) -> None:
     """Half a voxel there and half a voxel back: exact with one interpolation, blurred with two."""
-    image = from_array(np.random.default_rng(0).normal(size=GRID.shape).astype(np.float32), GRID)
+    image = simpleitk_image(np.random.default_rng(0).normal(size=GRID.shape).astype(np.float32), GRID)
     there, back = along(GRID, 0, 0.5), along(GRID, 0, -0.5)
     field = DisplacementField.from_function(lambda p: p + there[:-1, -1], GRID)
     inner = np.s_[1:-1, 1:-1, 2:-2]
@@ -173,7 +176,7 @@ def test_wrong_order_and_wrong_direction_are_noticed() -> None:
 
 def test_small_image_between_the_points_that_are_looked_at() -> None:
     large = Grid.create((200, 200), 1.0)
-    small = from_array(np.ones((2, 2), np.float32), Grid.create((2, 2), 0.5, (100.9, 53.9)))
+    small = simpleitk_image(np.ones((2, 2), np.float32), Grid.create((2, 2), 0.5, (100.9, 53.9)))
     assert array_of(warp_image(small, np.eye(3), reference=large)).sum() == 1
 
 
@@ -183,7 +186,7 @@ def test_small_image_between_the_points_that_are_looked_at() -> None:
     [("uint8", -1000, 0), ("uint8", 300, 255), ("int16", 1e5, 32767), ("int16", -np.inf, -32768), ("uint32", -1, 0)],
 )
 def test_a_default_outside_the_pixel_type_is_clamped_alike(way: str, dtype: str, default: float, held: int) -> None:
-    image = from_array(np.full(GRID.shape, 100, dtype), GRID)
+    image = simpleitk_image(np.full(GRID.shape, 100, dtype), GRID)
     with pytest.warns(RegistrationWarning, match=f"which {dtype} pixels cannot hold"):
         warped = array_of(warp_image(image, along(GRID, 2, 4.0), reference=GRID, interpolation=way, default=default))
     assert warped.dtype == dtype
@@ -194,7 +197,7 @@ def test_a_default_outside_the_pixel_type_is_clamped_alike(way: str, dtype: str,
 @pytest.mark.parametrize("way", ["linear", "nearest"])
 def test_defaults_of_floats_integers_and_the_largest_integers(way: str) -> None:
     def outside(dtype: str, default: float) -> float:
-        image = from_array(np.full(GRID.shape, 100, dtype), GRID)
+        image = simpleitk_image(np.full(GRID.shape, 100, dtype), GRID)
         warped = warp_image(image, along(GRID, 2, 4.0), reference=GRID, interpolation=way, default=default)
         return array_of(warped)[-1, 0, 0]
 

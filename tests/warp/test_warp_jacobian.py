@@ -9,7 +9,7 @@ from conftest import GEOMETRIES, rotation
 from itk_pdd import jacobian_determinant
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.images import from_array
+from itk_pdd.io.images import simpleitk_image
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 
@@ -22,7 +22,7 @@ def test_jacobian_of_an_affine_is_its_determinant(grid: Grid) -> None:
     turn = rotation(*((10, -20, 5) if grid.dimension == 3 else (10,)))
     matrix = np.eye(grid.dimension + 1)
     matrix[:-1, :-1] = turn @ np.diag([1.2, 0.8, 1.1][: grid.dimension])
-    image = jacobian_determinant(matrix, reference=from_array(np.zeros(grid.shape), grid))
+    image = jacobian_determinant(matrix, reference=simpleitk_image(np.zeros(grid.shape), grid))
     np.testing.assert_allclose(array_of(image), np.linalg.det(matrix), rtol=1e-3)
     double = DisplacementField.from_function(lambda p: 2 * p, grid)
     import itk

@@ -12,7 +12,7 @@ from itk_pdd import warp_labels
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
-from itk_pdd.io.images import from_array
+from itk_pdd.io.images import simpleitk_image
 from itk_pdd.io.volume import Volume
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
@@ -29,10 +29,10 @@ def test_label_values_and_types_are_kept(dtype: str, way: str) -> None:
     # Numbers that double precision cannot tell apart.
     values = np.array([0, 1, limits.max, limits.max - 1, limits.min], dtype)
     array = values[np.random.default_rng(0).integers(0, 5, FLAT.shape)]
-    same = array_of(warp_labels(from_array(array, FLAT), np.eye(3), reference=FLAT, interpolation=way))
+    same = array_of(warp_labels(simpleitk_image(array, FLAT), np.eye(3), reference=FLAT, interpolation=way))
     assert same.dtype == dtype
     np.testing.assert_array_equal(same, array)
-    moved = array_of(warp_labels(from_array(array, FLAT), wave(FLAT), interpolation=way))
+    moved = array_of(warp_labels(simpleitk_image(array, FLAT), wave(FLAT), interpolation=way))
     assert moved.dtype == dtype
     assert set(np.unique(moved).tolist()) <= set(values.tolist())
 
@@ -43,10 +43,12 @@ def test_partial_volume_is_the_argmax_of_every_label_by_itself(grid: Grid) -> No
     array = ndimage.zoom(generator.integers(0, 40, [3] * grid.dimension), np.divide(grid.shape, 3), order=0)
     array = np.where(generator.random(grid.shape) < 0.2, generator.integers(0, 40, grid.shape), array).astype(np.int32)
     field = wave(grid, amplitude=2.0)
-    found = array_of(warp_labels(from_array(array, grid), field, interpolation="partial-volume"))
+    found = array_of(warp_labels(simpleitk_image(array, grid), field, interpolation="partial-volume"))
     labels = np.unique(array)
     shares = np.stack([
-        array_of(SimpleITK.Resample(from_array((array == label).astype(np.float64), grid), field_to_simpleitk(field)))
+        array_of(
+            SimpleITK.Resample(simpleitk_image((array == label).astype(np.float64), grid), field_to_simpleitk(field))
+        )
         for label in labels
     ])  # fmt: skip
     inside = shares.sum(axis=0) > 0.5
@@ -54,9 +56,9 @@ def test_partial_volume_is_the_argmax_of_every_label_by_itself(grid: Grid) -> No
     chosen = np.take_along_axis(shares, np.searchsorted(labels, found)[None], axis=0)[0]
     assert (chosen >= shares.max(axis=0) - 1e-6)[inside].all(), "no other label has a larger share"
     assert (found[~inside] == 0).all()
-    nearest = array_of(warp_labels(from_array(array, grid), field))
+    nearest = array_of(warp_labels(simpleitk_image(array, grid), field))
     assert (nearest != found)[inside].mean() > 0.02
-    theirs = SimpleITK.Resample(from_array(array, grid), field_to_simpleitk(field), SimpleITK.sitkNearestNeighbor)
+    theirs = SimpleITK.Resample(simpleitk_image(array, grid), field_to_simpleitk(field), SimpleITK.sitkNearestNeighbor)
     assert (nearest == array_of(theirs)).mean() > 0.999
 
 
@@ -72,5 +74,5 @@ def test_labels_of_itk_in_kind() -> None:
 def test_fractions_are_no_labels() -> None:
     with pytest.raises(RegistrationError, match=r"labels is no label image: voxel .*expected whole numbers"):
         warp_labels(blobs(GRID).to_simpleitk(), wave(GRID))
-    whole = from_array(np.full(GRID.shape, 3.0, np.float32), GRID)
+    whole = simpleitk_image(np.full(GRID.shape, 3.0, np.float32), GRID)
     assert array_of(warp_labels(whole, wave(GRID))).dtype == np.float32

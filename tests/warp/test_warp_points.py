@@ -13,7 +13,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.inversion import invert_points
 from itk_pdd.io.fields import field_to_itk, write_field
-from itk_pdd.io.images import from_array
+from itk_pdd.io.images import simpleitk_image
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 MATRIX = np.eye(4)
@@ -38,7 +38,7 @@ def test_a_bright_spot_and_its_landmark_stay_together() -> None:
     landmark = grid.to_physical(np.array([22.0, 17, 14]))
     spot = np.exp(-((grid.points() - landmark) ** 2).sum(axis=-1) / (2 * 2.5**2)).astype(np.float32)
     field = DisplacementField.from_function(lambda p: p + np.array([4.0, -3.0, 2.0]), grid)
-    warped = SimpleITK.GetArrayFromImage(warp_image(from_array(spot, grid), field))
+    warped = SimpleITK.GetArrayFromImage(warp_image(simpleitk_image(spot, grid), field))
     seen = (grid.points() * warped[..., None]).sum(axis=(0, 1, 2)) / warped.sum()
     np.testing.assert_allclose(warp_points([landmark], field, to="fixed")[0], seen, atol=0.05)
     np.testing.assert_allclose(warp_points([landmark], field, to="fixed")[0], landmark - [4, -3, 2], atol=1e-3)

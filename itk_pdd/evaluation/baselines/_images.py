@@ -9,7 +9,7 @@ import numpy as np
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import write_field
-from itk_pdd.io.volume import grid_of
+from itk_pdd.io.images import grid_of
 
 
 def read_float(path: Path):

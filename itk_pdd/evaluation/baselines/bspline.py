@@ -8,7 +8,7 @@ from itk_pdd.evaluation.baselines import Task
 from itk_pdd.evaluation.baselines._images import read_float
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io.fields import write_field
-from itk_pdd.io.volume import grid_of
+from itk_pdd.io.images import grid_of
 
 
 def register(task: Task) -> None:
