@@ -80,7 +80,7 @@ def opened(image: Any, name: str) -> Any:
     if not is_itk_image(output):
         what = type(image).__name__
         if isinstance(image, np.ndarray):
-            what = f"a bare array of shape {image.shape}, which has no spacing, origin or direction"
+            what += f" (a bare array of shape {image.shape}, which has no spacing, origin or direction)"
         raise RegistrationError(
             f"{name} is not an image: found {what}, expected an itk.Image, a SimpleITK.Image or the path of a file"
         )
