@@ -109,8 +109,8 @@ def points_file(
     origin = {"fixed": "moving", "moving": "fixed"}[to]
     says = "as the file says" if source.stated else "assumed" if system is None else "as you said"
     return (
-        f"{len(moved)} points of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm on average "
-        f"and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says})"
+        f"{len(source.own)} points of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm on "
+        f"average and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says})"
     )
 
 
