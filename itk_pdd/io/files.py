@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.dicom import read_series
+from itk_pdd.io.dicom import is_dicom, read_dicom
 from itk_pdd.io.guards.headers import check_header, check_transform_text
 from itk_pdd.io.guards.nifti import examine_nifti, missing_bytes
 from itk_pdd.io.guards.trial import check_hdf5
@@ -43,15 +43,18 @@ _BEYOND = 1e12  # no length in millimetres, no factor, no number of control poin
 _COMPRESSED = (".nii.gz", ".mha", ".nrrd")
 
 
-def read_image(path: str | os.PathLike[str], *, name: str = "image") -> SimpleITK.Image:
-    """Read an image of any format ITK knows, or a folder of DICOM slices.
+def read_image(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, name: str = "image"
+) -> SimpleITK.Image:
+    """Read an image of any format ITK knows, or DICOM slices.
 
     Parameters
     ----------
-    path : str or path-like
-        A file, or a folder of which the DICOM series with the most slices is read (the log says which).
+    path : str, path-like or sequence of them
+        A file; a folder, of which the DICOM series with the most slices is read (the log says which); or the DICOM
+        files of one image. A single DICOM slice becomes a 2-D image.
     name : str
-        What to call the image in errors.
+        Name of the image in errors.
 
     Raises
     ------
@@ -60,15 +63,17 @@ def read_image(path: str | os.PathLike[str], *, name: str = "image") -> SimpleIT
     """
     import SimpleITK
 
-    path = Path(path)
-    if not path.exists():
-        raise RegistrationError(f"{name}: there is no file {path}")
+    if not isinstance(path, str | os.PathLike):
+        return read_dicom([_existing(file, name) for file in path], name=name)
+    path = _existing(path, name)
     if path.is_dir():
-        return read_series(path, name)
+        return read_dicom(path, name=name)
     if not os.access(path, os.R_OK):
         raise RegistrationError(f"{name}: {path} may not be read (permission denied)")
     if path.stat().st_size == 0:
         raise RegistrationError(f"{name}: {path} is empty (0 bytes), expected an image")
+    if is_dicom(path):
+        return read_dicom(path, name=name)
     check_header(path, name=name)
     if extension(path).lower() in (".nii", ".nii.gz"):
         flaws = examine_nifti(path)
@@ -84,6 +89,13 @@ def read_image(path: str | os.PathLike[str], *, name: str = "image") -> SimpleIT
             return SimpleITK.ReadImage(str(path))
     except READ_ERRORS as error:
         raise RegistrationError(f"{name}: {path} cannot be read as an image ({itk_reason(error)})") from error
+
+
+def _existing(path: str | os.PathLike[str], name: str) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise RegistrationError(f"{name}: there is no file {path}")
+    return path
 
 
 def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transform") -> SimpleITK.Transform:
