@@ -1,16 +1,20 @@
-"""What the commands share: the log, the progress bar, one-sentence errors and exit codes."""
+"""Shared by the commands: the log, the progress bar, one-sentence errors and exit codes."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
+PATH = click.Path(path_type=Path)
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # Exit codes a script can rely on; 2 is click's own, for wrong usage.
 OK, FAILED, NOT_WRITTEN, INTERRUPTED = 0, 1, 3, 130
 STOPPED = "Interrupted; nothing was written."
@@ -19,7 +23,7 @@ RESUMABLE = "Interrupted; the same command goes on from what is done."
 
 @contextmanager
 def exit_codes(stopped: str | None = None) -> Iterator[None]:
-    """Turn what can go wrong into one sentence on standard error and an exit code.
+    """Turn errors into one sentence on standard error and an exit code.
 
     ``stopped`` is the sentence after Ctrl-C; by default it tells whether anything was written.
     """
@@ -31,10 +35,10 @@ def exit_codes(stopped: str | None = None) -> Iterator[None]:
     try:
         yield
     except OutputError as error:
-        click.echo(f"Error: {error}.", err=True)
+        click.echo(f"Error: {in_options(str(error))}.", err=True)
         context.exit(NOT_WRITTEN)
     except (RegistrationError, RegistrationAborted) as error:
-        click.echo(f"Error: {str(error).rstrip('.')}.", err=True)
+        click.echo(f"Error: {in_options(str(error).rstrip('.'))}.", err=True)
         context.exit(FAILED)
     except MemoryError:
         click.echo("Error: there is not enough memory for images of this size.", err=True)
@@ -45,31 +49,59 @@ def exit_codes(stopped: str | None = None) -> Iterator[None]:
         context.exit(INTERRUPTED)
 
 
+def in_options(message: str) -> str:
+    """Replace the names of arguments in a message of the library by the options of the command.
+
+    ``initialise='center'`` becomes ``--initialise center`` and ``fixed_mask`` becomes ``--fixed-mask``. Names of one
+    word are words of English too and stay, unless they have a value.
+    """
+    context = click.get_current_context(silent=True)
+    for option in context.command.params if context else ():
+        if not isinstance(option, click.Option):
+            continue
+        long, name = option.opts[-1], rf"(?<![\w/\\.-]){option.name}"
+        message = re.sub(rf"{name}='?([\w.-]+\w)'?", rf"{long} \1", message)
+        if "_" in option.name:
+            message = re.sub(rf"{name}(?![\w/\\-]|\.\w)", long, message)
+    return message
+
+
 @contextmanager
 def logging_to_stderr(verbosity: int) -> Iterator[None]:
-    """Show the package's log: warnings only, with -v what is done, with -vv everything."""
+    """Show the package's log: warnings only, with -v the steps, with -vv everything.
+
+    On a terminal, announcements (records with ``extra={"announce": True}``) are shown without -v, too.
+    """
     logger = logging.getLogger("itk_pdd")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s" if verbosity < 2 else "%(asctime)s %(levelname)s %(message)s"))
-    before = logger.level
+    least = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbosity, 2)]
+    terminal = sys.stderr.isatty()
+
+    def shown(record: logging.LogRecord) -> bool:
+        return record.levelno >= least or (terminal and getattr(record, "announce", False))
+
+    before, show = logger.level, warnings.showwarning
+    # The bar replaces the handler by one of its own: the filter belongs to the logger.
     logger.addHandler(handler)
-    logger.setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbosity, 2)])
-    show = warnings.showwarning
+    logger.addFilter(shown)
+    logger.setLevel(min(least, logging.INFO))
     warnings.showwarning = _show_warning
     try:
         yield
     finally:
         warnings.showwarning = show
         logger.setLevel(before)
+        logger.removeFilter(shown)
         logger.removeHandler(handler)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_args: Any, **_kwargs: Any) -> None:
-    """Warnings about the registration in one line; those of libraries only in the full log."""
+    """Log warnings about the registration in one line, and those of libraries only in the full log."""
     from itk_pdd.errors import RegistrationWarning
 
     level = logging.WARNING if issubclass(category, RegistrationWarning) else logging.DEBUG
-    logging.getLogger("itk_pdd").log(level, "Warning: %s.", message)
+    logging.getLogger("itk_pdd").log(level, "Warning: %s.", in_options(str(message).rstrip(".")))
 
 
 @contextmanager

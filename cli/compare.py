@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from itk_pdd.cli._console import PATH, SETTINGS
 
 from itk_pdd._version import __version__
 
-PATH = click.Path(path_type=Path)
+
+def _names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _groups(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, list[int]]:
-    groups = {}
+    groups: dict[str, list[int]] = {}
     for value in values:
-        name, separator, members = value.partition("=")
+        name, _, members = (part.strip() for part in value.partition("="))
+        if name in groups:
+            raise click.BadParameter(f"the name {name!r} is given twice.")
         try:
-            groups[name.strip()] = [int(n) for n in members.split(",")]
+            groups[name] = [int(n) for n in members.split(",")]
         except ValueError:
-            separator = ""
-        if not separator or not name.strip() or name.strip().isdigit() or name.strip() == "all":
+            name = ""
+        if not name or name.isdigit() or name == "all":
             raise click.BadParameter(f"expected NAME=LABEL,LABEL,... such as large=1,2,3,6,7, found {value!r}.")
     return groups
 
@@ -36,11 +42,12 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
     context.exit()
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=SETTINGS)
 @click.argument("pairs", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder for the results.")
 @click.option(
     "--methods",
+    callback=_names,
     default="pdd",
     show_default=True,
     metavar="NAME,...",
@@ -48,7 +55,7 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
 )
 @click.option(
     "--command",
-    "commands",
+    "templates",
     multiple=True,
     metavar="TEMPLATE",
     help="Any other program: 'mytool {fixed} {moving} -o {field}', or 'NAME=mytool ...' to name it. It has to write "
@@ -99,6 +106,7 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
 @click.option("--no-report", is_flag=True, help="Write the tables only, and keep no pictures.")
 @click.option(
     "--report-size",
+    "megabytes",
     type=click.FloatRange(min=1),
     default=60.0,
     show_default=True,
@@ -108,110 +116,55 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.version_option(__version__, prog_name="pdd-compare")
-def main(
-    pairs: Path,
-    output: Path,
-    methods: str,
-    commands: tuple[str, ...],
-    groups: dict[str, list[int]],
-    settings: str | None,
-    quiet: bool,
-    seed: int,
-    **options: Any,
-) -> None:
+def main(pairs: Path, output: Path, quiet: bool, **options: Any) -> None:
     """Register PAIRS by several methods under one set of rules and compare the results.
 
     PAIRS is a CSV file with the columns fixed and moving and, if you like, fixed_labels, moving_labels, fixed_points,
-    moving_points, fixed_mask and moving_mask; paths are relative to it. Every registration runs in a process of its
-    own. What is done is not done again: start an interrupted comparison again with the same command. A method that
-    fails is a row that says why.
+    moving_points, fixed_mask and moving_mask; paths are relative to it. Points are files as pdd-transform reads them,
+    or one CSV file for both images with the columns fixed_x, fixed_y, fixed_z, moving_x, moving_y, moving_z. Every
+    registration runs in a process of its own. What is done is not done again: start an interrupted comparison again
+    with the same command. A method that fails is a row that says why.
 
     Writes results.csv (a row per pair, method and label), summary.csv (mean, SD, median, confidence interval and
-    paired test of each measure), report.html (both with charts, and a viewer of the images of each pair, in one file),
-    comparison.json (what was run where), runs/, views/ and logs/.
+    paired test of each measure, the last two from 5 pairs on), report.html (both with charts, and a viewer of the
+    images of each pair, in one file), comparison.json (what was run where), runs/, views/ and logs/.
+
+    \b
+    Exit codes:
+      0 done    1 a pair or another input cannot be used, or every registration failed    2 wrong usage
+      3 a result cannot be written    130 interrupted
     """
-    from itk_pdd.cli._console import INTERRUPTED, RESUMABLE, exit_codes
+    from itk_pdd.cli._console import FAILED, INTERRUPTED, RESUMABLE, exit_codes
     from itk_pdd.cli._interrupt import interruptible
 
-    try:
-        with interruptible(INTERRUPTED, RESUMABLE), exit_codes(RESUMABLE):
-            _compare(pairs, output, methods, commands, groups, settings, quiet, seed, **options)
-    except OSError as error:
-        raise click.ClickException(f"{error.filename or output}: {error.strerror or error}") from None
-
-
-def _compare(
-    pairs: Path,
-    output: Path,
-    methods: str,
-    commands: tuple[str, ...],
-    groups: dict[str, list[int]],
-    settings: str | None,
-    quiet: bool,
-    seed: int,
-    **options: Any,
-) -> None:
-    from itk_pdd.evaluation.compare import compare, pair_names
-    from itk_pdd.evaluation.datasets import read_pairs
-    from itk_pdd.evaluation.methods import candidates
-    from itk_pdd.evaluation.run import Rules
-    from itk_pdd.evaluation.tables import SUMMARY_COLUMNS, rows, summary, write_csv
-    from itk_pdd.report.comparison import write_comparison_report
-
-    clamp = options.pop("clamp")
+    clamp = options["clamp"]
     if clamp is not None and not clamp[0] < clamp[1]:
         raise click.BadParameter(
             f"expected the lower value first, found {clamp[0]:g} {clamp[1]:g}.", param_hint="--clamp"
         )
-    rules = Rules(
-        clamp=clamp, **{name: options.pop(name) for name in ("start", "threads", "time_limit", "memory_limit")}
-    )
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    listed = read_pairs(pairs)
-    chosen = candidates(names, commands, settings=settings)
+    try:
+        with interruptible(INTERRUPTED, RESUMABLE), exit_codes(RESUMABLE):
+            from itk_pdd.commands.compare import compare_files
+            from itk_pdd.evaluation.run import Rules
 
-    def progress(done: int, total: int, run: Any, result: Any) -> None:
-        text = result["reason"] if result["status"] != "ok" else _line(result)
-        click.echo(f"[{done}/{total}] {run.pair} {run.method}: {text}", err=True)
-
-    logging.captureWarnings(True)
-    report, megabytes = not options.pop("no_report"), options.pop("report_size")
-    results = compare(
-        listed, chosen, output, rules=rules, views=report, progress=None if quiet else progress, **options
-    )
-    table = rows(results, groups=groups)
-    write_csv(table, output / "results.csv")
-    summarised = summary(table, seed=seed)
-    write_csv(summarised, output / "summary.csv", SUMMARY_COLUMNS)
-    if report:
-        named = list(zip(pair_names(listed), listed, strict=True))
-        write_comparison_report(output / "report.html", named, results, table, summarised, output, megabytes=megabytes)
+            logging.captureWarnings(True)
+            names = ("clamp", "start", "threads", "time_limit", "memory_limit")
+            found = compare_files(
+                pairs,
+                output,
+                rules=Rules(**{name: options.pop(name) for name in names}),
+                report=not options.pop("no_report"),
+                progress=None if quiet else partial(click.echo, err=True),
+                **options,
+            )
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or output}: {error.strerror or error}") from None
     if not quiet:
-        _show(summarised, {run.method: None for run, _ in results}, table)
-
-
-def _line(result: Any) -> str:
-    dice = [values["dice"] for values in result["labels"].values()]
-    words = [f"Dice {sum(dice) / len(dice):.3f}"] if dice else []
-    if "tre_mean" in result["overall"]:
-        words.append(f"TRE {result['overall']['tre_mean']:.2f} mm")
-    words.append(f"folded {result['overall']['folding']:.3g} %")
-    if "seconds" in result:
-        words.append(f"{result['seconds']:.1f} s, {result['memory'] / 2**30:.2f} GiB")
-    return ", ".join(words)
-
-
-def _show(summarised: list[dict[str, Any]], methods: dict[str, None], table: list[dict[str, Any]]) -> None:
-    """Print the means over all labels, a line per method."""
-    wanted = ("dice", "hd95", "tre_mean", "folding", "sd_log_j3", "seconds", "memory_gib")
-    means = {(row["method"], row["measure"]): row["mean"] for row in summarised if row["label"] == "all"}
-    shown = [measure for measure in wanted if any((method, measure) in means for method in methods)]
-    click.echo(f"{'method':17s}" + "".join(f"{measure:>12s}" for measure in shown) + f"{'failed':>8s}")
-    for method in methods:
-        cells = [means.get((method, measure)) for measure in shown]
-        failures = sum(row["method"] == method and row["status"] == "failed" for row in table)
-        words = ["" if cell is None else f"{round(cell, 6):.4g}" for cell in cells]
-        click.echo(f"{method:17s}" + "".join(f"{word:>12s}" for word in words) + f"{failures:8d}")
+        click.echo(found.table)
+    for problem in found.problems:
+        click.echo(f"Error: {problem}.", err=True)
+    if found.problems:
+        click.get_current_context().exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
+from itk_pdd.cli._console import PATH, SETTINGS
 
 from itk_pdd._version import __version__
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 
-PATH = click.Path(path_type=Path)
+_FILES = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report")
+_OUTPUTS = (*_FILES, *IMAGES)
+_INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
 
 
 class _Groups(click.Command):
     """A command whose help lists the options under headings."""
 
     headings: ClassVar = {
-        "Outputs": ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report"),
+        "Outputs": (*_FILES, "default"),
         "Uncertainty": IMAGES,
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
         "Registration": ("model", "smoothness", "spacing", "device", "threads", "memory", "seed", "quality"),
@@ -33,7 +36,18 @@ class _Groups(click.Command):
                 formatter.write_dl([record for record in map(records.get, names) if record])
 
 
-@click.command(cls=_Groups, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Model(click.Option):
+    """An option whose help lists the models of the package."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Look for the models when the help is shown."""
+        from itk_pdd.models import names
+
+        self.help = f"A model's name ({', '.join(names())}; auto is the first) or its folder."
+        return super().get_help_record(ctx)
+
+
+@click.command(cls=_Groups, context_settings=SETTINGS)
 @click.argument("fixed", type=PATH, required=False)
 @click.argument("moving", type=PATH, required=False)
 @click.option(
@@ -45,8 +59,12 @@ class _Groups(click.Command):
     "from fixed to moving points in mm (LPS). .nii.gz, .nii, .mha, .nrrd; .h5 or .tfm for a transform.",
 )
 @click.option(
-    "--warped", type=PATH, metavar="IMAGE", help="MOVING resampled onto FIXED (linear, pixel type kept, 0 outside)."
+    "--warped",
+    type=PATH,
+    metavar="IMAGE",
+    help="MOVING resampled onto FIXED (linear, pixel type kept, all volumes of a series).",
 )
+@click.option("--default", type=float, metavar="VALUE", help="Value of --warped outside MOVING.  [default: 0]")
 @click.option("--transform", type=PATH, metavar="FILE", help="The field as an ITK transform: .h5, .tfm, .mat.")
 @click.option(
     "--composite",
@@ -121,7 +139,7 @@ class _Groups(click.Command):
 @click.option(
     "--moving-labels", type=PATH, metavar="IMAGE", help="Label image in the space of MOVING, warped to --warped-labels."
 )
-@click.option("--model", default="auto", show_default=True, metavar="NAME", help="Name or folder of a model.")
+@click.option("--model", cls=_Model, default="auto", show_default=True, metavar="NAME", help="A model.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
 @click.option(
@@ -187,6 +205,10 @@ def main(**arguments: Any) -> None:
         _check_usage(fixed, moving, arguments)
     elif fixed or moving or any(arguments[name] for name in (*_OUTPUTS, *_INPUTS)):
         raise click.UsageError("--demo makes its own images and names its own files: leave the others out.")
+    if arguments["default"] is None:
+        arguments["default"] = 0.0
+    elif arguments["warped"] is None:
+        raise click.UsageError("--default is the value outside of --warped: give that too.")
     if arguments["initialise"] == "none":
         arguments["initialise"] = None
     with (
@@ -210,10 +232,6 @@ def main(**arguments: Any) -> None:
             summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})
     if summary:
         click.echo(summary, err=folder is None)
-
-
-_OUTPUTS = (*_Groups.headings["Outputs"], *IMAGES)
-_INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
 
 
 def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, Any]) -> None:

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from itk_pdd.cli._console import PATH, SETTINGS
 
 from itk_pdd._version import __version__
-
-PATH = click.Path(path_type=Path)
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itk_pdd.commands.threads import simpleitk_threads
-from itk_pdd.commands.transform import COMPOSITE_EXTENSIONS, elastix_field
+from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.chain import as_chain
+from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_writer
 from itk_pdd.io.formats.elastix import parameter_writer
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from itk_pdd.solver.engine import Result
 
 __all__ = ["register_files"]
-
-log = logging.getLogger("itk_pdd")
 
 
 def register_files(
@@ -48,6 +46,7 @@ def register_files(
     label_probabilities: str | os.PathLike[str] | None = None,
     label_entropy: str | os.PathLike[str] | None = None,
     quality: bool = True,
+    default: float = 0.0,
     moving_labels: str | os.PathLike[str] | None = None,
     warped_labels: str | os.PathLike[str] | None = None,
     initial_transform: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
@@ -59,7 +58,7 @@ def register_files(
     progress: Callable[[float, str], None] | None = None,
     **options: Any,
 ) -> Result:
-    """Register two image files and write what was asked for, without itk.
+    """Register two image files and write the outputs that are named, without itk.
 
     Parameters
     ----------
@@ -68,7 +67,9 @@ def register_files(
     output : path-like, optional
         The displacement field on the grid of ``fixed``: an image of vectors in millimetres, or a transform file.
     warped : path-like, optional
-        ``moving`` resampled onto ``fixed``: linear, pixel type kept, 0 outside.
+        ``moving`` resampled onto ``fixed``: linear, pixel type kept, all volumes of a series.
+    default : float
+        Value of ``warped`` outside ``moving``.
     transform : path-like, optional
         The field as an ITK transform file.
     composite : path-like, optional
@@ -80,25 +81,25 @@ def register_files(
     report : path-like, optional
         A page (``.html``) to look at the result, with a viewer and a traffic light.
     uncertainty, covariance, entropy : path-like, optional
-        Images on the grid of ``fixed`` of how far the result can be believed: standard deviation of the displacement
-        in millimetres, its covariance in square millimetres (components xx, xy, xz, yy, yz, zz), its entropy in nats.
+        Images of the uncertainty on the grid of ``fixed``: standard deviation of the displacement in millimetres, its
+        covariance in square millimetres (components xx, xy, xz, yy, yz, zz), its entropy in nats.
     moving_labels, warped_labels : path-like, optional
-        A label image in the space of ``moving``, and where it goes, resampled by nearest neighbour.
+        A label image in the space of ``moving``, and the file for it, resampled by nearest neighbour.
     label_probabilities, label_entropy : path-like, optional
         Probability of every label (one component for each, ascending, 0 among them) and entropy in nats of the labels
         that the uncertain deformation carries along.
     quality : bool
-        Whether to judge the registration (see :mod:`itk_pdd.uncertainty.quality`) even if none of these is wanted: the
-        log tells the figure, as a warning where it has probably failed.
+        Judge the registration (see :mod:`itk_pdd.uncertainty.quality`) even if no image of the uncertainty is wanted:
+        the log tells the figure, as a warning if the registration has probably failed.
     initial_transform, initialise, fixed_mask, moving_mask, seed, threads, progress, **options
         As for :func:`itk_pdd.register`.
 
     Raises
     ------
     RegistrationError
-        If some input cannot be used.
+        If an input cannot be used.
     OutputError
-        If some output cannot be written; found out before the registration as far as possible.
+        If some output cannot be written; checked before the registration as far as possible.
     """
     targets = {
         name: outputs.Output(path, name, extensions)
@@ -126,7 +127,7 @@ def register_files(
     starts = initial_transform if isinstance(initial_transform, list | tuple) else [initial_transform]
     inputs = (fixed, moving, moving_labels, *starts, fixed_mask, moving_mask)
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
-    outputs.check_outputs([*targets.values(), *beside], inputs=[path for path in inputs if path is not None])
+    check([*targets.values(), *beside], *inputs)
     moving_image = files.read_image(moving, name="moving")
     labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
     problem = prepare(
@@ -155,21 +156,33 @@ def register_files(
         "inverse": lambda: field_writer(inverse_field(as_chain(result.field), problem.moving.grid)[0]),
         "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
         "report": lambda: _report_writer(fixed, moving, problem, labels, result),
-        "warped": lambda: partial(files.write_image, warp_simpleitk(moving_image, result.field)),
+        "warped": lambda: partial(files.write_image, _warped(moving_image, result.field, default)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
         **uncertainty_writers(result, labels, targets),
     }
     with simpleitk_threads(threads):
         wanted = [(target, writers[name]()) for name, target in targets.items()]
         wanted += [(target, field_writer(result.field)) for target in beside]
-        outputs.write_all(wanted)
-    for target, _ in wanted:
-        log.info("wrote %s", target.path)
+        write(wanted)
     return result
 
 
+def _warped(moving: Any, field: DisplacementField, default: float) -> Any:
+    """Warp an image, or every volume along the last axis of a series; the field has one axis less than a series."""
+    import SimpleITK
+
+    if moving.GetDimension() == field.grid.dimension:
+        return warp_simpleitk(moving, field, default=default)
+    size, last = list(moving.GetSize()), moving.GetDimension() - 1
+    volumes = []
+    for number in range(size[last]):
+        volume = SimpleITK.Extract(moving, [*size[:last], 0], [*[0] * last, number])
+        volumes.append(warp_simpleitk(volume, field, default=default))
+    return SimpleITK.JoinSeries(volumes, moving.GetOrigin()[last], moving.GetSpacing()[last])
+
+
 def _report_writer(fixed: Any, moving: Any, problem: Any, labels: Any, result: Result) -> Callable[[Path], None]:
-    """The page of a registration."""
+    """Make the page of a registration and return what writes it."""
     from itk_pdd.report.page import writer
     from itk_pdd.report.registration import registration_page
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from itk_pdd.commands.threads import simpleitk_threads
+from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.chain import as_chain
 from itk_pdd.io import files, outputs
@@ -28,10 +27,8 @@ from itk_pdd.warp.labels import warp_labels
 from itk_pdd.warp.points import warp_points
 
 __all__ = [
-    "COMPOSITE_EXTENSIONS",
     "FORMATS",
     "compose_file",
-    "elastix_field",
     "image_file",
     "inverse_file",
     "jacobian_file",
@@ -39,15 +36,10 @@ __all__ = [
     "points_file",
 ]
 
-log = logging.getLogger("itk_pdd")
-
 PathLike = str | os.PathLike[str]
-Writer = tuple[outputs.Output, Callable[[Path], None]]
 
 FORMATS = ("field", "composite", "elastix", "niftyreg")
 """What a composition can be written as."""
-COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
-"""ITK's transform files that can hold several transforms."""
 
 
 def image_file(
@@ -62,13 +54,13 @@ def image_file(
 ) -> None:
     """Warp an image file; the parameters are those of :func:`itk_pdd.warp_image`."""
     target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
-    _check([target], image, reference, *transforms)
+    check([target], image, reference, *transforms)
     with simpleitk_threads(threads):
         warped = warp_image(
             image_to_simpleitk(image), list(transforms), reference=reference, interpolation=interpolation,
             default=default,
         )  # fmt: skip
-        _write([(target, partial(files.write_image, warped))])
+        write([(target, partial(files.write_image, warped))])
 
 
 def labels_file(
@@ -82,11 +74,11 @@ def labels_file(
 ) -> None:
     """Warp a label image file; the parameters are those of :func:`itk_pdd.warp_labels`."""
     target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
-    _check([target], labels, reference, *transforms)
+    check([target], labels, reference, *transforms)
     with simpleitk_threads(threads):
         given = files.read_image(labels, name="labels")
         warped = warp_labels(given, list(transforms), reference=reference, interpolation=interpolation)
-        _write([(target, partial(files.write_image, warped))])
+        write([(target, partial(files.write_image, warped))])
 
 
 def points_file(
@@ -107,18 +99,18 @@ def points_file(
     """
     kind = Path(points).suffix.lower()
     target = outputs.Output(output, "output", (kind,) if kind in POINT_EXTENSIONS else POINT_EXTENSIONS)
-    _check([target], points, *transforms)
+    check([target], points, *transforms)
     chain = as_chain(list(transforms))
     source = read_points(points, dimension=chain.dimension, system=system)
     moved = warp_points(source.points, chain, to=to, outside=outside)
     content = source.rewrite(moved)
-    _write([(target, lambda path: _write_bytes(path, content))])
+    write([(target, partial(outputs.write_bytes, content=content))])
     distance = np.linalg.norm(moved - source.points, axis=-1)
     origin = {"fixed": "moving", "moving": "fixed"}[to]
     says = "as the file says" if source.stated else "assumed" if system is None else "as you said"
     return (
-        f"{len(moved)} points of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm on average "
-        f"and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says})"
+        f"{len(source.own)} points of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm on "
+        f"average and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says})"
     )
 
 
@@ -131,13 +123,13 @@ def jacobian_file(
 ) -> str:
     """Write the Jacobian determinant (see :func:`itk_pdd.jacobian_determinant`); returns its range and the folding."""
     target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
-    _check([target], reference, *transforms)
+    check([target], reference, *transforms)
     with simpleitk_threads(threads):
         chain = as_chain(list(transforms))
         grid = grid_for(chain, reference)
         chain.check_reach(grid)
         determinant = chain.field(grid).jacobian_determinant()
-        _write([(target, partial(files.write_image, simpleitk_image(determinant, grid)))])
+        write([(target, partial(files.write_image, simpleitk_image(determinant, grid)))])
     folded = float((determinant <= 0).mean())
     return (
         f"Jacobian determinant: from {determinant.min():.4g} to {determinant.max():.4g}, mean "
@@ -174,7 +166,7 @@ def compose_file(
     targets = [outputs.Output(output, "output", extensions.get(form, files.TRANSFORM_EXTENSIONS))]
     if form == "elastix":
         targets.append(elastix_field(output, "output"))
-    _check(targets, reference, *transforms)
+    check(targets, reference, *transforms)
     chain = as_chain(list(transforms))
     with simpleitk_threads(threads):
         if form == "composite":
@@ -182,17 +174,17 @@ def compose_file(
                 raise RegistrationError("a composite keeps the transforms as they are: leave the reference out")
             if chain.matrix is None:
                 outputs.check_outputs([outputs.Output(output, "output", COMPOSITE_EXTENSIONS)])
-            _write([(targets[0], partial(files.write_transform, composite_of(chain)))])
+            write([(targets[0], partial(files.write_transform, composite_of(chain)))])
             return
         grid = grid_for(chain, reference)
         chain.check_reach(grid)
         field = chain.field(grid)
         if form == "elastix":
             text, beside = targets
-            _write([(text, parameter_writer(beside.path, grid)), (beside, field_writer(field))])
+            write([(text, parameter_writer(beside.path, grid)), (beside, field_writer(field))])
         else:
             writer = niftyreg.niftyreg_writer(field) if form == "niftyreg" else field_writer(field)
-            _write([(targets[0], writer)])
+            write([(targets[0], writer)])
 
 
 def inverse_file(
@@ -204,36 +196,16 @@ def inverse_file(
 ) -> str:
     """Write the inverse, from moving to fixed points (see :func:`itk_pdd.invert`); returns how exact it is."""
     target = outputs.Output(output, "output", files.FIELD_EXTENSIONS)
-    _check([target], reference, *transforms)
+    check([target], reference, *transforms)
     chain = as_chain(list(transforms))
     with simpleitk_threads(threads):
         if reference is None and chain.matrix is not None:
             target = outputs.Output(output, "output", files.TRANSFORM_EXTENSIONS)
             inverse = affine_to_simpleitk(np.linalg.inv(chain.matrix))
-            _write([(target, partial(files.write_transform, inverse))])
+            write([(target, partial(files.write_transform, inverse))])
             return "the transform is linear, and its inverse exact"
         if reference is None:
             raise RegistrationError("there is no reference: give the moving image, on whose grid the inverse lies")
         field, error = inverse_field(chain, reference_grid(reference))
-        _write([(target, field_writer(field))])
+        write([(target, field_writer(field))])
     return str(error)
-
-
-def elastix_field(path: PathLike, name: str) -> outputs.Output:
-    """The field that an elastix parameter file names, beside it."""
-    path = Path(path)
-    return outputs.Output(path.with_name(f"{path.stem}.field.nii.gz"), f"{name} (its field)", (".nii.gz",))
-
-
-def _check(targets: list[outputs.Output], *inputs: Any) -> None:
-    outputs.check_outputs(targets, inputs=[path for path in inputs if path is not None])
-
-
-def _write(writers: Sequence[Writer]) -> None:
-    outputs.write_all(writers)
-    for target, _ in writers:
-        log.info("wrote %s", target.path)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.formats.landmarks import read_csv, read_fcsv, read_markups
+from itk_pdd.io.formats.landmarks import read_csv, read_fcsv
+from itk_pdd.io.formats.markups import read_markups
 from itk_pdd.io.formats.pointfile import PointFile
 from itk_pdd.io.formats.vtk import read_vtk
 

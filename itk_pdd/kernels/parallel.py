@@ -41,7 +41,7 @@ def cache_folder() -> str:
 
 @functools.cache
 def _say_once(message: str) -> None:
-    _log.info(message)
+    _log.info(message, extra={"announce": True})  # shown on a terminal without -v
 
 
 class _Announcement(event.Listener):

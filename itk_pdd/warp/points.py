@@ -53,7 +53,7 @@ def warp_points(points: Any, transform: Any, *, to: str, outside: str = "error")
         raise RegistrationError(f"outside is {outside!r}, expected 'error' or 'nearest'")
     chain = as_chain(transform)
     if isinstance(points, str | os.PathLike):
-        points = read_points(points, dimension=chain.dimension).points
+        points = read_points(points, dimension=chain.dimension).own
     given = np.asarray(points, dtype=float)
     if given.ndim != 2 or given.shape[1] != chain.dimension:
         raise RegistrationError(

@@ -171,14 +171,18 @@ BAD = {
     "infinite": ("moving", lambda d: save(sabotage(blobs(GRID), np.inf), d / "inf.nii"), "1 NaN or infinite"),
     "constant": ("fixed", lambda d: save(ones(GRID), d / "one.nii"), "fixed is constant"),
     "one voxel": ("fixed", lambda d: save(blobs(Grid.create((9, 9, 1))), d / "thin.mha"), "one voxel only along z"),
-    "apart": ("moving", lambda d: save(moved(blobs(GRID), 999), d / "far.nii"), "do not overlap .*initialise='center'"),
+    "apart": ("moving", lambda d: save(moved(blobs(GRID), 999), d / "far.nii"), "do not overlap .*--initialise center"),
     "empty mask": (
         "--fixed-mask",
         lambda d: save(Volume(np.zeros(GRID.shape, np.uint8), GRID), d / "mask.nii"),
-        "fixed_mask is empty",
+        "--fixed-mask is empty",
     ),
-    "mask elsewhere": ("--moving-mask", lambda d: save(ones(BIG), d / "mask.nii"), "moving_mask lies on another grid"),
-    "missing transform": ("--initial-transform", lambda d: d / "none.tfm", "initial_transform: there is no file"),
+    "mask elsewhere": (
+        "--moving-mask",
+        lambda d: save(ones(BIG), d / "mask.nii"),
+        "--moving-mask lies on another grid",
+    ),
+    "missing transform": ("--initial-transform", lambda d: d / "none.tfm", "--initial-transform: there is no file"),
     "unreadable transform": ("--initial-transform", lambda d: text_file(d / "bad.h5"), "cannot be read as an ITK"),
     "2-D transform": ("--initial-transform", lambda d: transform_file(d / "flat.tfm"), "is 2-D but the fixed image"),
     "scalar field": ("--initial-transform", lambda d: save(blobs(GRID), d / "no.nii"), "1 components per voxel"),
@@ -209,7 +213,7 @@ def test_fractions_in_labels(engine, pair) -> None:
     labels = save(sabotage(blobs(GRID), 0.5), pair.folder / "labels.nii")
     result = run(pair.fixed, pair.moving, "--moving-labels", labels, "--warped-labels", pair.out / "l.nii")
     assert result.exit_code == 1
-    assert_one_sentence(result.output, "moving_labels is no label image")
+    assert_one_sentence(result.output, "--moving-labels is no label image")
 
 
 def test_error_of_the_engine(engine, pair) -> None:
@@ -427,7 +431,7 @@ def test_bar_on_a_terminal(engine, pair) -> None:
         textwrap.dedent(f"""
         import sys, time, types
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-        import itk_pdd.engine
+        import itk_pdd.solver.engine
         from conftest import wave
 
         def register_volumes(fixed, moving, *, progress=None, **options):

@@ -1,127 +1,158 @@
-"""Landmark files: CSV tables, and 3D Slicer's FCSV and MRK.JSON; only the coordinates change, all else stays."""
+"""Tables of points: CSV, and 3D Slicer's FCSV. Only the coordinates change."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
+import re
+import warnings
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError
-from itk_pdd.io.formats.pointfile import PointFile, finite, to_lps
+from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.io.formats.pointfile import MILLIMETRES, PointFile, decimal, finite, stated_system, to_lps
 
-__all__ = ["read_csv", "read_fcsv", "read_markups"]
+__all__ = ["read_csv", "read_fcsv"]
+
+Rows = list[list[str]]
 
 _AXES = ("x", "y", "z")
-# Slicer wrote numbers once.
-_SYSTEMS = {"0": "RAS", "1": "LPS", "RAS": "RAS", "LPS": "LPS"}
+# "x", "X (mm)", "pos_y", "position.z [um]", "z_um"
+_COLUMN = re.compile(
+    r"(?:pos|position|coord|coordinate|point|centroid)?[ _.:-]*([xyz])"
+    r"(?:[ _]*[(\[]? ?(nm|um|µm|μm|mm|cm|m) ?[)\]]?)?"
+)
+_WHOLE = re.compile(r"\s*\d+\s*")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where the coordinates of a table are."""
+
+    index: list[int]
+    system: str | None = None
+    unit: float = 1.0
 
 
 def read_csv(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
-    """Points of a table with a head line that names the columns x, y and z; without a head, its first columns.
+    """Read the points of a table with or without a head line.
 
     Parameters
     ----------
     content : bytes
-        The file: columns separated by commas, semicolons or tabs.
+        The file: columns separated by commas, semicolons or tabs; lines that begin with "#" are left alone. The head
+        names the columns x, y and z, also as "X (mm)", "pos_x" or "x [um]" (then in this unit), or l, p, s or r, a, s
+        (3D Slicer's tables, whose undefined points stay as they are). Without a head the coordinates follow a column
+        of names or a column that counts the lines, or are the first columns.
     dimension : int
         Number of coordinates wanted; a column z is left alone in 2-D.
     system : {"LPS", "RAS", None}
-        Coordinate system; LPS if None, as in ITK and ANTs.
+        Coordinate system; if None, what the head says, else LPS, as in ITK and ANTs.
     name : str
         What to call it in errors.
     """
     text = _text(content, name)
-    first = text.split("\n", 1)[0]
+    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
     delimiter = max(",;\t", key=first.count)
     rows = [row for row in _rows(io.StringIO(text, newline=""), name, delimiter) if any(cell.strip() for cell in row)]
-    if not rows:
+    body = [number for number, row in enumerate(rows) if not row[0].startswith("#")]
+    if not body:
         raise RegistrationError(f"{name} is empty, expected a table of points")
-    head = [cell.strip().lower() for cell in rows[0]]
-    if all(axis in head for axis in _AXES[:dimension]):
-        columns, body = [head.index(axis) for axis in _AXES[:dimension]], 1
-    elif _is_number(rows[0][0]):
-        columns, body = list(range(dimension)), 0
+    head = [cell.strip().lower() for cell in rows[body[0]]]
+    columns = _named(head, dimension)
+    if columns is not None:
+        body = body[1:]
+        if "defined" in head:
+            column = head.index("defined")
+            body = [number for number in body if rows[number][column : column + 1] != ["0"]]
     else:
-        raise RegistrationError(
-            f"{name} has the columns {', '.join(rows[0])}, expected {', '.join(_AXES[:dimension])} among them"
-        )
-    points = _coordinates(rows[body:], columns, body + 1, name)
+        columns = _unnamed([rows[number] for number in body], dimension, name)
+    own = system or "LPS" if columns.system is None else stated_system(columns.system, system, name)
+    points = _coordinates(rows, body, columns.index, 1, name)
 
     def rewrite(moved: np.ndarray) -> bytes:
-        stream = io.StringIO()
-        writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
-        writer.writerows(rows[:body])
-        writer.writerows(_replaced(rows[body:], columns, moved))
-        return stream.getvalue().encode()
+        return _written(_replaced(rows, body, columns.index, moved), delimiter, text)
 
-    return to_lps(PointFile(points, rewrite, system or "LPS", stated=False))
+    return to_lps(PointFile(points, rewrite, own, stated=columns.system is not None), unit=columns.unit)
 
 
 def read_fcsv(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
-    """Points of 3D Slicer's fiducial list, in the coordinate system its head names; see :func:`read_csv`."""
-    lines = _text(content, name).splitlines()
+    """Read the points of 3D Slicer's fiducial list, in the coordinate system its head names; see :func:`read_csv`."""
+    text = _text(content, name)
+    lines = text.splitlines()
     head = [line for line in lines if line.startswith("#")]
     rows = _rows([line for line in lines if line.strip() and not line.startswith("#")], name)
-    declared = [line.split("=", 1)[1].strip() for line in head if "CoordinateSystem" in line and "=" in line]
-    own = _stated(declared[0] if declared else "", system, name)
-    names = next((line.split("=", 1)[1] for line in head if line.startswith("# columns") and "=" in line), "id,x,y,z")
-    order = [cell.strip() for cell in names.split(",")]
+    told = {
+        key.strip("# ").lower(): value.strip() for key, sign, value in (line.partition("=") for line in head) if sign
+    }
+    own = stated_system(told.get("coordinatesystem", ""), system, name)
+    names = told.get("columns", "id,x,y,z")
+    order = [cell.strip().lower() for cell in names.split(",")]
     if not set(_AXES[:dimension]) <= set(order):
-        raise RegistrationError(f"{name} has the columns {names.strip()}, expected {', '.join(_AXES[:dimension])} too")
-    columns = [order.index(axis) for axis in _AXES[:dimension]]
-    points = _coordinates(rows, columns, len(head) + 1, name)
+        raise RegistrationError(f"{name} has the columns {names}, expected {', '.join(_AXES[:dimension])} too")
+    columns, body = [order.index(axis) for axis in _AXES[:dimension]], list(range(len(rows)))
+    points = _coordinates(rows, body, columns, len(head) + 1, name)
 
     def rewrite(moved: np.ndarray) -> bytes:
-        stream = io.StringIO()
-        stream.writelines(line + "\n" for line in head)
-        csv.writer(stream, lineterminator="\n").writerows(_replaced(rows, columns, moved))
-        return stream.getvalue().encode()
+        table = _written(_replaced(rows, body, columns, moved), ",", text)
+        return "".join(line + _line_end(text) for line in head).encode() + table
 
     return to_lps(PointFile(points, rewrite, own, stated=True))
 
 
-def read_markups(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
-    """Control points of all markups in 3D Slicer's MRK.JSON, in the system they name; see :func:`read_csv`."""
-    try:
-        document = json.loads(content)
-        places: list[tuple[Any, str]] = []
-        for markup in document["markups"]:
-            own = _stated(str(markup.get("coordinateSystem", "")), system, name)
-            places += [(point, own) for point in markup.get("controlPoints", []) if point.get("position") is not None]
-        points = np.array([point["position"][:dimension] for point, _ in places], dtype=float).reshape(-1, dimension)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, RegistrationError):
-            raise
-        raise RegistrationError(f"{name} cannot be read as 3D Slicer's markups ({type(error).__name__})") from error
-    finite(points, name)
-    # Every list of points may have a system of its own: both are brought to LPS here.
-    signs = np.ones_like(points)
-    signs[[own == "RAS" for _, own in places], :2] = -1
-
-    def rewrite(moved: np.ndarray) -> bytes:
-        for (point, _), position in zip(places, moved * signs, strict=True):
-            point["position"][:dimension] = [round(float(value), 6) for value in position]
-        return (json.dumps(document, indent=4) + "\n").encode()
-
-    return PointFile(points * signs, rewrite, places[0][1], stated=True)
+def _named(head: list[str], dimension: int) -> _Columns | None:
+    """Find the columns that a head line names; None if it names none of them."""
+    found: dict[str, tuple[int, str]] = {}
+    for number, cell in enumerate(head):
+        match = _COLUMN.fullmatch(cell)
+        if match:
+            found.setdefault(match[1], (number, match[2] or "mm"))
+    if all(axis in found for axis in _AXES[:dimension]):
+        places = [found[axis] for axis in _AXES[:dimension]]
+        units = {unit for _, unit in places}
+        return _Columns([number for number, _ in places], unit=MILLIMETRES[units.pop()]) if len(units) == 1 else None
+    for system in ("LPS", "RAS"):
+        letters = list(system.lower()[:dimension])
+        if all(letter in head for letter in letters):
+            return _Columns([head.index(letter) for letter in letters], system=system)
+    return None
 
 
-def _stated(found: str, asked: str | None, name: str) -> str:
-    """The coordinate system a file names; refused if another one was asked for."""
-    if found.upper() not in _SYSTEMS:
-        if asked is None:
+def _unnamed(rows: Rows, dimension: int, name: str) -> _Columns:
+    """Find the coordinates of a table without a head: its first numbers, after names or a count of the lines."""
+    numbers = [_is_number(cell) for cell in rows[0]]
+    first = numbers.index(True) if True in numbers else len(numbers)
+    if not all(numbers[first : first + dimension]) or first + dimension > len(numbers):
+        if any(numbers):
+            raise RegistrationError(f"{name}: line 1 is {','.join(rows[0])!r}, expected {dimension} coordinates")
+        raise RegistrationError(
+            f"{name} has the columns {', '.join(rows[0])}, expected {', '.join(_AXES[:dimension])} among them"
+        )
+    if first == 0 and sum(numbers) > dimension and _counts(rows, 0):
+        spare = {row[dimension].strip() for row in rows if len(row) > dimension}
+        if len(spare) == 1 or _counts(rows, dimension):
             raise RegistrationError(
-                f"{name} names the coordinate system {found!r}, expected LPS or RAS: say which one it is"
+                f"{name} has {len(rows[0])} columns and no head, and its first column may be an index: name the "
+                f"columns ({', '.join(_AXES[:dimension])}) in a first line"
             )
-        return asked
-    own = _SYSTEMS[found.upper()]
-    if asked not in (None, own):
-        raise RegistrationError(f"{name} says that its points are {own}, but {asked} was asked for: leave that out")
-    return own
+        warnings.warn(
+            f"{name} has no head; its first column counts the lines and is taken for an index",
+            RegistrationWarning,
+            stacklevel=5,
+        )
+        first = 1
+    return _Columns(list(range(first, first + dimension)))
+
+
+def _counts(rows: Rows, column: int) -> bool:
+    """Say whether a column of several rows holds 0, 1, 2, ... or 1, 2, 3, ..."""
+    cells = [row[column] if len(row) > column else "" for row in rows]
+    if len(rows) < 2 or not all(_WHOLE.fullmatch(cell) for cell in cells):
+        return False
+    start = int(cells[0])
+    return start in (0, 1) and [int(cell) for cell in cells] == list(range(start, start + len(rows)))
 
 
 def _text(content: bytes, name: str) -> str:
@@ -131,7 +162,7 @@ def _text(content: bytes, name: str) -> str:
         raise RegistrationError(f"{name} is no text, expected a table of points") from error
 
 
-def _rows(lines: Iterable[str], name: str, delimiter: str = ",") -> list[list[str]]:
+def _rows(lines: Iterable[str], name: str, delimiter: str = ",") -> Rows:
     try:
         return list(csv.reader(lines, delimiter=delimiter))
     except csv.Error as error:
@@ -146,11 +177,12 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _coordinates(rows: list[list[str]], columns: list[int], first_line: int, name: str) -> np.ndarray:
-    points = np.empty((len(rows), len(columns)))
-    for number, row in enumerate(rows):
+def _coordinates(rows: Rows, body: list[int], columns: list[int], first_line: int, name: str) -> np.ndarray:
+    points = np.empty((len(body), len(columns)))
+    for position, number in enumerate(body):
+        row = rows[number]
         try:
-            points[number] = [float(row[column]) for column in columns]
+            points[position] = [float(row[column]) for column in columns]
         except (ValueError, IndexError) as error:
             raise RegistrationError(
                 f"{name}: line {number + first_line} is {','.join(row)!r}, expected {len(columns)} coordinates"
@@ -159,11 +191,19 @@ def _coordinates(rows: list[list[str]], columns: list[int], first_line: int, nam
     return points
 
 
-def _replaced(rows: list[list[str]], columns: list[int], points: np.ndarray) -> list[list[str]]:
-    result = []
-    for row, point in zip(rows, points, strict=True):
-        new = list(row)
+def _replaced(rows: Rows, body: list[int], columns: list[int], points: np.ndarray) -> Rows:
+    result = [list(row) for row in rows]
+    for number, point in zip(body, points, strict=True):
         for column, value in zip(columns, point, strict=True):
-            new[column] = f"{value:.6f}"
-        result.append(new)
+            result[number][column] = decimal(value)
     return result
+
+
+def _written(rows: Rows, delimiter: str, text: str) -> bytes:
+    stream = io.StringIO()
+    csv.writer(stream, delimiter=delimiter, lineterminator=_line_end(text)).writerows(rows)
+    return stream.getvalue().encode()
+
+
+def _line_end(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"

@@ -1,4 +1,4 @@
-"""What all files of points have in common."""
+"""The parts that all readers of point files share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["PointFile", "finite", "to_lps"]
+__all__ = ["MILLIMETRES", "PointFile", "decimal", "finite", "stated_system", "to_lps"]
+
+MILLIMETRES = {"nm": 1e-6, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1000.0}
+"""Length of a unit in millimetres."""
+
+# Slicer wrote numbers once.
+_SYSTEMS = {"0": "RAS", "1": "LPS", "RAS": "RAS", "LPS": "LPS"}
 
 
 @dataclass(frozen=True)
@@ -25,22 +31,45 @@ class PointFile:
     system : {"LPS", "RAS"}
         Coordinate system of the file.
     stated : bool
-        Whether the file says so itself.
+        True if the file names its coordinate system.
+    handles : int
+        How many of the last points are no points of the file, but places by which a box or a plane in it is turned.
     """
 
     points: np.ndarray
     rewrite: Callable[[np.ndarray], bytes]
     system: str
     stated: bool
+    handles: int = 0
+
+    @property
+    def own(self) -> np.ndarray:
+        """The points without the handles."""
+        return self.points[: len(self.points) - self.handles]
 
 
-def to_lps(file: PointFile) -> PointFile:
-    """A file whose points and writer are in its own system, brought to LPS."""
-    if file.system == "LPS":
+def to_lps(file: PointFile, *, unit: float = 1.0) -> PointFile:
+    """Bring points and writer of a file from its own system and unit (in millimetres) to LPS millimetres."""
+    factors = np.full(file.points.shape[-1], unit)
+    if file.system == "RAS":
+        factors[:2] *= -1
+    if (factors == 1).all():
         return file
-    signs = np.ones(file.points.shape[-1])
-    signs[:2] = -1
-    return replace(file, points=file.points * signs, rewrite=lambda points: file.rewrite(points * signs))
+    return replace(file, points=file.points * factors, rewrite=lambda points: file.rewrite(points / factors))
+
+
+def stated_system(found: str, asked: str | None, name: str) -> str:
+    """Return the coordinate system a file names; refuse it if another one was asked for."""
+    own = _SYSTEMS.get(found.upper())
+    if own is None:
+        if asked is None:
+            raise RegistrationError(
+                f"{name} names the coordinate system {found!r}, expected LPS or RAS: say which one it is"
+            )
+        return asked
+    if asked not in (None, own):
+        raise RegistrationError(f"{name} says that its points are {own}, but {asked} was asked for: leave that out")
+    return own
 
 
 def finite(points: np.ndarray, name: str) -> None:
@@ -50,3 +79,9 @@ def finite(points: np.ndarray, name: str) -> None:
     if not np.isfinite(points).all():
         number = int(np.argmax(~np.isfinite(points).all(axis=-1)))
         raise RegistrationError(f"{name}: point {number} (counted from 0) is not finite: take it out")
+
+
+def decimal(value: float) -> str:
+    """Write a coordinate with 6 decimals, and with up to 12 where they say more (images of micrometres)."""
+    whole, _, fraction = f"{round(float(value), 12) + 0.0:.12f}".rstrip("0").partition(".")  # no -0
+    return f"{whole}.{fraction:0<6}"

@@ -82,6 +82,84 @@ def test_markups_of_both_systems(tmp_path: Path) -> None:
     np.testing.assert_allclose(written["markups"][1]["controlPoints"][0]["position"], POINTS[0] + SHIFT * MIRROR)
 
 
+XYZ = np.array([[1.5, -2.0, 3.25], [10.5, 20.0, -30.0], [0.1, 0.25, 0.3]])
+
+
+@pytest.mark.parametrize(
+    ("head", "line", "factor"),
+    [
+        ("X (mm),Y (mm),Z (mm)", "{x},{y},{z}", 1.0),
+        ("name,pos_x,pos_y,pos_z", "a,{x},{y},{z}", 1.0),
+        ("x [um],y [um],z [um]", "{x},{y},{z}", 1e-3),
+        ("# of a program\nx_um;y_um;z_um", "{x};{y};{z}", 1e-3),
+        (",x,y,z", "7,{x},{y},{z}", 1.0),
+        ("label,l,p,s,defined", "a,{x},{y},{z},1", 1.0),
+        (None, "F-1,{x},{y},{z}", 1.0),
+        (None, "F-1,{x},{y},{z},7", 1.0),
+        (None, "{x},{y},{z},7", 1.0),
+    ],
+)
+def test_csv_columns_of_many_programs(tmp_path: Path, head: str | None, line: str, factor: float) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("\n".join([*([head] if head else []), *(line.format(x=x, y=y, z=z) for x, y, z in XYZ)]) + "\n")
+    file = read_points(path)
+    np.testing.assert_allclose(file.points, XYZ * factor)
+    np.testing.assert_allclose(again(path, file.rewrite(file.points + SHIFT)), XYZ * factor + SHIFT)
+    assert file.rewrite(file.points).decode().startswith(head or ""), "lines above the points stay"
+
+
+def test_csv_index_column_without_a_head(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    for start in (0, 1):
+        path.write_text("\n".join(f"{i},{x},{y},{z}" for i, (x, y, z) in enumerate(XYZ, start)))
+        with pytest.warns(RegistrationWarning, match="first column counts the lines"):
+            file = read_points(path)
+        np.testing.assert_allclose(file.points, XYZ)
+        assert [line.split(",")[0] for line in file.rewrite(XYZ).decode().splitlines()] == [
+            str(i) for i in range(start, start + 3)
+        ]
+    # x, y, z, time or index, x, y, z = 0? Nobody can tell.
+    path.write_text("1,5,6,0\n2,7,8,0\n")
+    with pytest.raises(RegistrationError, match="its first column may be an index: name the columns"):
+        read_points(path)
+
+
+def test_tables_of_slicer(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("label,r,a,s,defined,selected\nF-1,1,2,3,1,1\nF-2,0,0,0,0,1\n")
+    file = read_points(path)
+    np.testing.assert_allclose(file.points, [[-1, -2, 3]])
+    assert (file.system, file.stated) == ("RAS", True)
+    assert file.rewrite(file.points + SHIFT).decode().splitlines()[1:] == [
+        "F-1,0.000000,0.000000,7.000000,1,1",
+        "F-2,0,0,0,0,1",
+    ]
+
+
+def test_digits_of_micrometres_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes(b"x,y,z\r\n0.000123456,1e-7,2\r\n")
+    assert read_points(path).rewrite(read_points(path).points) == b"x,y,z\r\n0.000123456,0.0000001,2.000000\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "# Markups fiducial file version = 4.3\n# CoordinateSystem = 0\n"
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n",
+        "# Markups fiducial file version = 4.13\n#  coordinateSystem=RAS \n# columns=ID,X,Y,Z,label\n",
+        "# Fiducial List file F.fcsv\n# version = 2\n# CoordinateSystem = RAS\n# columns = label,x,y,z,sel,vis\n",
+    ],
+    ids=["4.3", "4.13", "3"],
+)
+def test_versions_of_fcsv(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "p.fcsv"
+    path.write_text(head + "m1,1.000000,2.000000,3.000000,0,1\n")
+    file = read_points(path)
+    np.testing.assert_allclose(file.points, [[-1, -2, 3]])
+    assert file.rewrite(file.points).decode() == path.read_text()
+
+
 def mesh(binary: bool, kind: str, title: bytes = b"a triangle") -> bytes:
     number = {"float": ">f4", "double": ">f8"}[kind]
     body = POINTS.astype(number).tobytes() if binary else b" ".join(b"%.9g" % v for v in POINTS.ravel())
