@@ -52,7 +52,7 @@ class DisplacementField:
 
         ``outside`` says what counts beyond the grid: "zero" (as ITK's transform does) or the "nearest" voxel.
         """
-        from itk_pdd.kernels.interpolation import sample_linear
+        from itk_pdd.kernels.interpolation.cpu import sample_linear
 
         return sample_linear(self.vectors, self.grid.to_index(points), outside=outside)
 

@@ -43,7 +43,7 @@ def resample(
     outside : {"nearest", "zero"}
         Value beyond the volume: that of the nearest voxel, or zero.
     """
-    from itk_pdd.kernels.interpolation import sample_linear, sample_nearest
+    from itk_pdd.kernels.interpolation.cpu import sample_linear, sample_nearest
 
     array = volume.array
     if interpolation == "linear":
@@ -79,7 +79,7 @@ def interpolate(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     numpy.ndarray
         float32, shape (*target.shape, channels), contiguous; ``values`` itself where nothing changes.
     """
-    from itk_pdd.kernels.interpolation import sample_linear
+    from itk_pdd.kernels.interpolation.cpu import sample_linear
 
     values = np.asarray(values, dtype=np.float32)
     lines = source.lines(target)
@@ -93,7 +93,7 @@ def interpolate(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 
 def _along_lines(array: np.ndarray, axes: tuple[int, ...], positions: list[np.ndarray]) -> np.ndarray:
     """Sample an array whose axes are parallel to those that are wanted."""
-    from itk_pdd.kernels.interpolation import sample_lines
+    from itk_pdd.kernels.interpolation.cpu import sample_lines
 
     array = array.transpose(*axes, *range(len(axes), array.ndim))
     for axis, position in enumerate(positions):
@@ -132,7 +132,7 @@ def _smoothed(array: np.ndarray, widths: list[float]) -> np.ndarray:
 
 def _reduced(array: np.ndarray, axes: tuple[int, ...], positions: list[np.ndarray], widths: list[float]) -> np.ndarray:
     """Smooth and sample at once where the axes are parallel: less is left to do after each axis."""
-    from itk_pdd.kernels.lattice import weighted_sums
+    from itk_pdd.kernels.control_grid.cpu import weighted_sums
 
     for axis, width in enumerate(widths):
         index, weights = _taps(positions[axes.index(axis)], array.shape[axis], width)

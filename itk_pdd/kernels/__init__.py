@@ -22,7 +22,7 @@ from itk_pdd.errors import RegistrationError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from itk_pdd.network.distribution import Moments
+    from itk_pdd.kernels.moments.definition import Moments
 
 __all__ = [
     "displacement_costs",
@@ -60,17 +60,17 @@ def _load(name: str) -> ModuleType | None:
         return None
 
 
-def _backend(*tensors: Tensor) -> ModuleType | None:
-    """The module whose kernels can compute with these tensors, or None for the definitions."""
+def _backend(operation: str, *tensors: Tensor) -> ModuleType | None:
+    """The module of the version of an operation that can compute with these tensors, None for its definition."""
     import torch
 
     if _mode.get() == "torch" or len({(t.device, t.dtype) for t in tensors}) > 1:
         return None
     device, dtype = tensors[0].device.type, tensors[0].dtype
     if device == "cpu" and dtype in (torch.float32, torch.float64):
-        return _load("pdd_cpu")
+        return _load(f"{operation}.cpu")
     if device == "cuda" and dtype == torch.float32:
-        return _load("pdd_cuda")
+        return _load(f"{operation}.cuda")
     return None
 
 
@@ -84,7 +84,7 @@ def _reduced(
     """
     import torch
 
-    from itk_pdd.network.costs import interpolate
+    from itk_pdd.kernels.interpolation.definition import interpolate
 
     coordinates = []
     for axis, (along, offsets) in enumerate(zip(positions, displacements, strict=True), start=1):
@@ -106,29 +106,30 @@ def displacement_costs(
     displacements: Sequence[Tensor],
     weights: Tensor | None = None,
 ) -> Tensor:
-    """See :func:`itk_pdd.network.costs.displacement_costs`."""
-    from itk_pdd.network import costs as definition
+    """See :func:`itk_pdd.kernels.costs.definition.displacement_costs`."""
+    from itk_pdd.kernels.costs import definition
 
-    backend = _backend(fixed, moving)
+    backend = _backend("costs", fixed, moving)
     if backend is None:
         return definition.displacement_costs(
             fixed, moving, positions=positions, displacements=displacements, weights=weights
         )
     from itk_pdd.kernels.autograd import Costs
+    from itk_pdd.kernels.interpolation.definition import sample
 
-    positions, displacements = definition.check_lattice(fixed, moving, positions, displacements)
+    positions, displacements = definition.check_positions(fixed, moving, positions, displacements)
     fixed, moving = definition.weighted(fixed, moving, weights)
-    samples = definition.sample(fixed, positions).contiguous()
+    samples = sample(fixed, positions).contiguous()
     moving, coordinates = _reduced(moving, positions, displacements)
     return Costs.apply(backend, samples, moving.contiguous(), coordinates)
 
 
 def min_convolution(costs: Tensor, dimension: int) -> Tensor:
-    """See :func:`itk_pdd.network.regularisation.min_convolution`."""
-    from itk_pdd.network import regularisation as definition
+    """See :func:`itk_pdd.kernels.regularisation.definition.min_convolution`."""
+    from itk_pdd.kernels.regularisation import definition
 
     definition.check_costs(costs, dimension)
-    backend = _backend(costs)
+    backend = _backend("regularisation", costs)
     if backend is None:
         return definition.min_convolution(costs, dimension)
     from itk_pdd.kernels.autograd import MinConvolution
@@ -137,11 +138,11 @@ def min_convolution(costs: Tensor, dimension: int) -> Tensor:
 
 
 def mean_field(costs: Tensor, dimension: int) -> Tensor:
-    """See :func:`itk_pdd.network.regularisation.mean_field`."""
-    from itk_pdd.network import regularisation as definition
+    """See :func:`itk_pdd.kernels.regularisation.definition.mean_field`."""
+    from itk_pdd.kernels.regularisation import definition
 
     definition.check_costs(costs, dimension)
-    backend = _backend(costs)
+    backend = _backend("regularisation", costs)
     if backend is None:
         return definition.mean_field(costs, dimension)
     from itk_pdd.kernels.autograd import MeanField
@@ -158,16 +159,16 @@ def regularise(
     convolve: bool = True,
     average: bool = True,
 ) -> Tensor:
-    """See :func:`itk_pdd.network.regularisation.regularise`.
+    """See :func:`itk_pdd.kernels.regularisation.definition.regularise`.
 
     Where no gradients are wanted, one array of the size of the costs is needed beside them.
     """
     import torch
 
-    from itk_pdd.network import regularisation as definition
+    from itk_pdd.kernels.regularisation import definition
 
     definition.check_costs(costs, dimension)
-    backend = _backend(costs)
+    backend = _backend("regularisation", costs)
     settings = {"rounds": rounds, "convolve": convolve, "average": average}
     if backend is None or rounds < 1 or not (convolve or average):
         return definition.regularise(costs, ratio, dimension, **settings)
@@ -184,12 +185,12 @@ def regularise(
 def displacement_moments(
     costs: Tensor, temperature: Tensor | float, displacements: Sequence[Tensor], *, second: bool = False
 ) -> Moments:
-    """See :func:`itk_pdd.network.distribution.displacement_moments`."""
+    """See :func:`itk_pdd.kernels.moments.definition.displacement_moments`."""
     import torch
 
-    from itk_pdd.network import distribution as definition
+    from itk_pdd.kernels.moments import definition
 
-    backend = _backend(costs)
+    backend = _backend("moments", costs)
     if backend is None:
         return definition.displacement_moments(costs, temperature, displacements, second=second)
     from itk_pdd.kernels.autograd import MomentsOf
@@ -216,18 +217,18 @@ def expected_values(
     positions: Sequence[Tensor],
     displacements: Sequence[Tensor],
 ) -> Tensor:
-    """See :func:`itk_pdd.network.distribution.expected_values`."""
+    """See :func:`itk_pdd.kernels.expected.definition.expected_values`."""
     import torch
 
-    from itk_pdd.network import costs as lattice
-    from itk_pdd.network import distribution as definition
+    from itk_pdd.kernels.costs.definition import check_positions
+    from itk_pdd.kernels.expected import definition
 
-    backend = _backend(costs, moving)
+    backend = _backend("expected", costs, moving)
     if backend is None or (moving.requires_grad and torch.is_grad_enabled()):
         return definition.expected_values(costs, temperature, moving, positions=positions, displacements=displacements)
     from itk_pdd.kernels.autograd import ExpectedValues
 
-    positions, displacements = lattice.check_lattice(moving, moving, positions, displacements)
+    positions, displacements = check_positions(moving, moving, positions, displacements)
     definition.check_shape(costs, positions, displacements)
     temperature = torch.as_tensor(temperature, dtype=costs.dtype)
     moving, coordinates = _reduced(moving, positions, displacements)
@@ -235,12 +236,12 @@ def expected_values(
 
 
 def shifted_differences(source: Tensor, centres: Sequence[Tensor], shifts: Tensor, *, outside: str = "zero") -> Tensor:
-    """See :func:`itk_pdd.network.obelisk.shifted_differences`."""
+    """See :func:`itk_pdd.kernels.shifted.definition.shifted_differences`."""
     import torch
 
-    from itk_pdd.network import obelisk as definition
+    from itk_pdd.kernels.shifted import definition
 
-    module = _load("shifted_cpu") if source.device.type == "cpu" and _mode.get() != "torch" else None
+    module = _load("shifted.cpu") if source.device.type == "cpu" and _mode.get() != "torch" else None
     if module is None or source.dtype not in (torch.float32, torch.float64) or len(centres) not in (2, 3):
         return definition.shifted_differences(source, centres, shifts, outside=outside)
     from itk_pdd.kernels.autograd import ShiftedDifferences

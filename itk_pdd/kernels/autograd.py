@@ -1,7 +1,7 @@
 """Fast kernels as differentiable functions of tensors.
 
-The functions take the module that computes them (:mod:`itk_pdd.kernels.pdd_cpu` or :mod:`itk_pdd.kernels.pdd_cuda`) as
-their first argument, so that the way back is written once for all devices.
+The functions take the module that computes them (such as :mod:`itk_pdd.kernels.costs.cpu`) as their first argument, so
+that the way back is written once for all devices.
 """
 
 from __future__ import annotations

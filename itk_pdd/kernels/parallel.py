@@ -21,7 +21,7 @@ from numba.core.caching import FunctionCache
 __all__ = ["allocating", "cache_folder", "compiled", "inlined", "run"]
 
 _log = logging.getLogger("itk_pdd")
-_SHARED = ("arithmetic.py", "costs_cpu.py", "parallel.py", "vectors.py")
+_SHARED = ("arithmetic.py", "parallel.py", "slots.py", "vectors.py")
 # Faster floating-point arithmetic; infinities and NaN keep their meaning.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from itk_pdd.kernels.mind import mind_features
+from itk_pdd.kernels.mind.cpu import mind_features
 from itk_pdd.network.card import WEIGHTS, DescriptorCard
 from itk_pdd.network.settings import DescriptorSettings
 from itk_pdd.network.storage import load_weights, read_tensors

@@ -3,143 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
-from itk_pdd.network.costs import check_lattice, interpolate
-from itk_pdd.network.regularisation import check_costs
+from itk_pdd.kernels.expected.definition import check_shape
+from itk_pdd.kernels.moments.definition import Moments, displacement_vectors
+from itk_pdd.kernels.regularisation.definition import check_costs
 
-__all__ = ["DisplacementDistribution", "Moments", "displacement_moments", "displacement_vectors", "expected_values"]
+__all__ = ["DisplacementDistribution"]
 
 # Probabilities computed at a time where they are not wanted themselves: 64 MB in single precision.
 _CHUNK = 1 << 24
-
-
-class Moments(NamedTuple):
-    """What is expected of a displacement, and how certainly.
-
-    Vectors have components x, y(, z); lengths are feature voxels.
-    """
-
-    mean: Tensor
-    """Expected displacement, shape (*control points, dim)."""
-    covariance: Tensor | None
-    """Covariance of the displacement, shape (*control points, dim, dim); None where it was not asked for."""
-    entropy: Tensor | None
-    """Entropy in nats, shape (*control points); None where it was not asked for."""
-    log_partition: Tensor
-    """Logarithm of the sum of exp(-temperature costs), shape (*control points)."""
-
-
-def displacement_vectors(displacements: Sequence[Tensor], *, like: Tensor) -> Tensor:
-    """All displacements of a set, shape (Dz, Dy, Dx, dim), components x, y, z, in the type of ``like``."""
-    axes = torch.meshgrid(*[d.to(like) for d in displacements], indexing="ij")
-    return torch.stack(axes[::-1], dim=-1)
-
-
-def check_shape(costs: Tensor, positions: Sequence[Tensor], displacements: Sequence[Tensor]) -> None:
-    """Raise unless the costs are those of these control points and displacements."""
-    expected = (*[len(p) for p in positions], *[len(d) for d in displacements])
-    if costs.shape != expected:
-        raise RegistrationError(
-            f"costs must have the shape {expected} of these positions and displacements, found {tuple(costs.shape)}"
-        )
-
-
-def displacement_moments(
-    costs: Tensor, temperature: Tensor | float, displacements: Sequence[Tensor], *, second: bool = False
-) -> Moments:
-    """Expectation of the displacement under the softmax of the negated, scaled costs.
-
-    This is the definition; :func:`itk_pdd.kernels.displacement_moments` is faster.
-
-    Parameters
-    ----------
-    costs : Tensor, shape (..., *displacements)
-        Any axes, then those of the displacements.
-    temperature : Tensor or float
-        Factor of the costs.
-    displacements : sequence of Tensor
-        Displacements along each axis, (z,) y, x.
-    second : bool
-        Whether to return covariance and entropy as well.
-
-    Returns
-    -------
-    Moments
-    """
-    lead = costs.shape[: costs.ndim - len(displacements)]
-    vectors = displacement_vectors(displacements, like=costs).flatten(0, -2)
-    logits = -temperature * costs.flatten(len(lead))
-    log_partition = torch.logsumexp(logits, dim=-1)
-    logs = logits - log_partition.unsqueeze(-1)
-    probabilities = logs.exp()
-    mean = probabilities @ vectors
-    if not second:
-        return Moments(mean, None, None, log_partition)
-    products = vectors.unsqueeze(-1) * vectors.unsqueeze(-2)
-    square = (probabilities @ products.flatten(1)).unflatten(-1, products.shape[1:])
-    covariance = square - mean.unsqueeze(-1) * mean.unsqueeze(-2)
-    return Moments(mean, covariance, -(probabilities * logs).sum(dim=-1), log_partition)
-
-
-def expected_values(
-    costs: Tensor,
-    temperature: Tensor | float,
-    moving: Tensor,
-    *,
-    positions: Sequence[Tensor],
-    displacements: Sequence[Tensor],
-) -> Tensor:
-    """Values of the moving image expected at every control point, over the distribution of displacements.
-
-    The map is sampled linearly at all displaced positions (border values continue outside) and averaged with the
-    probabilities. This is the definition; :func:`itk_pdd.kernels.expected_values` is faster.
-
-    Parameters
-    ----------
-    costs : Tensor, shape (*control points, *displacements)
-    temperature : Tensor or float
-        Factor of the costs in the softmax.
-    moving : Tensor, shape (L, *spatial)
-        One-hot or soft labels, or any other values.
-    positions, displacements : sequences of Tensor
-        Control points and displacements along each axis, (z,) y, x, in voxels of ``moving``.
-
-    Returns
-    -------
-    Tensor, shape (L, *control points)
-    """
-    positions, displacements = check_lattice(moving, moving, positions, displacements)
-    check_shape(costs, positions, displacements)
-    dimension = len(positions)
-    logits = -temperature * costs.flatten(dimension)
-    probabilities = torch.softmax(logits, dim=-1).unflatten(-1, costs.shape[dimension:])
-    return _expected(probabilities, moving, positions, displacements, 0)
-
-
-def _expected(
-    probabilities: Tensor, moving: Tensor, positions: list[Tensor], displacements: list[Tensor], axis: int
-) -> Tensor:
-    dimension = len(positions)
-    if axis == dimension - 1:
-        coordinates = positions[axis][:, None] + displacements[axis]
-        samples = interpolate(moving, coordinates.flatten(), axis + 1).unflatten(-1, coordinates.shape)
-        return (probabilities * samples).sum(dim=-1)
-    result = None
-    for index, displacement in enumerate(displacements[axis]):
-        part = _expected(
-            probabilities.select(dimension, index),
-            interpolate(moving, positions[axis] + displacement, axis + 1),
-            positions,
-            displacements,
-            axis + 1,
-        )
-        result = part if result is None else result + part
-    return result
 
 
 class DisplacementDistribution:
@@ -233,8 +110,6 @@ class DisplacementDistribution:
         return self._moments(second=False).log_partition
 
     def _moments(self, *, second: bool) -> Moments:
-        from itk_pdd import kernels
-
         return kernels.displacement_moments(self.costs, self.temperature, self.displacements, second=second)
 
     def expected_labels(
@@ -258,8 +133,6 @@ class DisplacementDistribution:
         -------
         Tensor, shape (L, *control points)
         """
-        from itk_pdd import kernels
-
         return kernels.expected_values(
             self.costs,
             self.temperature,

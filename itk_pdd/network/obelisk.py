@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
-from itk_pdd.network.costs import sample
 
-__all__ = ["Obelisk", "reference_positions", "shifted_differences"]
+__all__ = ["Obelisk", "reference_positions"]
 
 _STRIDE = 4  # image voxels per voxel of the first map: an average pooling and a convolution, each with a stride of 2
 
@@ -42,33 +41,6 @@ def reference_positions(size: Sequence[int], *, stride: int = 3) -> tuple[Tensor
         torch.linspace(0, _STRIDE * (m - 1), max(1, n // stride), dtype=torch.float64)
         for n, m in zip(size, _map_size(size), strict=True)
     )
-
-
-def shifted_differences(source: Tensor, centres: Sequence[Tensor], shifts: Tensor, *, outside: str = "zero") -> Tensor:
-    """Differences of a map sampled on two shifted regular grids, for many pairs of shifts.
-
-    This is the definition; :func:`itk_pdd.kernels.shifted_differences` is faster.
-
-    Parameters
-    ----------
-    source : Tensor, shape (C, *spatial)
-        The map.
-    centres : sequence of Tensor
-        Continuous indices along each axis, (z,) y, x: the grid before it is shifted.
-    shifts : Tensor, shape (2, offsets, dim)
-        Shifts of first and second grids in voxels of the map, components (z,) y, x.
-    outside : {"zero", "nearest"}
-        What lies beyond the map.
-
-    Returns
-    -------
-    Tensor, shape (C, offsets, *numbers of positions)
-    """
-
-    def at(shift: Tensor) -> Tensor:
-        return sample(source, [c + s for c, s in zip(centres, shift, strict=True)], outside=outside)
-
-    return torch.stack([at(one) - at(other) for one, other in zip(*shifts, strict=True)], dim=1)
 
 
 class Obelisk(nn.Module):

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.network.costs import ControlGrid, DisplacementSet, interpolate, sample
+from itk_pdd.kernels.interpolation.definition import interpolate, sample
+from itk_pdd.kernels.mind.definition import mind_ssc
+from itk_pdd.network.costs import ControlGrid, DisplacementSet
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.network.instance import optimise
-from itk_pdd.network.mind import mind_ssc
 from itk_pdd.network.obelisk import Obelisk, reference_positions
 from itk_pdd.network.pdd import ProbabilisticDenseDisplacements
 from itk_pdd.network.regularisation import Regularisation

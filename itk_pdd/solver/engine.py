@@ -20,7 +20,7 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import interpolate, resample
 from itk_pdd.io.volume import Volume
-from itk_pdd.kernels.thermometer import share_bits
+from itk_pdd.kernels.thermometer.cpu import share_bits
 from itk_pdd.models.learned import register_learned
 from itk_pdd.network.preparation import canonical_volume
 from itk_pdd.solver import capture

@@ -11,15 +11,16 @@ import numpy as np
 
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError, warn
-from itk_pdd.kernels.correlation import LocalCorrelation
-from itk_pdd.kernels.interpolation import sample_lines
-from itk_pdd.kernels.lattice import make_consistent, restrict, spread, upsample
-from itk_pdd.kernels.masking import masked_costs
-from itk_pdd.kernels.mind import add_codes
-from itk_pdd.kernels.thermometer import thermometer_codes
-from itk_pdd.kernels.tree import min_marginals, spanning_tree
-from itk_pdd.kernels.unfold import unfold
-from itk_pdd.kernels.volume import add_volume_gradient
+from itk_pdd.kernels.control_grid.cpu import make_consistent, restrict, spread, upsample
+from itk_pdd.kernels.correlation.cpu import LocalCorrelation
+from itk_pdd.kernels.hamming.cpu import masked_costs
+from itk_pdd.kernels.interpolation.cpu import sample_lines
+from itk_pdd.kernels.mind.cpu import add_codes
+from itk_pdd.kernels.thermometer.cpu import thermometer_codes
+from itk_pdd.kernels.tree.cpu import min_marginals
+from itk_pdd.kernels.tree.spanning import spanning_tree
+from itk_pdd.kernels.unfolding.cpu import unfold
+from itk_pdd.kernels.volume_change.cpu import add_volume_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor

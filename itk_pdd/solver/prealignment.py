@@ -148,7 +148,7 @@ def _disagreement(fixed: Volume, moving: Volume, mapping: AffineMapping) -> floa
     import torch
 
     from itk_pdd.geometry.resampling import resample
-    from itk_pdd.network.mind import mind_ssc
+    from itk_pdd.kernels.mind.definition import mind_ssc
 
     grid = _small_grid(fixed.grid, fixed.grid, _STEPS[0])
     index = moving.grid.to_index(mapping(grid.points()))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd.kernels.matching import feature_gradient
-from itk_pdd.kernels.sobel import sobel
+from itk_pdd.kernels.matching.cpu import feature_gradient
+from itk_pdd.kernels.sobel.cpu import sobel
 from itk_pdd.solver.operations import HostOperations
 from itk_pdd.solver.search import WorkingImage, enlarged
 from itk_pdd.solver.settings import Refinement, Regularisation

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd import kernels
-from itk_pdd.kernels.blocks import min_sum_means
-from itk_pdd.kernels.lattice import per_axis, restrict
-from itk_pdd.kernels.masking import MaskedCosts
-from itk_pdd.kernels.mind import code_bits, mind_features
-from itk_pdd.kernels.tree import spanning_tree
+from itk_pdd.kernels.control_grid.cpu import per_axis, restrict
+from itk_pdd.kernels.hamming.cpu import MaskedCosts
+from itk_pdd.kernels.mind.cpu import code_bits, mind_features
+from itk_pdd.kernels.tree.blocks import min_sum_means
+from itk_pdd.kernels.tree.spanning import spanning_tree
 from itk_pdd.network.costs import DisplacementSet
 from itk_pdd.solver.capture import edge_share
 from itk_pdd.solver.operations import HostOperations
@@ -150,7 +150,7 @@ def search(
     operations : object
         Those of the device that computes, see :func:`itk_pdd.solver.operations.operations`.
     memory : float, optional
-        Bytes that the costs of a stage may take on the CPU (see :func:`itk_pdd.kernels.blocks.min_sum_means`); the
+        Bytes that the costs of a stage may take on the CPU (see :func:`itk_pdd.kernels.tree.blocks.min_sum_means`); the
         result does not depend on it.
     progress : callable
         Called with the fraction that is done and what is going on.

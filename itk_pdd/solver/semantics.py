@@ -10,7 +10,7 @@ import numpy as np
 
 from itk_pdd.geometry.field import slabs
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.kernels.interpolation import sample_linear
+from itk_pdd.kernels.interpolation.cpu import sample_linear
 from itk_pdd.solver.operations import HostOperations
 
 __all__ = ["ClassMaps"]

@@ -73,8 +73,8 @@ class Regularisation:
     diffusion : float
         Weight of the squared gradient of the displacements; larger is smoother.
     volume : float
-        Weight of the squared changes of volume (see :mod:`itk_pdd.kernels.volume`); a larger one keeps volumes more
-        nearly as they are, and the field smoother.
+        Weight of the squared changes of volume (see :mod:`itk_pdd.kernels.volume_change.cpu`); a larger one keeps
+        volumes more nearly as they are, and the field smoother.
     radius : int
         Half the width of the windows in which intensities are correlated; larger is less noisy and less local. Class
         probabilities are compared without windows.

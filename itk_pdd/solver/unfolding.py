@@ -32,7 +32,7 @@ def unfold(
     Returns
     -------
     array, int, int
-        See :func:`itk_pdd.kernels.unfold.unfold`.
+        See :func:`itk_pdd.kernels.unfolding.cpu.unfold`.
     """
     scale = tuple(float(s) for s in scale)
     single = [axis for axis, size in enumerate(field.shape[:3]) if size == 1]
@@ -61,7 +61,7 @@ def without_folds(
     scale : sequence of float
         Distance of neighbouring nodes along x, y, z in the unit of the displacements.
     minimum : float
-        See :func:`itk_pdd.kernels.unfold.unfold`.
+        See :func:`itk_pdd.kernels.unfolding.cpu.unfold`.
     operations : object
         Those of the device that computes, see :func:`itk_pdd.solver.operations.operations`.
 

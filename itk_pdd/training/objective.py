@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.network.costs import sample
+from itk_pdd.kernels.interpolation.definition import sample
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.network.instance import diffusion
 from itk_pdd.network.pddnet import Lattice, PddNetwork, dense, descriptors

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from itk_pdd.kernels.interpolation import sample_linear
-from itk_pdd.kernels.lattice import restrict
+from itk_pdd.kernels.control_grid.cpu import restrict
+from itk_pdd.kernels.interpolation.cpu import sample_linear
 from itk_pdd.uncertainty.agreement import agreement
 from itk_pdd.uncertainty.recorder import relaid
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from itk_pdd.geometry.field import slabs
 from itk_pdd.geometry.resampling import interpolate
-from itk_pdd.kernels.interpolation import sample_nearest
+from itk_pdd.kernels.interpolation.cpu import sample_nearest
 
 if TYPE_CHECKING:
     from itk_pdd.io.volume import Volume

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd import kernels
-from itk_pdd.kernels.interpolation import sample_lines
-from itk_pdd.kernels.lattice import compose, per_axis, restrict
+from itk_pdd.kernels.control_grid.cpu import compose, per_axis, restrict
+from itk_pdd.kernels.interpolation.cpu import sample_lines
 from itk_pdd.kernels.parallel import compiled, run
 
 if TYPE_CHECKING:

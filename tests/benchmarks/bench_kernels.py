@@ -72,7 +72,7 @@ def with_package(kind: str, fixed, moving, control, displacements, clock: Clock)
     positions, offsets = control.positions(), displacements.offsets()
     with kernels.use(kind), torch.no_grad():
         costs = clock("costs", kernels.displacement_costs, fixed, moving, positions=positions, displacements=offsets)
-        backend = kernels._backend(costs)
+        backend = kernels._backend("regularisation", costs)
         result = None
         for suffix in ("", " 2"):
             if backend is not None:  # step by step what kernels.regularise does, in place

@@ -67,9 +67,9 @@ _STATIC = ("upsample", "restrict", "spread", "unfold", "make_consistent")
 
 def watch_search(steps: Steps) -> None:
     """The steps of the default registration."""
-    from itk_pdd.kernels import blocks
-    from itk_pdd.kernels.correlation import LocalCorrelation
-    from itk_pdd.kernels.masking import MaskedCosts
+    from itk_pdd.kernels.correlation.cpu import LocalCorrelation
+    from itk_pdd.kernels.hamming.cpu import MaskedCosts
+    from itk_pdd.kernels.tree import blocks
     from itk_pdd.solver import engine, operations, search
 
     host = operations.HostOperations

@@ -24,7 +24,7 @@ from uncertainty_cases import Case, gathered, sets_of
 import itk_pdd
 from itk_pdd import models
 from itk_pdd.io import outputs
-from itk_pdd.kernels.interpolation import sample_linear
+from itk_pdd.kernels.interpolation.cpu import sample_linear
 from itk_pdd.network.card import CARD
 from itk_pdd.solver import engine
 from itk_pdd.synthesis import make_pair

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from itk_pdd import kernels
-from itk_pdd.kernels.correlation import FLOOR, LocalCorrelation, standardised
-from itk_pdd.kernels.hamming import hamming_costs
-from itk_pdd.kernels.lattice import make_consistent, upsample
-from itk_pdd.kernels.mind import mind_features
-from itk_pdd.kernels.tree import min_marginals, spanning_tree
-from itk_pdd.network.mind import mind_ssc
+from itk_pdd.kernels.control_grid.cpu import make_consistent, upsample
+from itk_pdd.kernels.correlation.cpu import FLOOR, LocalCorrelation, standardised
+from itk_pdd.kernels.hamming.cpu import hamming_costs
+from itk_pdd.kernels.mind.cpu import mind_features
+from itk_pdd.kernels.mind.definition import mind_ssc
+from itk_pdd.kernels.tree.cpu import min_marginals
+from itk_pdd.kernels.tree.spanning import spanning_tree
 
 RADIUS, CELL, CONTROL = 5, 3, (14, 12, 16)
 

@@ -22,7 +22,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.volume import Volume
-from itk_pdd.kernels.interpolation import sample_linear, sample_nearest
+from itk_pdd.kernels.interpolation.cpu import sample_linear, sample_nearest
 from itk_pdd.solver import engine
 from itk_pdd.synthesis import make_pair, random_deformation
 from itk_pdd.uncertainty.features import Evidence

@@ -38,30 +38,35 @@ def compiled(function, constants, capability, warps):
 
 
 def main(capability: int) -> int:
-    from itk_pdd.kernels import hamming_cuda, pdd_cuda, search_cuda, tree_cuda
+    from itk_pdd.kernels.control_grid import cuda as control_grid
+    from itk_pdd.kernels.costs import cuda as costs
+    from itk_pdd.kernels.hamming.cpu import cuda as hamming
+    from itk_pdd.kernels.moments import cuda as moments
+    from itk_pdd.kernels.regularisation import cuda as regularisation
+    from itk_pdd.kernels.tree import cuda as tree
 
     cases = [
-        (search_cuda._compose, {"BLOCK": 256}, 4),
-        (pdd_cuda._moments, {"BLOCK": 1024}, 4),
-        (pdd_cuda._costs, {"BLOCK": 1024}, 4),
+        (control_grid._compose, {"BLOCK": 256}, 4),
+        (moments._moments, {"BLOCK": 1024}, 4),
+        (costs._costs, {"BLOCK": 1024}, 4),
     ]
     for minimum, add, wide in ((True, True, False), (True, False, True), (False, False, False)):
-        cases.append((pdd_cuda._stencil, {"MINIMUM": minimum, "ADD": add, "WIDE": wide, "BLOCK": 1024}, 4))
+        cases.append((regularisation._stencil, {"MINIMUM": minimum, "ADD": add, "WIDE": wide, "BLOCK": 1024}, 4))
     for flags, lanes, warps in (((False, False, False), 512, 4), ((True, True, True), 128, 1)):
         constants = dict(zip(("HAS_BASE", "HAS_MASK", "HAS_ALLOWED"), flags, strict=True), BLOCK=lanes)
-        cases.append((hamming_cuda._hamming, constants, warps))
+        cases.append((hamming._hamming, constants, warps))
     for counts, lanes, warps in (((15, 15, 15), 4096, 8), ((7, 7, 7), 512, 4), ((17, 17, 17), 4096, 8)):
         constants = dict(zip("ZYX", counts, strict=True), BLOCK=lanes)
-        cases += [(tree_cuda._upward, constants, warps), (tree_cuda._downward, constants, warps)]
+        cases += [(tree._upward, constants, warps), (tree._downward, constants, warps)]
     wrong = 0
     for function, constants, warps in cases:
         ptx = compiled(function, constants, capability, warps).asm["ptx"]
         name = f"{function.__name__} {constants}"
         print(f"{name}: {len(ptx.splitlines())} lines, {ptx.count('popc')} popc, {ptx.count('bar.sync')} barriers")
         faults = []
-        if function is hamming_cuda._hamming:
+        if function is hamming._hamming:
             faults.append("popc" not in ptx and "the population count is not recognised")
-        if function in (tree_cuda._upward, tree_cuda._downward):
+        if function in (tree._upward, tree._downward):
             faults.append("acquire" not in ptx.replace("acq_rel", "") and "nothing acquires")
             faults.append("release" not in ptx and "nothing releases")
         for fault in filter(None, faults):

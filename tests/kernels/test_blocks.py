@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from itk_pdd.kernels import blocks as blocks_module
-from itk_pdd.kernels.blocks import min_sum_means
-from itk_pdd.kernels.masking import MaskedCosts, masked_costs
-from itk_pdd.kernels.tree import min_marginals, spanning_tree
+from itk_pdd.kernels.hamming.cpu import MaskedCosts, masked_costs
+from itk_pdd.kernels.tree import blocks as blocks_module
+from itk_pdd.kernels.tree.blocks import min_sum_means
+from itk_pdd.kernels.tree.cpu import min_marginals
+from itk_pdd.kernels.tree.spanning import spanning_tree
 from itk_pdd.solver.search import _mean
 from itk_pdd.solver.settings import Stage
 

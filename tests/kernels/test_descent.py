@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from itk_pdd.kernels.correlation import LocalCorrelation
-from itk_pdd.kernels.matching import feature_gradient
+from itk_pdd.kernels.correlation.cpu import LocalCorrelation
+from itk_pdd.kernels.matching.cpu import feature_gradient
 
 
 def slopes(loss, field, points, step):

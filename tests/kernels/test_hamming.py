@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from itk_pdd.kernels.hamming import hamming_costs
+from itk_pdd.kernels.hamming.cpu import hamming_costs
 
 
 def brute_force(fixed, moving, cell, radius, step, stride, base, block, mask, scales):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from itk_pdd.kernels.lattice import compose, make_consistent, restrict, spread, upsample
+from itk_pdd.kernels.control_grid.cpu import compose, make_consistent, restrict, spread, upsample
 
 CASES = [((9, 11, 14), (4, 3, 5)), ((1, 12, 10), (1, 4, 4)), ((7, 7, 7), (2, 2, 2))]
 

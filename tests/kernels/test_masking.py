@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from itk_pdd.kernels import masking
-from itk_pdd.kernels.masking import MaskedCosts, masked_costs
+from itk_pdd.kernels.hamming.cpu import MaskedCosts, masked_costs
+from itk_pdd.kernels.hamming.cpu import cpu as hamming
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -62,7 +62,7 @@ def test_parts_do_not_change_the_costs(monkeypatch):
     expected = masked_costs(*case, **options)
     points = np.random.default_rng(1).permutation(6 * 6 * 8)[:50]
     for size in (1, 7, 10**6):
-        monkeypatch.setattr(masking, "_PART", size)
+        monkeypatch.setattr(hamming, "_PART", size)
         costs = MaskedCosts(*case, **options)
         np.testing.assert_array_equal(costs(), expected)
         np.testing.assert_array_equal(costs(points), expected.reshape(-1, *expected.shape[3:])[points])
@@ -70,7 +70,7 @@ def test_parts_do_not_change_the_costs(monkeypatch):
 
 def test_masked_costs_take_little_more_memory_than_the_result(monkeypatch):
     """What is estimated before a registration leaves room for the costs themselves only."""
-    monkeypatch.setattr(masking, "_PART", 16)
+    monkeypatch.setattr(hamming, "_PART", 16)
     case, options = random_case(shape=(32, 32, 32))
     costs = MaskedCosts(*case, **options)
     result = costs()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from itk_pdd.kernels.mind import add_codes, code_bits, mind_features
-from itk_pdd.network.mind import mind_ssc, self_similarity_pairs
+from itk_pdd.kernels.mind.cpu import add_codes, code_bits, mind_features
+from itk_pdd.kernels.mind.definition import mind_ssc, self_similarity_pairs
 
 
 @pytest.mark.parametrize("shape", [(21, 30, 27), (40, 33), (5, 70, 3), (1, 9, 8)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 import pytest
@@ -13,7 +14,7 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 
 from itk_pdd import kernels
-from itk_pdd.kernels import pdd_cuda
+from itk_pdd.kernels.regularisation import cuda as regularisation_cuda
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = [
@@ -26,7 +27,10 @@ SIZES = [
 
 @pytest.fixture(autouse=True)
 def triton_kernels(monkeypatch):
-    monkeypatch.setattr(kernels, "_backend", lambda *t: None if kernels._mode.get() == "torch" else pdd_cuda)
+    def backend(operation, *tensors):
+        return None if kernels._mode.get() == "torch" else importlib.import_module(f"itk_pdd.kernels.{operation}.cuda")
+
+    monkeypatch.setattr(kernels, "_backend", backend)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}-{s[1]}".replace(" ", ""))
@@ -64,8 +68,8 @@ def test_kernels_are_the_definitions(size):
 
 def test_blocks_of_control_points_change_nothing(monkeypatch):
     costs = torch.rand(2, 3, 4, 3, 5, 2, device=DEVICE)
-    smooth = pdd_cuda.min_convolution(costs, 3)
-    back = pdd_cuda.min_convolution_backward(costs, costs, 3)
-    monkeypatch.setattr(pdd_cuda, "_CHUNK", 100)
-    torch.testing.assert_close(pdd_cuda.min_convolution(costs, 3), smooth)
-    torch.testing.assert_close(pdd_cuda.min_convolution_backward(costs, costs, 3), back)
+    smooth = regularisation_cuda.min_convolution(costs, 3)
+    back = regularisation_cuda.min_convolution_backward(costs, costs, 3)
+    monkeypatch.setattr(regularisation_cuda, "_CHUNK", 100)
+    torch.testing.assert_close(regularisation_cuda.min_convolution(costs, 3), smooth)
+    torch.testing.assert_close(regularisation_cuda.min_convolution_backward(costs, costs, 3), back)

@@ -11,8 +11,9 @@ import torch
 
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
-from itk_pdd.network import costs as costs_module
-from itk_pdd.network import distribution, regularisation
+from itk_pdd.kernels.moments.definition import displacement_moments
+from itk_pdd.kernels.regularisation import definition as regularisation
+from itk_pdd.network.costs import ControlGrid, DisplacementSet
 
 # Control points, displacements, fixed size, moving size, channels: odd, 1, even, non-cubic, longer than a block, 2-D.
 SIZES = [
@@ -168,8 +169,8 @@ def test_equal_minima_give_the_gradient_to_the_first():
 def test_an_image_costs_nothing_against_itself():
     image = torch.rand(5, 9, 10, 11)
     lattice = {
-        "positions": costs_module.ControlGrid.covering((9, 10, 11), spacing=1.7).positions(),
-        "displacements": costs_module.DisplacementSet((2, 3, 1), (1.1, 0.9, 2.0)).offsets(),
+        "positions": ControlGrid.covering((9, 10, 11), spacing=1.7).positions(),
+        "displacements": DisplacementSet((2, 3, 1), (1.1, 0.9, 2.0)).offsets(),
     }
     costs = kernels.displacement_costs(image, image, **lattice)
     assert costs[:, :, :, 2, 3, 1].abs().max() < 1e-12
@@ -224,7 +225,7 @@ def test_moments_accumulate_over_many_displacements_without_drift():
     costs = torch.rand(1, 1, 1, 31, 31, 31, generator=torch.Generator().manual_seed(0))
     displacements = [torch.arange(-15.0, 16.0)] * 3
     fast = kernels.displacement_moments(costs, 1.0, displacements, second=True)
-    exact = distribution.displacement_moments(costs.double(), 1.0, displacements, second=True)
+    exact = displacement_moments(costs.double(), 1.0, displacements, second=True)
     for one, other in zip(fast, exact, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-4)
 

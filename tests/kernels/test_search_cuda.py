@@ -19,11 +19,15 @@ pytest.importorskip("triton", minversion="3.2", reason="there is no triton 3.2 o
 
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.volume import Volume
-from itk_pdd.kernels import hamming_cuda, mind_cuda, search_cuda, tree_cuda
-from itk_pdd.kernels.descent_cuda import DeviceCorrelation
-from itk_pdd.kernels.lattice import compose
-from itk_pdd.kernels.mind import add_codes
-from itk_pdd.kernels.tree import spanning_tree
+from itk_pdd.kernels import search_cuda
+from itk_pdd.kernels.control_grid import cuda as grid_cuda
+from itk_pdd.kernels.control_grid.cpu import compose
+from itk_pdd.kernels.correlation.cuda import DeviceCorrelation
+from itk_pdd.kernels.hamming.cpu import cuda as hamming_cuda
+from itk_pdd.kernels.mind.cpu import add_codes
+from itk_pdd.kernels.mind.cpu import cuda as mind_cuda
+from itk_pdd.kernels.tree import cuda as tree_cuda
+from itk_pdd.kernels.tree.spanning import spanning_tree
 from itk_pdd.solver import engine
 from itk_pdd.solver.operations import HostOperations as host
 from itk_pdd.solver.operations import check
@@ -172,7 +176,7 @@ def test_lattices_are_those_of_the_cpu(rng, shape, cell):
     control = host.restrict(field, cell)
     pairs = [
         (device.restrict(device.array(field), cell), control),
-        (search_cuda.compose(device.array(field), device.array(other)), compose(field, other)),
+        (grid_cuda.compose(device.array(field), device.array(other)), compose(field, other)),
         *zip(
             device.make_consistent(device.array(field), device.array(other), iterations=3),
             host.make_consistent(field, other, iterations=3),
@@ -221,7 +225,7 @@ def test_unfolding_is_that_of_the_cpu(rng, shape, scale):
 def test_composition_takes_fields_in_strange_strides(rng):
     field = device.array(rng.normal(0, 1, (3, 4, 5, 3)).astype(np.float32)).movedim(2, 0)
     torch.testing.assert_close(
-        search_cuda.compose(field, field), search_cuda.compose(field.contiguous(), field.contiguous())
+        grid_cuda.compose(field, field), grid_cuda.compose(field.contiguous(), field.contiguous())
     )
 
 
@@ -295,10 +299,10 @@ def test_a_device_is_checked_before_its_first_use(broken):
 
         Device.local_correlation = lambda self, *images, **options: Correlation(*images, device=self.device, **options)
     elif broken:
-        right = getattr(Device, broken)
+        right = getattr(Device(device.device), broken)
 
         def wrong(self, *arguments, **options):
-            result = right(self, *arguments, **options)
+            result = right(*arguments, **options)
             part = result[0] if isinstance(result, tuple) else result
             if part.dtype == torch.int64:
                 part[0] ^= 1

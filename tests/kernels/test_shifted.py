@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from itk_pdd import kernels
-from itk_pdd.network import obelisk
+from itk_pdd.kernels.shifted import definition
 
 
 def problem(dimension, dtype):
@@ -25,7 +25,7 @@ def problem(dimension, dtype):
 def test_values_and_gradients(dimension, outside, dtype):
     source, centres, shifts = problem(dimension, dtype)
     found = kernels.shifted_differences(source, centres, shifts, outside=outside)
-    expected = obelisk.shifted_differences(source, centres, shifts, outside=outside)
+    expected = definition.shifted_differences(source, centres, shifts, outside=outside)
     assert found.shape == (3, 5, *[len(c) for c in centres])
     torch.testing.assert_close(found, expected)
     weight = torch.randn(found.shape, dtype=dtype, generator=torch.Generator().manual_seed(2))

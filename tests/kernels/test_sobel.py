@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from itk_pdd.kernels.sobel import sobel
+from itk_pdd.kernels.sobel.cpu import sobel
 
 
 @pytest.mark.parametrize("shape", [(6, 7, 8), (1, 9, 11), (2, 1, 3)])

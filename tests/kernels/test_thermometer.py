@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from itk_pdd.kernels.thermometer import share_bits, thermometer_codes
+from itk_pdd.kernels.thermometer.cpu import share_bits, thermometer_codes
 
 
 def test_distance_of_codes_is_the_distance_of_levels():

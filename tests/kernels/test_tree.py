@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from itk_pdd.kernels import tree as tree_module
-from itk_pdd.kernels.hamming import padded
-from itk_pdd.kernels.tree import spanning_tree
+from itk_pdd.kernels.hamming.cpu import padded
+from itk_pdd.kernels.tree import cpu as tree_module
+from itk_pdd.kernels.tree.spanning import spanning_tree
 from itk_pdd.kernels.vectors import FAR
 
 

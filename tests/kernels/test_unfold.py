@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from itk_pdd.kernels.unfold import smallest_determinants, unfold
+from itk_pdd.kernels.unfolding.cpu import smallest_determinants, unfold
 
 
 def by_definition(field, scale, z, y, x):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from itk_pdd.kernels.volume import add_volume_gradient, add_volume_gradient_torch
+from itk_pdd.kernels.volume_change import cuda
+from itk_pdd.kernels.volume_change.cpu import add_volume_gradient
 
 
 def penalty(field, scale):
@@ -39,7 +40,7 @@ def gradients(field, **options):
         torch.set_num_threads(before)
     np.testing.assert_array_equal(*results)
     tensor = torch.zeros(field.shape)
-    add_volume_gradient_torch(torch.from_numpy(field), tensor, **options)
+    cuda.add_volume_gradient(torch.from_numpy(field), tensor, **options)
     return results[0], tensor.numpy()
 
 

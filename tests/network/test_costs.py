@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.network.costs import ControlGrid, DisplacementSet, displacement_costs, interpolate, sample
+from itk_pdd.kernels.costs.definition import displacement_costs
+from itk_pdd.kernels.interpolation.definition import interpolate, sample
+from itk_pdd.network.costs import ControlGrid, DisplacementSet
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from itk_pdd import models
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case, score
-from itk_pdd.kernels.mind import add_codes
+from itk_pdd.kernels.mind.cpu import add_codes
 from itk_pdd.network.card import DescriptorCard, ModelCard
 from itk_pdd.network.descriptor import Descriptor, descriptor_features, load_descriptor
 from itk_pdd.network.export import write_model

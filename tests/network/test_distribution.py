@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.kernels.interpolation.definition import interpolate
 from itk_pdd.network import distribution as module
 from itk_pdd.network.costs import ControlGrid, DisplacementSet
 from itk_pdd.network.distribution import DisplacementDistribution
@@ -72,9 +73,9 @@ def test_labels_on_another_grid(distribution):
     # A label map twice as fine, with voxel i of the features at 2 i: the same labels, interpolated.
     size = (7, 9) if distribution.dimension == 2 else (5, 7, 6)
     labels = torch.rand(2, *size, dtype=torch.float64)
-    fine = module.interpolate(labels, torch.arange(2 * size[-1] - 1) / 2, len(size))
+    fine = interpolate(labels, torch.arange(2 * size[-1] - 1) / 2, len(size))
     for axis in range(1, len(size)):
-        fine = module.interpolate(fine, torch.arange(2 * size[axis - 1] - 1) / 2, axis)
+        fine = interpolate(fine, torch.arange(2 * size[axis - 1] - 1) / 2, axis)
     torch.testing.assert_close(
         distribution.expected_labels(
             fine,

@@ -1,15 +1,14 @@
-"""Min-convolution, mean field and lower envelope against torch's pooling layers and brute force."""
+"""Min-convolution and mean field against torch's pooling layers."""
 
 from __future__ import annotations
-
-import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.network.regularisation import Regularisation, lower_envelope, mean_field, min_convolution, regularise
+from itk_pdd.kernels.regularisation.definition import mean_field, min_convolution, regularise
+from itk_pdd.network.regularisation import Regularisation
 
 SHAPES = [(3, 4, 2, 5, 3, 4), (1, 2, 1, 1, 2, 1), (4, 3, 5, 2), (1, 6, 1, 1)]
 
@@ -39,34 +38,12 @@ def test_operations_are_those_of_pooling_layers(shape):
     torch.testing.assert_close(mean_field(costs, dimension), layers(costs, convolve=False))
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 1, 4, 3, 2), (2, 1, 4, 5)])
-def test_lower_envelope_is_the_minimum_over_all_pairs(shape):
-    costs, dimension = random(shape), len(shape) // 2
-    curvature = [0.05, 0.2, 0.4][:dimension]
-    result = lower_envelope(costs, curvature, dimension)
-    for k in itertools.product(*[range(n) for n in shape[:dimension]]):
-        for d in itertools.product(*[range(n) for n in shape[dimension:]]):
-            best = min(
-                costs[(*k, *e)].item() + sum(a * (i - j) ** 2 for a, i, j in zip(curvature, d, e, strict=True))
-                for e in itertools.product(*[range(n) for n in shape[dimension:]])
-            )
-            assert result[(*k, *d)].item() == pytest.approx(best, abs=1e-12)
-
-
-def test_limits_of_the_lower_envelope():
-    costs = random((2, 2, 4, 5))
-    torch.testing.assert_close(lower_envelope(costs, 1e9, 2), costs)
-    torch.testing.assert_close(lower_envelope(costs, 0.0, 2), costs.amin(dim=(2, 3), keepdim=True).expand_as(costs))
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 2, 3, 2, 3), (3, 2, 4, 3)])
 def test_gradients(shape):
     costs, dimension = random(shape).requires_grad_(), len(shape) // 2
-    curvature = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     ratio = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda c: min_convolution(c, dimension), costs)
     assert torch.autograd.gradcheck(lambda c: mean_field(c, dimension), costs)
-    assert torch.autograd.gradcheck(lambda c, a: lower_envelope(c, a, dimension), (costs, curvature))
     assert torch.autograd.gradcheck(lambda c, r: regularise(c, r, dimension), (costs, ratio))
 
 
@@ -122,8 +99,6 @@ def test_bad_input_is_named():
         min_convolution(costs, 3)
     with pytest.raises(RegistrationError, match="dimension must be 2 or 3"):
         mean_field(costs, 4)
-    with pytest.raises(RegistrationError, match="curvature must be at least 0"):
-        lower_envelope(costs, -1.0, 2)
     with pytest.raises(RegistrationError, match="temperature must be above 0"):
         Regularisation(temperature=0.0)
     with pytest.raises(RegistrationError, match="ratio must be a finite number"):

@@ -11,7 +11,7 @@ from itk_pdd import models
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.volume import Volume
-from itk_pdd.kernels.thermometer import thermometer_codes
+from itk_pdd.kernels.thermometer.cpu import thermometer_codes
 from itk_pdd.solver import engine
 from itk_pdd.solver.refinement import refined
 from itk_pdd.solver.search import WorkingImage
@@ -107,7 +107,7 @@ def test_classes_lead_where_the_image_says_nothing(monkeypatch):
     found = engine.register_volumes(fixed, moving, model=model).field
     organ = ball(grid, centre) > 0
     moved = ball(Grid.create((40, 40, 40), 2.0), centre + shift)
-    from itk_pdd.kernels.interpolation import sample_linear
+    from itk_pdd.kernels.interpolation.cpu import sample_linear
 
     warped = sample_linear(moved, grid.to_index(found(grid.points()))) > 0.5
     dice = 2 * (warped & organ).sum() / (warped.sum() + organ.sum())

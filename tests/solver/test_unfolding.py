@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from itk_pdd.kernels.unfold import smallest_determinants
+from itk_pdd.kernels.unfolding.cpu import smallest_determinants
 from itk_pdd.solver.unfolding import without_folds
 
 

@@ -17,7 +17,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.volume import Volume
-from itk_pdd.kernels.lattice import restrict
+from itk_pdd.kernels.control_grid.cpu import restrict
 from itk_pdd.solver import engine
 from itk_pdd.solver.search import enlarged
 from itk_pdd.synthesis import make_pair

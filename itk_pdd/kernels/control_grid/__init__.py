@@ -1,0 +1,1 @@
+"""Displacements on a control grid and on the voxels: up-sampling, restriction, composition."""

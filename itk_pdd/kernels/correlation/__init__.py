@@ -1,0 +1,1 @@
+"""Squared local correlation of two images under a displacement field, with its gradient."""

@@ -1,0 +1,1 @@
+"""Values of a map expected at displaced control points."""

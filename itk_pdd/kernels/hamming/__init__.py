@@ -1,0 +1,1 @@
+"""Displacement costs between binary codes."""

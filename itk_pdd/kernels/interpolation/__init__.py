@@ -1,0 +1,1 @@
+"""Linear and nearest-neighbour interpolation."""

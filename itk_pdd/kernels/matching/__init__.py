@@ -1,0 +1,1 @@
+"""Difference of features under a displacement field, with its gradient."""

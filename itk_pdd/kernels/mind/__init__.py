@@ -1,0 +1,1 @@
+"""MIND-SSC features and their binary codes."""

@@ -1,0 +1,1 @@
+"""Min-convolution over displacements and mean field over control points."""

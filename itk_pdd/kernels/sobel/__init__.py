@@ -1,0 +1,1 @@
+"""Derivatives of an image by the Sobel operator."""

@@ -1,0 +1,1 @@
+"""Class probabilities as binary codes."""

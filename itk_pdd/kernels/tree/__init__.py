@@ -1,0 +1,1 @@
+"""Exact min-sum regularisation of displacement costs on a spanning tree."""

@@ -1,0 +1,1 @@
+"""Removal of folds from a displacement field."""

@@ -1,0 +1,1 @@
+"""Penalty on changes of volume, with its gradient."""
