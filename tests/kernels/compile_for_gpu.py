@@ -40,7 +40,7 @@ def compiled(function, constants, capability, warps):
 def main(capability: int) -> int:
     from itk_pdd.kernels.control_grid import cuda as control_grid
     from itk_pdd.kernels.costs import cuda as costs
-    from itk_pdd.kernels.hamming.cpu import cuda as hamming
+    from itk_pdd.kernels.hamming import cuda as hamming
     from itk_pdd.kernels.moments import cuda as moments
     from itk_pdd.kernels.regularisation import cuda as regularisation
     from itk_pdd.kernels.tree import cuda as tree

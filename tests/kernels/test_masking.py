@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from itk_pdd.kernels.hamming import cpu as hamming
 from itk_pdd.kernels.hamming.cpu import MaskedCosts, masked_costs
-from itk_pdd.kernels.hamming.cpu import cpu as hamming
 
 
 @pytest.mark.parametrize("seed", range(4))

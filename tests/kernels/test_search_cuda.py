@@ -23,9 +23,9 @@ from itk_pdd.kernels import search_cuda
 from itk_pdd.kernels.control_grid import cuda as grid_cuda
 from itk_pdd.kernels.control_grid.cpu import compose
 from itk_pdd.kernels.correlation.cuda import DeviceCorrelation
-from itk_pdd.kernels.hamming.cpu import cuda as hamming_cuda
+from itk_pdd.kernels.hamming import cuda as hamming_cuda
+from itk_pdd.kernels.mind import cuda as mind_cuda
 from itk_pdd.kernels.mind.cpu import add_codes
-from itk_pdd.kernels.mind.cpu import cuda as mind_cuda
 from itk_pdd.kernels.tree import cuda as tree_cuda
 from itk_pdd.kernels.tree.spanning import spanning_tree
 from itk_pdd.solver import engine
