@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from itk_pdd.errors import RegistrationAborted, RegistrationError
+from itk_pdd.geometry.mapping import FieldMapping
 from itk_pdd.io.fields import (
     field_to_image,
     field_to_itk,
@@ -15,8 +16,9 @@ from itk_pdd.io.fields import (
 from itk_pdd.io.images import image_kind, simpleitk_image
 from itk_pdd.io.inputs import pack, time_stamp, unpack
 from itk_pdd.io.volume import Volume
-from itk_pdd.registration import invert, prepare, solve
+from itk_pdd.registration import prepare, solve
 from itk_pdd.uncertainty.images import tensor_to_itk
+from itk_pdd.warp.composition import inverse_field
 from itk_pdd.warp.images import warp_channels
 
 __all__ = ["PDDRegistrationMethod"]
@@ -414,7 +416,8 @@ class PDDRegistrationMethod:
         return self._make("inverse", self._invert)
 
     def _invert(self) -> Any:
-        return self._convert(invert(self._result.field, self._problem.moving.grid), field_to_itk, field_to_simpleitk)
+        inverse, _ = inverse_field(FieldMapping(self._result.field), self._problem.moving.grid)
+        return self._convert(inverse, field_to_itk, field_to_simpleitk)
 
     def GetDisplacementField(self) -> Any:
         """The displacements from fixed to moving points in mm: an itk.Image[itk.Vector[itk.F, dim], dim]."""

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.geometry.grid import Grid
-from itk_pdd.geometry.mapping import AffineMapping, Mapping, as_mapping
+from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.mapping import AffineMapping, Mapping, spread_points
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
 from itk_pdd.io.images import image_kind
+from itk_pdd.io.transforms import as_mapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
 
 if TYPE_CHECKING:
     from itk_pdd.solver.engine import Result
 
-__all__ = ["INITIALISATIONS", "Problem", "invert", "prepare", "register", "solve"]
+__all__ = ["INITIALISATIONS", "Problem", "prepare", "register", "solve"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -219,7 +217,7 @@ def prepare(
         masks["moving_mask"] = Volume.mask_from_image(moving_mask, moving.grid, name="moving_mask")
     initial = None
     if initial_transform is not None:
-        initial = as_mapping(initial_transform, fixed.grid)
+        initial = as_mapping(initial_transform, dimension=fixed.grid.dimension, name="initial_transform")
     elif initialise == "center":
         initial = prealignment.align_centres(fixed, moving, **masks)
     elif initialise == "affine":
@@ -253,27 +251,6 @@ def solve(problem: Problem, *, channel_weights: Sequence[float] | None = None, *
     )
 
 
-def invert(field: DisplacementField, grid: Grid) -> DisplacementField:
-    """The inverse field on the grid of the moving image; the log says how exact it is, a warning where it is not.
-
-    Parameters
-    ----------
-    field : DisplacementField
-        From fixed to moving points.
-    grid : Grid
-        Grid of the moving image.
-    """
-    inverse, residual = field.inverse(grid)
-    log.info("inverse: exact to %.3g mm", residual)
-    if residual > 0.5 * min(field.grid.spacing):
-        warnings.warn(
-            f"the inverse is off by up to {residual:.3g} mm: the field folds or compresses strongly somewhere",
-            RegistrationWarning,
-            stacklevel=2,
-        )
-    return inverse
-
-
 def _checked_weights(weights: Sequence[float], channels: int) -> tuple[float, ...]:
     try:
         found = tuple(float(weight) for weight in weights)
@@ -288,11 +265,11 @@ def _checked_weights(weights: Sequence[float], channels: int) -> tuple[float, ..
 
 def _check_overlap(fixed: Volume, moving: Volume, initial: Mapping | None, cause: str | None) -> None:
     """Refuse images of which no part of one lies in the other once the initial transform is applied."""
-    seen = _inside(_lattice(fixed), moving, initial)
+    seen = _inside(spread_points(fixed.grid), moving, initial)
     if not seen and (initial is None or isinstance(initial, AffineMapping)):
-        # A moving image smaller than the meshes of the lattice may have been missed.
-        back = None if initial is None else AffineMapping(np.linalg.inv(initial.matrix))
-        seen = _inside(_lattice(moving), fixed, back)
+        # A moving image that lies between the points may have been missed.
+        back = None if initial is None else initial.inverse()
+        seen = _inside(spread_points(moving.grid), fixed, back)
     if not seen:
         places = [", ".join(f"{c:.0f}" for c in volume.grid.centre) for volume in (fixed, moving)]
         after = f" after {cause}" if cause else ""
@@ -303,13 +280,5 @@ def _check_overlap(fixed: Volume, moving: Volume, initial: Mapping | None, cause
         )
 
 
-def _lattice(volume: Volume, count: int = 24) -> np.ndarray:
-    """Physical points (n, dim) spread over an image, its outermost voxels included."""
-    axes = [np.linspace(0, n - 1, min(n, count)) for n in volume.grid.size]
-    index = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=-1)
-    return volume.grid.to_physical(index)
-
-
 def _inside(points: np.ndarray, volume: Volume, mapping: Mapping | None) -> bool:
-    index = volume.grid.to_index(points if mapping is None else mapping(points))
-    return bool(((index >= -0.5) & (index <= np.asarray(volume.grid.size) - 0.5)).all(axis=-1).any())
+    return bool(volume.grid.contains(points if mapping is None else mapping(points)).any())

@@ -11,12 +11,11 @@ import SimpleITK
 from conftest import GEOMETRIES, blobs, rotation, to_itk, wave
 
 import itk_pdd
-from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import field_from_image, field_to_itk
 from itk_pdd.io.volume import Volume
-from itk_pdd.registration import invert, prepare
+from itk_pdd.registration import prepare
 from itk_pdd.solver import prealignment
 from itk_pdd.synthesis import make_pair
 
@@ -235,16 +234,6 @@ def test_exceptions_in_progress_stop_the_registration(engine) -> None:
 
     with pytest.raises(Stop):
         itk_pdd.register(blobs(GRID), blobs(GRID), progress=progress)
-
-
-def test_inverse_brings_points_back() -> None:
-    field = wave(GRID)
-    inverse = invert(field, GRID)
-    inner = GRID.points()[3:-3, 3:-3, 3:-3].reshape(-1, 3)
-    assert np.linalg.norm(field(inverse(inner)) - inner, axis=-1).max() < 0.02
-    folded = DisplacementField(wave(GRID, amplitude=40).vectors, GRID)
-    with pytest.warns(RegistrationWarning, match="the inverse is off by up to"):
-        invert(folded, GRID)
 
 
 def test_import_is_fast_and_brings_nothing_heavy() -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.chain import as_chain
 from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.mapping import FieldMapping
 from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_writer
 from itk_pdd.io.formats.elastix import parameter_writer
+from itk_pdd.io.transforms import transform_writer
 from itk_pdd.io.volume import Volume
 from itk_pdd.registration import prepare, solve
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
@@ -152,8 +153,8 @@ def register_files(
     writers: dict[str, Callable[[], Callable[[Path], None]]] = {
         "output": lambda: field_writer(result.field),
         "transform": lambda: field_writer(result.field),
-        "composite": lambda: partial(files.write_transform, kept_apart(result.field, problem.initial)),
-        "inverse": lambda: field_writer(inverse_field(as_chain(result.field), problem.moving.grid)[0]),
+        "composite": lambda: transform_writer(kept_apart(result.field, problem.initial)),
+        "inverse": lambda: field_writer(inverse_field(FieldMapping(result.field), problem.moving.grid)[0]),
         "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
         "report": lambda: _report_writer(fixed, moving, problem, labels, result),
         "warped": lambda: partial(files.write_image, _warped(moving_image, result.field, default)),

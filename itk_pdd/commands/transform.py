@@ -12,15 +12,15 @@ import numpy as np
 from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.chain import as_chain
+from itk_pdd.geometry.mapping import AffineMapping, check_reach
 from itk_pdd.io import files, outputs
-from itk_pdd.io.fields import field_writer
+from itk_pdd.io.fields import field_writer, niftyreg_writer
 from itk_pdd.io.formats import niftyreg
 from itk_pdd.io.formats.elastix import parameter_writer
 from itk_pdd.io.images import image_to_simpleitk, reference_grid, simpleitk_image
 from itk_pdd.io.points import POINT_EXTENSIONS, read_points
-from itk_pdd.io.transforms import affine_to_simpleitk
-from itk_pdd.warp.composition import composite_of, inverse_field
+from itk_pdd.io.transforms import as_mapping, transform_writer
+from itk_pdd.warp.composition import inverse_field, simplest
 from itk_pdd.warp.fit import grid_for
 from itk_pdd.warp.images import warp_image
 from itk_pdd.warp.labels import warp_labels
@@ -100,9 +100,9 @@ def points_file(
     kind = Path(points).suffix.lower()
     target = outputs.Output(output, "output", (kind,) if kind in POINT_EXTENSIONS else POINT_EXTENSIONS)
     check([target], points, *transforms)
-    chain = as_chain(list(transforms))
-    source = read_points(points, dimension=chain.dimension, system=system)
-    moved = warp_points(source.points, chain, to=to, outside=outside)
+    mapping = as_mapping(list(transforms))
+    source = read_points(points, dimension=mapping.dimension, system=system)
+    moved = warp_points(source.points, mapping, to=to, outside=outside)
     content = source.rewrite(moved)
     write([(target, partial(outputs.write_bytes, content=content))])
     distance = np.linalg.norm(moved - source.points, axis=-1)
@@ -125,10 +125,10 @@ def jacobian_file(
     target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
     check([target], reference, *transforms)
     with simpleitk_threads(threads):
-        chain = as_chain(list(transforms))
-        grid = grid_for(chain, reference)
-        chain.check_reach(grid)
-        determinant = chain.field(grid).jacobian_determinant()
+        mapping = as_mapping(list(transforms))
+        grid = grid_for(mapping, reference)
+        check_reach(mapping, grid)
+        determinant = mapping.field(grid).jacobian_determinant()
         write([(target, partial(files.write_image, simpleitk_image(determinant, grid)))])
     folded = float((determinant <= 0).mean())
     return (
@@ -167,23 +167,23 @@ def compose_file(
     if form == "elastix":
         targets.append(elastix_field(output, "output"))
     check(targets, reference, *transforms)
-    chain = as_chain(list(transforms))
+    mapping = as_mapping(list(transforms))
     with simpleitk_threads(threads):
         if form == "composite":
             if reference is not None:
                 raise RegistrationError("a composite keeps the transforms as they are: leave the reference out")
-            if chain.matrix is None:
+            if mapping.matrix is None:
                 outputs.check_outputs([outputs.Output(output, "output", COMPOSITE_EXTENSIONS)])
-            write([(targets[0], partial(files.write_transform, composite_of(chain)))])
+            write([(targets[0], transform_writer(simplest(mapping)))])
             return
-        grid = grid_for(chain, reference)
-        chain.check_reach(grid)
-        field = chain.field(grid)
+        grid = grid_for(mapping, reference)
+        check_reach(mapping, grid)
+        field = mapping.field(grid)
         if form == "elastix":
             text, beside = targets
             write([(text, parameter_writer(beside.path, grid)), (beside, field_writer(field))])
         else:
-            writer = niftyreg.niftyreg_writer(field) if form == "niftyreg" else field_writer(field)
+            writer = niftyreg_writer(field) if form == "niftyreg" else field_writer(field)
             write([(targets[0], writer)])
 
 
@@ -197,15 +197,14 @@ def inverse_file(
     """Write the inverse, from moving to fixed points (see :func:`itk_pdd.invert`); returns how exact it is."""
     target = outputs.Output(output, "output", files.FIELD_EXTENSIONS)
     check([target], reference, *transforms)
-    chain = as_chain(list(transforms))
+    mapping = as_mapping(list(transforms))
     with simpleitk_threads(threads):
-        if reference is None and chain.matrix is not None:
+        if reference is None and mapping.matrix is not None:
             target = outputs.Output(output, "output", files.TRANSFORM_EXTENSIONS)
-            inverse = affine_to_simpleitk(np.linalg.inv(chain.matrix))
-            write([(target, partial(files.write_transform, inverse))])
+            write([(target, transform_writer(AffineMapping(np.linalg.inv(mapping.matrix))))])
             return "the transform is linear, and its inverse exact"
         if reference is None:
             raise RegistrationError("there is no reference: give the moving image, on whose grid the inverse lies")
-        field, error = inverse_field(chain, reference_grid(reference))
+        field, error = inverse_field(mapping, reference_grid(reference))
         write([(target, field_writer(field))])
     return str(error)

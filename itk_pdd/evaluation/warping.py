@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.field import DisplacementField, slabs
-from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid, slabs
 from itk_pdd.io.volume import Volume
 
 __all__ = [
@@ -21,10 +21,6 @@ __all__ = [
     "warp_image",
     "warp_labels",
 ]
-
-
-def _inside(grid: Grid, index: np.ndarray) -> np.ndarray:
-    return np.all((index >= -0.5) & (index < np.asarray(grid.size) - 0.5), axis=-1)
 
 
 def _linear(array: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -57,7 +53,7 @@ def warp_image(moving: Volume, field: DisplacementField, *, fill: float | None =
     source = moving.array.astype(np.float32, copy=False)
     for part, points in slabs(field.grid):
         index = moving.grid.to_index(points + field.vectors[part])
-        result[part] = np.where(_inside(moving.grid, index), _linear(source, index), fill)
+        result[part] = np.where(moving.grid.contains_index(index), _linear(source, index), fill)
     return Volume(result, field.grid)
 
 
@@ -78,7 +74,7 @@ def warp_labels(moving: Volume, field: DisplacementField) -> Volume:
         # Half a voxel rounds up, as in ITK.
         nearest = np.clip(np.floor(index + 0.5).astype(np.int64), 0, last)
         values = moving.array[tuple(np.moveaxis(nearest[..., ::-1], -1, 0))]
-        result[part] = np.where(_inside(moving.grid, index), values, 0)
+        result[part] = np.where(moving.grid.contains_index(index), values, 0)
     return Volume(result, field.grid)
 
 
@@ -135,6 +131,6 @@ def inverse_consistency_error(forward: DisplacementField, backward: Displacement
     for part, points in slabs(forward.grid):
         there = points + forward.vectors[part]
         back = forward.vectors[part] + backward.at(there)
-        known = _inside(backward.grid, backward.grid.to_index(there))
+        known = backward.grid.contains(there)
         result[part] = np.where(known, np.linalg.norm(back, axis=-1), np.nan)
     return result

@@ -1,17 +1,20 @@
-"""Displacement fields in physical millimetres: composition, inversion, resampling, Jacobian determinant."""
+"""Displacement fields in physical millimetres: sampling, composition, inversion, Jacobian determinant."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.grid import Grid, slabs
+from itk_pdd.geometry.inversion import ITERATIONS, inverse_vectors, invert_from, invert_points
 
-__all__ = ["DisplacementField"]
+__all__ = ["DisplacementField", "FieldMapping"]
 
-_SLAB_VOXELS = 2_000_000  # points handled at once: bounds the memory of double-precision coordinates
+_POINT_TOLERANCE = 1e-4  # voxels within which a point is inverted where nothing else is said
+_MOST_SEARCHED = 20  # points for which all voxels are looked through; of more the field is to blame
+_STARTS = 16  # voxels from which such a point is searched
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class DisplacementField:
         return DisplacementField(vectors, first.grid)
 
     def inverse(
-        self, grid: Grid | None = None, *, tolerance: float = 0.01, iterations: int = 50
+        self, grid: Grid | None = None, *, tolerance: float = 0.01, iterations: int = ITERATIONS
     ) -> tuple[DisplacementField, float]:
         """The inverse field, v(y) = -u(y + v(y)); outside its grid the field goes on with its nearest displacement.
 
@@ -94,7 +97,7 @@ class DisplacementField:
         grid : Grid, optional
             Where the inverse is wanted; by default the grid of the field.
         tolerance : float
-            Largest residual in voxels of the field's grid that is good enough; smaller is slower.
+            Distance in voxels of the inverse's grid that is good enough; smaller is slower.
         iterations : int
             Upper limit; more iterations help only where the field compresses strongly.
 
@@ -103,28 +106,18 @@ class DisplacementField:
         DisplacementField
             The inverse, mapping points of the moving image to the fixed image.
         float
-            Largest residual |v + u(y + v)| in millimetres over the points that the field maps to (a folded field has
-            no inverse, and says so here).
-        """
-        from itk_pdd.geometry.inversion import invert_points
+            Largest error in millimetres: how far a voxel of the field gets from where it started, there and back (a
+            folded field has no inverse, and says so here); :func:`itk_pdd.invert` tells more about it.
 
-        grid = grid or self.grid
-        vectors = np.empty((*grid.shape, grid.dimension), np.float32)
-        voxel, last = min(self.grid.spacing), np.asarray(self.grid.size) - 0.5
-        worst = 0.0
-        for slab, points in slabs(grid):
-            solutions, residuals = invert_points(
-                lambda x: x + self.at(x, outside="nearest"),
-                points,
-                tolerance=tolerance * voxel,
-                step=voxel,
-                iterations=iterations,
-            )
-            vectors[slab] = solutions - points
-            index = self.grid.to_index(solutions)
-            inside = np.all((index > -0.5) & (index < last), axis=-1)
-            worst = max(worst, float(residuals[inside].max(initial=0)))
-        return DisplacementField(vectors, grid), worst
+        Raises
+        ------
+        RegistrationError
+            If the field maps none of its points into the grid.
+        """
+        vectors, error = inverse_vectors(
+            FieldMapping(self), grid or self.grid, tolerance=tolerance, iterations=iterations
+        )
+        return DisplacementField(vectors, grid or self.grid), error.largest
 
     def jacobian_determinant(self) -> np.ndarray:
         """Determinant of the Jacobian of x -> x + u(x) per voxel, float32, shape of the grid.
@@ -145,17 +138,101 @@ class DisplacementField:
         return np.linalg.det(jacobian).astype(np.float32)
 
 
-def slabs(grid: Grid) -> Iterator[tuple[slice, np.ndarray]]:
-    """Walk through a grid in slabs along its slowest axis: (slice of the array, physical points of these voxels)."""
-    for part, slab in slab_grids(grid, _SLAB_VOXELS):
-        yield part, slab.points()
+@dataclass(frozen=True)
+class FieldMapping:
+    """The mapping x -> x + u(x) of a displacement field.
 
+    Parameters
+    ----------
+    displacement : DisplacementField
+        The field, in physical (LPS) millimetres.
+    outside : {"nearest", "zero"}
+        What counts beyond its grid: the nearest displacement, or none (as in ITK).
+    name : str
+        What to call it in errors.
+    """
 
-def slab_grids(grid: Grid, voxels: int) -> Iterator[tuple[slice, Grid]]:
-    """The slabs of a grid, of about so many voxels and at least a slice: (slice of the array, grid of the slab)."""
-    step = max(1, voxels // max(1, int(np.prod(grid.shape[1:]))))
-    for start in range(0, grid.shape[0], step):
-        stop = min(grid.shape[0], start + step)
-        lower, upper = [0] * grid.dimension, [0] * grid.dimension
-        lower[-1], upper[-1] = -start, stop - grid.shape[0]
-        yield slice(start, stop), grid.padded(lower, upper)
+    displacement: DisplacementField
+    outside: str = "nearest"
+    name: str = "transform"
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates, 2 or 3."""
+        return self.displacement.grid.dimension
+
+    @property
+    def matrix(self) -> None:
+        """None: it is not linear."""
+        return None
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the field."""
+        return self.displacement.grid
+
+    @property
+    def voxel(self) -> float:
+        """Smallest spacing of the field in millimetres."""
+        return min(self.grid.spacing)
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Map points (..., dim), components x, y, z, in physical (LPS) millimetres; linear between the voxels."""
+        points = np.asarray(points, dtype=float)
+        return points + self.displacement.at(points, outside=self.outside)
+
+    def extended(self) -> FieldMapping:
+        """Return the same mapping, with the nearest displacement beyond the grid."""
+        return self if self.outside == "nearest" else replace(self, outside="nearest")
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Tell which points (..., dim) lie in the grid, as booleans (...)."""
+        return self.grid.contains(points)
+
+    def field(self, grid: Grid) -> DisplacementField:
+        """Sample it on a grid."""
+        return self.displacement.resampled(grid, outside=self.outside)
+
+    def invert(
+        self, points: np.ndarray, *, tolerance: float | None = None, iterations: int = ITERATIONS
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the points that the extended mapping takes to given ones, and how far from these they end.
+
+        Parameters
+        ----------
+        points : numpy.ndarray
+            Points (..., dim) in millimetres.
+        tolerance : float, optional
+            Distance in millimetres that is good enough; 0.0001 voxel by default.
+        iterations : int
+            Upper limit for each method.
+
+        Returns
+        -------
+        solutions, residuals : numpy.ndarray
+            Points (..., dim) and distances (...) in millimetres.
+        """
+        function, step = self.extended(), self.voxel
+        tolerance = _POINT_TOLERANCE * step if tolerance is None else tolerance
+        found, sizes = invert_points(function, points, tolerance=tolerance, step=step, iterations=iterations)
+        lost = np.argwhere(sizes > tolerance)
+        # Beside a fold the descent ends in the wrong branch: start again from the voxels that are mapped nearest.
+        for position in map(tuple, lost if len(lost) <= _MOST_SEARCHED else ()):
+            starts = self._mapped_nearest(points[position])
+            targets = np.broadcast_to(points[position], starts.shape)
+            solutions, left = invert_from(function, targets, starts, tolerance=tolerance, step=step)
+            if left.min() < sizes[position]:
+                found[position], sizes[position] = solutions[left.argmin()], left.min()
+        return found, sizes
+
+    def _mapped_nearest(self, point: np.ndarray) -> np.ndarray:
+        """Find the voxels (n, dim) that are mapped nearest to a point."""
+        nearest, distances = [], []
+        for slab, voxels in slabs(self.grid):
+            voxels = voxels.reshape(-1, voxels.shape[-1])
+            mapped = voxels + self.displacement.vectors[slab].reshape(voxels.shape)
+            distance = np.square(mapped - point).sum(axis=-1)
+            few = np.argpartition(distance, min(_STARTS, len(distance) - 1))[:_STARTS]
+            nearest.append(voxels[few])
+            distances.append(distance[few])
+        return np.concatenate(nearest)[np.argsort(np.concatenate(distances))[:_STARTS]]

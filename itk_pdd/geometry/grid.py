@@ -7,12 +7,15 @@ tensors hold their axes in the order z, y, x, as ``itk.array_view_from_image`` g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "slab_grids", "slabs"]
+
+_SLAB_VOXELS = 2_000_000  # points handled at once: bounds the memory of double-precision coordinates
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,24 @@ class Grid:
         """Physical points (..., dim) in millimetres to continuous indices, components x, y, z."""
         return (np.asarray(points, dtype=float) - np.asarray(self.origin)) @ np.linalg.inv(self.matrix).T
 
+    def contains(self, points: np.ndarray, *, margin: float = 0.5) -> np.ndarray:
+        """Tell which physical points (..., dim) lie in the grid, as booleans (...); see :meth:`contains_index`."""
+        return self.contains_index(self.to_index(points), margin=margin)
+
+    def contains_index(self, index: np.ndarray, *, margin: float = 0.5) -> np.ndarray:
+        """Tell which continuous indices (..., dim) lie in the grid, as booleans (...).
+
+        Parameters
+        ----------
+        index : numpy.ndarray
+            Continuous indices, components x, y, z.
+        margin : float
+            Voxels beyond the centres of the outermost voxels that still count: 0.5 reaches to the voxel borders, of
+            which the lower one counts and the upper one does not, as in ITK; 0 takes the centres and what lies between.
+        """
+        last = np.asarray(self.size) - 1 + margin
+        return np.all((index >= -margin) & ((index < last) if margin else (index <= last)), axis=-1)
+
     def points(self) -> np.ndarray:
         """Physical positions of all voxels, shape (z, y, x, dim), components x, y, z, in millimetres."""
         axes = np.meshgrid(*[np.arange(n, dtype=float) for n in self.shape], indexing="ij")
@@ -176,8 +197,6 @@ class Grid:
         flipped : tuple of bool
             Whether that axis has to be reversed.
         """
-        import itertools
-
         cosines = np.asarray(self.direction)
         axes = range(self.dimension)
         # The best one-to-one assignment, so that a grid rotated by 45 degrees is still a permutation. Rounding makes
@@ -212,3 +231,19 @@ class Grid:
         size = " x ".join(str(n) for n in self.size)
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing)
         return f"{size} voxels of {spacing} mm"
+
+
+def slabs(grid: Grid) -> Iterator[tuple[slice, np.ndarray]]:
+    """Walk through a grid in slabs along its slowest axis: (slice of the array, physical points of these voxels)."""
+    for part, slab in slab_grids(grid, _SLAB_VOXELS):
+        yield part, slab.points()
+
+
+def slab_grids(grid: Grid, voxels: int) -> Iterator[tuple[slice, Grid]]:
+    """Cut a grid into slabs of about so many voxels, at least a slice: (slice of the array, grid of the slab)."""
+    step = max(1, voxels // max(1, int(np.prod(grid.shape[1:]))))
+    for start in range(0, grid.shape[0], step):
+        stop = min(grid.shape[0], start + step)
+        lower, upper = [0] * grid.dimension, [0] * grid.dimension
+        lower[-1], upper[-1] = -start, stop - grid.shape[0]
+        yield slice(start, stop), grid.padded(lower, upper)

@@ -1,25 +1,48 @@
-"""Where a mapping comes from: inverting mappings of points, and measuring how good an inverse is."""
+"""Invert mappings of points, make inverse fields, and measure how good an inverse is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from itk_pdd.geometry.field import DisplacementField, slabs
+from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.grid import Grid, slabs
 
-__all__ = ["EXACT", "InverseError", "invert_from", "invert_points", "round_trip"]
+__all__ = ["EXACT", "ITERATIONS", "TOLERANCE", "InverseError", "inverse_vectors", "invert_from", "invert_points"]
 
 EXACT = 0.05
 """Voxels within which an inverse counts as exact."""
+TOLERANCE = 0.01
+"""Voxels within which the voxels of an inverse field are solved."""
+ITERATIONS = 50
+"""Iterations of each method after which a point is given up."""
 
 Function = Callable[[np.ndarray], np.ndarray]
 
 
+class Invertible(Protocol):
+    """A mapping whose inverse can be computed (see :class:`itk_pdd.geometry.mapping.Mapping`)."""
+
+    @property
+    def grid(self) -> Grid | None:
+        """Grid on which it is defined, if there is one."""
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Map points (..., dim) in millimetres."""
+
+    def invert(self, points: np.ndarray, *, tolerance: float, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the points that are mapped to given ones, and how far from these they end, in millimetres."""
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Tell at which points the mapping is defined."""
+
+
 @dataclass(frozen=True)
 class InverseError:
-    """How good an inverse is.
+    """The error of an inverse.
 
     Parameters
     ----------
@@ -43,10 +66,71 @@ class InverseError:
         )
 
 
+def inverse_vectors(
+    mapping: Invertible, grid: Grid, *, tolerance: float = TOLERANCE, iterations: int = ITERATIONS
+) -> tuple[np.ndarray, InverseError]:
+    """Compute the displacements of the inverse on a grid, and their error.
+
+    Parameters
+    ----------
+    mapping : Invertible
+        From fixed to moving points; where it has no grid, ``grid`` is taken for that of the fixed image as well.
+    grid : Grid
+        Where the inverse is wanted: the grid of the moving image.
+    tolerance : float
+        Distance in voxels of ``grid`` that is good enough at a voxel; smaller is slower.
+    iterations : int
+        Upper limit; more iterations help only where the mapping compresses strongly.
+
+    Returns
+    -------
+    vectors : numpy.ndarray
+        float32 (z, y, x, dim), components x, y, z, in millimetres: from moving to fixed points.
+    error : InverseError
+        How exact they are.
+
+    Raises
+    ------
+    RegistrationError
+        If no point of the fixed image is mapped into the grid.
+    """
+    vectors = np.empty((*grid.shape, grid.dimension), np.float32)
+    voxel, reached, solved = min(grid.spacing), 0, 0
+    for slab, points in slabs(grid):
+        solutions, residuals = mapping.invert(points, tolerance=tolerance * voxel, iterations=iterations)
+        vectors[slab] = solutions - points
+        # The mapping says nothing about the rest.
+        known = mapping.contains(solutions)
+        reached += int(known.sum())
+        solved += int((residuals[known] <= EXACT * voxel).sum())
+    distances = _round_trip(mapping, vectors, grid)
+    if not reached or not len(distances):
+        raise RegistrationError(
+            "transform takes no point of the fixed image into the reference, which has to be the moving image for an "
+            "inverse"
+        )
+    most = float(np.percentile(distances, 99))
+    return vectors, InverseError(solved / reached, float(distances.mean(dtype=float)), most, float(distances.max()))
+
+
+def _round_trip(mapping: Invertible, vectors: np.ndarray, grid: Grid) -> np.ndarray:
+    """Measure how far the fixed voxels that get into the grid of the inverse return from where they started, in mm."""
+    from itk_pdd.kernels.interpolation.cpu import sample_linear
+
+    errors = []
+    for _, points in slabs(mapping.grid or grid):
+        there = mapping(points)
+        index = grid.to_index(there)
+        known = grid.contains_index(index, margin=0) & mapping.contains(points)
+        back = there[known] + sample_linear(vectors, index[known])
+        errors.append(np.linalg.norm(back - points[known], axis=-1).astype(np.float32))
+    return np.concatenate(errors)
+
+
 def invert_points(
-    function: Function, targets: np.ndarray, *, tolerance: float, step: float, iterations: int = 30
+    function: Function, targets: np.ndarray, *, tolerance: float, step: float, iterations: int = ITERATIONS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points that a mapping near the identity takes to given points.
+    """Find the points that a mapping near the identity takes to given points.
 
     Fixed-point iteration, and Newton's method with a line search for the points where that does not settle (where the
     mapping compresses or folds).
@@ -90,7 +174,13 @@ def invert_points(
 
 
 def invert_from(
-    function: Function, targets: np.ndarray, starts: np.ndarray, *, tolerance: float, step: float, iterations: int = 30
+    function: Function,
+    targets: np.ndarray,
+    starts: np.ndarray,
+    *,
+    tolerance: float,
+    step: float,
+    iterations: int = ITERATIONS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`invert_points` by Newton's method from given starting points (..., dim), one for each target."""
     goals = np.asarray(targets, dtype=float).reshape(-1, targets.shape[-1])
@@ -151,7 +241,7 @@ def _newton(
         jacobian[flat] = np.eye(dimension)
         direction = np.linalg.solve(jacobian, residual[..., None])[..., 0]
         length = np.linalg.norm(direction, axis=-1, keepdims=True)
-        direction *= np.minimum(1, 10 * step / np.maximum(length, 1e-12))
+        direction *= np.minimum(1, 10 * step / np.maximum(length, 1e-12 * step))
         waiting = np.arange(len(active))
         for halving in range(7):
             trial = here[waiting] - direction[waiting] * 0.5**halving
@@ -188,27 +278,3 @@ def _newton_from_beside(
             _newton(function, goals[left], again, size, np.arange(len(left)), tolerance, step, iterations)
             better = size < sizes[left]
             points[left[better]], sizes[left[better]] = again[better], size[better]
-
-
-def round_trip(field: DisplacementField, inverse: DisplacementField) -> np.ndarray:
-    """How far every voxel of a field gets from where it started, there and back through two fields as they are stored.
-
-    Parameters
-    ----------
-    field, inverse : DisplacementField
-        The fields.
-
-    Returns
-    -------
-    numpy.ndarray
-        Distances (n,) in millimetres, of the voxels that the first sends into the grid of the second.
-    """
-    limit = np.asarray(inverse.grid.size) - 1
-    errors = []
-    for slab, points in slabs(field.grid):
-        there = points + field.vectors[slab]
-        index = inverse.grid.to_index(there)
-        known = np.all((index >= 0) & (index <= limit), axis=-1)
-        back = (field.vectors[slab] + inverse.at(there))[known]
-        errors.append(np.linalg.norm(back, axis=-1).astype(np.float32))
-    return np.concatenate(errors)

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from itk_pdd.geometry.field import slabs
-from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.grid import Grid, slabs
 from itk_pdd.geometry.volume import Volume
 
 __all__ = ["interpolate", "resample"]

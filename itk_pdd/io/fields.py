@@ -1,4 +1,4 @@
-"""Displacement fields to and from ITK's and SimpleITK's transforms and files."""
+"""Displacement fields to and from ITK's and SimpleITK's images and transforms, and files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io import files, outputs
+from itk_pdd.io.formats import niftyreg
 from itk_pdd.io.guards.nifti import read_intent
 from itk_pdd.io.images import array_of, grid_of, itk_image, simpleitk_image
 
@@ -26,6 +27,7 @@ __all__ = [
     "field_to_itk_image",
     "field_to_simpleitk",
     "field_writer",
+    "niftyreg_writer",
     "read_field",
     "read_field_image",
     "write_field",
@@ -122,18 +124,27 @@ def read_field(path: str | os.PathLike[str], *, name: str = "field") -> Displace
 
 def read_field_image(path: str | os.PathLike[str], *, name: str = "field") -> DisplacementField:
     """Read a field from an image file: LPS displacements as ITK, ANTs and greedy write, or NiftyReg's field."""
-    from itk_pdd.io.formats import niftyreg
-
     field = field_from_image(files.read_image(path, name=name), name=name)
     if outputs.extension(path).lower() in niftyreg.EXTENSIONS:
         intent = read_intent(path)
         if intent.name == niftyreg.NAME:
-            return niftyreg.from_niftyreg(field, intent, name=name)
+            vectors = niftyreg.from_niftyreg(field.vectors, field.grid, intent.parameter, name=name)
+            return DisplacementField(vectors, field.grid)
     return field
 
 
+def niftyreg_writer(field: DisplacementField) -> Callable[[Path], None]:
+    """Make a function that writes a field as NiftyReg's displacement field (``reg_resample -trans``) to a path."""
+
+    def write(path: Path) -> None:
+        files.write_image(field_to_image(DisplacementField(niftyreg.mirrored(field.vectors), field.grid)), path)
+        niftyreg.mark_as_niftyreg(path)
+
+    return write
+
+
 def field_writer(field: DisplacementField) -> Callable[[Path], None]:
-    """What writes a field to the path it is called with, in the format of its extension (see :func:`write_field`)."""
+    """Make a function that writes a field to a path, in the format of its extension (see :func:`write_field`)."""
 
     def write(path: Path) -> None:
         if outputs.extension(path) in files.TRANSFORM_EXTENSIONS:

@@ -10,9 +10,9 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.geometry.mapping import matrix_of
 from itk_pdd.io.fields import field_from_image, field_to_itk
 from itk_pdd.io.images import is_itk, is_itk_image, is_simpleitk, itk_image, opened
+from itk_pdd.io.transforms import matrix_of
 
 __all__ = ["pack", "time_stamp", "unpack"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import metrics, warping
-from itk_pdd.geometry.field import DisplacementField, slabs
-from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid, slabs
 from itk_pdd.geometry.mapping import Mapping as PointMapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.report.assets import Assets
@@ -154,11 +154,10 @@ def write_registration_report(path: Any, *arguments: Any, **options: Any) -> Non
 
 
 def _inside(grid: Grid, displacements: DisplacementField) -> np.ndarray:
-    """Which voxels a field maps into an image."""
+    """Tell which voxels a field maps into an image."""
     result = np.empty(displacements.grid.shape, bool)
     for part, points in slabs(displacements.grid):
-        index = grid.to_index(points + displacements.vectors[part])
-        result[part] = np.all((index >= -0.5) & (index < np.asarray(grid.size) - 0.5), axis=-1)
+        result[part] = grid.contains(points + displacements.vectors[part])
     return result
 
 

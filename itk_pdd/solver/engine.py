@@ -15,8 +15,8 @@ import numpy as np
 
 from itk_pdd import models
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.field import DisplacementField, slabs
-from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid, slabs
 from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import interpolate, resample
 from itk_pdd.io.volume import Volume

@@ -151,8 +151,7 @@ def _disagreement(fixed: Volume, moving: Volume, mapping: AffineMapping) -> floa
     from itk_pdd.kernels.mind.definition import mind_ssc
 
     grid = _small_grid(fixed.grid, fixed.grid, _STEPS[0])
-    index = moving.grid.to_index(mapping(grid.points()))
-    inside = ((index >= 0) & (index <= np.asarray(moving.grid.size) - 1)).all(axis=-1)
+    inside = moving.grid.contains(mapping(grid.points()), margin=0)
     if inside.mean() < _LEAST_OVERLAP * min(1.0, moving.grid.extent.prod() / fixed.grid.extent.prod()):
         return np.inf
     arrays = resample(fixed, grid).array, resample(moving, grid, mapping=mapping).array
@@ -173,8 +172,7 @@ def _correspondences(
     """Textured fixed points (n, dim) and their partners within the moving image."""
     points = fixed.grid.points()
     targets = points + field.vectors
-    index = moving.to_index(targets)
-    used = ((index >= 0) & (index <= np.asarray(moving.size) - 1)).all(axis=-1)
+    used = moving.contains(targets, margin=0)
     if mask is not None:
         used &= mask.array
     slope = np.sqrt(sum(np.gradient(fixed.array, axis=axis) ** 2 for axis in range(fixed.array.ndim)))

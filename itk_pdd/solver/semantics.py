@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from itk_pdd.geometry.field import slabs
-from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.grid import Grid, slabs
 from itk_pdd.kernels.interpolation.cpu import sample_linear
 from itk_pdd.solver.operations import HostOperations
 

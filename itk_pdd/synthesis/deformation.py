@@ -279,8 +279,7 @@ def _integrate_to_magnitude(
 
 
 def _nodes_inside(lattice: Grid, grid: Grid) -> np.ndarray:
-    index = grid.to_index(lattice.points())
-    inside = np.all((index >= -0.5) & (index <= np.asarray(grid.size) - 0.5), axis=-1)
+    inside = grid.contains(lattice.points())
     # A grid that is thin compared with the lattice may lie between two layers of nodes.
     return inside if inside.any() else np.ones_like(inside)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.training.augmentation import Augmentation, Crop, crop_at, random_crop, vary_intensity
 from itk_pdd.training.cases import ordered_pairs
@@ -189,7 +190,7 @@ def _check_overlap(scans: Sequence[Sample]) -> None:
         axes = [np.linspace(0, n - 1, min(n, 12)) for n in fixed.image.shape[::-1]]
         matrix, offset = _index_mapping(fixed, moving)
         index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ matrix.T + offset
-        if not ((index > -0.5) & (index < np.asarray(moving.image.shape[::-1]) - 0.5)).all(axis=-1).any():
+        if not Grid.create(moving.image.shape[::-1]).contains_index(index).any():
             raise RegistrationError(
                 f"data: {fixed.name} and {moving.name} do not overlap in physical space, where their registration "
                 "starts: give them origins that bring them together, or leave one of them out"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.field import DisplacementField, slabs
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import slabs
 from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.io.volume import Volume
 

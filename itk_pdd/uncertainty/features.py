@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.kernels.control_grid.cpu import restrict
 from itk_pdd.kernels.interpolation.cpu import sample_linear
 from itk_pdd.uncertainty.agreement import agreement
@@ -210,7 +211,7 @@ def _matched(fixed, moving, field, blocks, mask) -> np.ndarray:
     index = np.stack(np.meshgrid(*axes, indexing="ij")[::-1], axis=-1)
     at = np.ix_(*[np.minimum(a // b, n - 1) for a, b, n in zip(axes, blocks, field.shape, strict=False)])
     points = index + field[at]
-    use = ((points >= -0.5) & (points <= np.asarray(moving.shape[::-1]) - 0.5)).all(axis=-1)
+    use = Grid.create(moving.shape[::-1]).contains_index(points)
     if mask is not None:
         use &= mask[np.ix_(*axes)]
     if not use.any():

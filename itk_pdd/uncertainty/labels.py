@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from itk_pdd.geometry.field import slabs
+from itk_pdd.geometry.grid import slabs
 from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.kernels.interpolation.cpu import sample_nearest
 

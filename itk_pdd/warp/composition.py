@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.geometry.chain import Chain, as_chain
-from itk_pdd.geometry.field import DisplacementField, slabs
-from itk_pdd.geometry.grid import Grid
-from itk_pdd.geometry.inversion import EXACT, InverseError, round_trip
-from itk_pdd.geometry.mapping import AffineMapping, FieldMapping, Mapping
-from itk_pdd.io import files
-from itk_pdd.io.fields import field_from_image, field_to_itk, field_to_simpleitk
-from itk_pdd.io.images import is_itk, is_simpleitk, reference_grid
-from itk_pdd.io.transforms import affine_to_simpleitk, matrix_of
+from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid, slabs
+from itk_pdd.geometry.inversion import EXACT, InverseError, inverse_vectors
+from itk_pdd.geometry.mapping import AffineMapping, Chain, FieldMapping, Mapping, check_reach, parts_of
+from itk_pdd.io.images import reference_grid
+from itk_pdd.io.transforms import as_mapping, mapping_answer
 
-if TYPE_CHECKING:
-    import SimpleITK
-
-__all__ = ["compose", "composite_of", "inverse_field", "invert", "kept_apart", "transform_to_itk"]
+__all__ = ["compose", "inverse_field", "invert", "kept_apart", "simplest"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -51,13 +42,13 @@ def compose(transforms: Any, *, reference: Any = None) -> Any:
     RegistrationError
         If something cannot be read, the dimensions differ, or no point of the reference gets to some field.
     """
-    chain, given = as_chain(transforms), [transforms, reference]
+    mapping, given = as_mapping(transforms), [transforms, reference]
     if reference is None:
-        return _answer(composite_of(chain), given)
+        return mapping_answer(simplest(mapping), given)
     grid = reference_grid(reference)
-    _check_same_dimension(chain, grid)
-    chain.check_reach(grid)
-    return _answer(field_to_simpleitk(chain.field(grid)), given)
+    _check_same_dimension(mapping, grid)
+    check_reach(mapping, grid)
+    return mapping_answer(FieldMapping(mapping.field(grid)), given)
 
 
 def invert(transform: Any, *, reference: Any = None) -> tuple[Any, InverseError | None]:
@@ -76,7 +67,7 @@ def invert(transform: Any, *, reference: Any = None) -> tuple[Any, InverseError 
     transform : itk.Transform or SimpleITK.Transform
         In the kind of what was given.
     error : InverseError or None
-        How exact it is; None for a linear transform. A warning says so if more than one voxel in a thousand is not
+        How exact it is; None for a linear transform. A warning is issued if more than one voxel in a thousand is not
         exact to 0.05 voxel, because the transform folds there.
 
     Raises
@@ -84,97 +75,64 @@ def invert(transform: Any, *, reference: Any = None) -> tuple[Any, InverseError 
     RegistrationError
         If something cannot be read, or there is no reference for a transform that is not linear.
     """
-    chain, given = as_chain(transform), [transform, reference]
-    if reference is None and chain.matrix is not None:
-        return _answer(affine_to_simpleitk(np.linalg.inv(chain.matrix)), given), None
+    mapping, given = as_mapping(transform), [transform, reference]
+    if reference is None and mapping.matrix is not None:
+        return mapping_answer(AffineMapping(np.linalg.inv(mapping.matrix)), given), None
     if reference is None:
         raise RegistrationError("there is no reference: give the moving image, on whose grid the inverse is computed")
-    field, error = inverse_field(chain, reference_grid(reference))
-    return _answer(field_to_simpleitk(field), given), error
+    field, error = inverse_field(mapping, reference_grid(reference))
+    return mapping_answer(FieldMapping(field), given), error
 
 
-def inverse_field(chain: Chain, grid: Grid) -> tuple[DisplacementField, InverseError]:
-    """The inverse of a chain as a field on the grid of the moving image, and how exact it is; see :func:`invert`."""
-    _check_same_dimension(chain, grid)
-    vectors = np.empty((*grid.shape, grid.dimension), np.float32)
-    voxel, reached, solved = min(grid.spacing), 0, 0
-    for slab, points in slabs(grid):
-        solutions, residuals = chain.backward(points, tolerance=0.005 * voxel)
-        vectors[slab] = solutions - points
-        # The transform says nothing about the rest.
-        known = ~chain.outside(solutions)
-        reached += int(known.sum())
-        solved += int((residuals[known] <= EXACT * voxel).sum())
-    inverse = DisplacementField(vectors, grid)
-    distances = round_trip(chain.field(chain.grid or grid), inverse)
-    if not reached or not len(distances):
-        raise RegistrationError(
-            "transform takes no point of the fixed image into the reference, which has to be the moving image for an "
-            "inverse"
-        )
-    most = float(np.percentile(distances, 99))
-    error = InverseError(solved / reached, float(distances.mean(dtype=float)), most, float(distances.max()))
+def inverse_field(mapping: Mapping, grid: Grid) -> tuple[DisplacementField, InverseError]:
+    """Compute the inverse as a field on the grid of the moving image, and its error; see :func:`invert`.
+
+    The log tells the error; a warning is issued where the transform folds.
+    """
+    _check_same_dimension(mapping, grid)
+    vectors, error = inverse_vectors(mapping, grid)
     log.info("%s", error)
     if error.solved < 0.999:
-        warnings.warn(
+        warn(
             f"{100 - 100 * error.solved:.3g} % of the voxels of the inverse are not exact to {EXACT} voxel (largest "
-            f"error {error.largest:.3g} mm): the transform folds there",
-            RegistrationWarning,
-            stacklevel=3,
+            f"error {error.largest:.3g} mm): the transform folds there"
         )
-    return inverse, error
+    return DisplacementField(vectors, grid), error
 
 
-def composite_of(chain: Chain) -> SimpleITK.Transform:
-    """A chain as a composite of SimpleITK (the last of it is applied first), or as an affine if all is linear."""
-    import SimpleITK
-
-    if chain.matrix is not None:
-        return affine_to_simpleitk(chain.matrix)
-    transform = chain.transform
-    if transform.GetTransformEnum() != SimpleITK.sitkComposite:
-        return transform
-    flat = SimpleITK.CompositeTransform(transform)
-    flat.FlattenTransform()
-    return flat
+def simplest(mapping: Mapping) -> Mapping:
+    """Return an affine mapping if all parts are linear, else the mapping itself."""
+    return mapping if mapping.matrix is None else AffineMapping(mapping.matrix)
 
 
-def kept_apart(field: DisplacementField, initial: Mapping | None) -> SimpleITK.Transform:
-    """A field that includes its initial transform as the composite "initial after deformable part".
+def kept_apart(field: DisplacementField, initial: Mapping | None) -> Chain:
+    """Take a field that includes its initial transform apart: "initial after deformable part".
 
     Parameters
     ----------
     field : DisplacementField
         From fixed to moving points, the initial transform included.
-    initial : AffineMapping, FieldMapping or None
+    initial : Mapping or None
         The initial transform, from fixed to moving points.
 
     Returns
     -------
-    SimpleITK.CompositeTransform
-        Its first member is the initial transform and its last, applied first, the deformable part on the grid of the
-        fixed image; beyond that grid the initial transform goes on alone.
+    Chain
+        Its first part is the deformable part on the grid of the fixed image, its last the initial transform; beyond
+        that grid the initial transform goes on alone.
 
     Raises
     ------
     RegistrationError
         If the initial transform is a field that folds, so that the parts cannot be told apart.
     """
-    import SimpleITK
-
     if initial is None:
-        return SimpleITK.CompositeTransform([field_to_simpleitk(field)])
-    if isinstance(initial, AffineMapping):
-        first = affine_to_simpleitk(initial.matrix)
-    elif isinstance(initial, FieldMapping):
-        first = field_to_simpleitk(initial.displacement)
-    else:
-        raise TypeError(f"cannot write a {type(initial).__name__}")
-    chain, vectors = as_chain(first), np.empty_like(field.vectors)
+        return Chain((FieldMapping(field),))
+    vectors = np.empty_like(field.vectors)
     voxel = min(field.grid.spacing)
     for slab, points in slabs(field.grid):
         # Where the initial transform has to act so that the whole ends where the field says.
-        between, residuals = chain.backward(points + field.vectors[slab], tolerance=0.001 * voxel)
+        between, residuals = initial.invert(points + field.vectors[slab], tolerance=0.001 * voxel)
         vectors[slab] = between - points
         worst = float(residuals.max())
         if worst > EXACT * voxel:
@@ -182,48 +140,11 @@ def kept_apart(field: DisplacementField, initial: Mapping | None) -> SimpleITK.T
                 f"the initial transform folds, so that the deformable part cannot be kept apart (off by {worst:.3g} "
                 "mm): write the field as a whole"
             )
-    return SimpleITK.CompositeTransform([first, field_to_simpleitk(DisplacementField(vectors, field.grid))])
+    return Chain((FieldMapping(DisplacementField(vectors, field.grid)), *parts_of(initial)))
 
 
-def _check_same_dimension(chain: Chain, grid: Grid) -> None:
-    if chain.dimension != grid.dimension:
+def _check_same_dimension(mapping: Mapping, grid: Grid) -> None:
+    if mapping.dimension != grid.dimension:
         raise RegistrationError(
-            f"transform is {chain.dimension}-D but the reference is {grid.dimension}-D: expected the same dimension"
+            f"transform is {mapping.dimension}-D but the reference is {grid.dimension}-D: expected the same dimension"
         )
-
-
-def _answer(transform: SimpleITK.Transform, given: list[Any]) -> Any:
-    """SimpleITK's transform in the kind of what was given."""
-    import SimpleITK
-
-    items = [part for item in given for part in (item if isinstance(item, list | tuple) else [item])]
-    theirs = any(is_simpleitk(item) or isinstance(item, SimpleITK.Transform) for item in items)
-    return transform if theirs and not any(is_itk(item) for item in items) else transform_to_itk(transform)
-
-
-def transform_to_itk(transform: SimpleITK.Transform) -> Any:
-    """A transform of SimpleITK as one of itk's, in double precision."""
-    import itk
-    import SimpleITK
-
-    dimension = transform.GetDimension()
-    if transform.IsLinear():
-        matrix = matrix_of(transform, dimension)
-        affine = itk.AffineTransform[itk.D, dimension].New()
-        affine.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(matrix[:-1, :-1])))
-        affine.SetTranslation(matrix[:-1, -1].tolist())
-        return affine
-    kind = transform.GetTransformEnum()
-    if kind == SimpleITK.sitkComposite:
-        composite = itk.CompositeTransform[itk.D, dimension].New()
-        parts = SimpleITK.CompositeTransform(transform)
-        for number in range(parts.GetNumberOfTransforms()):
-            composite.AddTransform(transform_to_itk(parts.GetNthTransform(number)))
-        return composite
-    if kind == SimpleITK.sitkDisplacementField:
-        field = SimpleITK.DisplacementFieldTransform(transform).GetDisplacementField()
-        return field_to_itk(field_from_image(field, name="transform"))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "transform.h5"
-        files.write_transform(transform, path)
-        return itk.down_cast(itk.transformread(str(path))[0])

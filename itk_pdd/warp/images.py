@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.geometry.field import DisplacementField, slab_grids
-from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid, slab_grids
 from itk_pdd.io.fields import field_to_simpleitk
 from itk_pdd.io.images import answer, grid_of, image_to_simpleitk, simpleitk_image
+from itk_pdd.io.transforms import mapping_to_simpleitk
 from itk_pdd.io.volume import Volume
 from itk_pdd.warp.fit import fitted
 
@@ -69,9 +70,9 @@ def warp_image(
     if interpolation not in INTERPOLATIONS:
         raise RegistrationError(f"interpolation is {interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}")
     moving = image_to_simpleitk(image)
-    chain, grid = fitted(grid_of(moving, "image"), transform, reference, "image")
+    mapping, grid = fitted(grid_of(moving, "image"), transform, reference, "image")
     outside = _outside_value(default, _dtype_of(moving))
-    result = _resampled(moving, chain.transform, grid, interpolation, outside)
+    result = _resampled(moving, mapping_to_simpleitk(mapping), grid, interpolation, outside)
     return answer(result, image, reference)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from itk_pdd.geometry.chain import as_chain
+from itk_pdd.geometry.mapping import check_reach
 from itk_pdd.io.images import answer, simpleitk_image
+from itk_pdd.io.transforms import as_mapping
 from itk_pdd.warp.fit import grid_for
 
 __all__ = ["jacobian_determinant"]
@@ -25,8 +26,8 @@ def jacobian_determinant(transform: Any, *, reference: Any = None) -> Any:
         float32: above 1 where the moving image is larger than the fixed one, not positive where the transform folds.
         SimpleITK's if the reference is, itk's otherwise. Central differences between voxels, one-sided at the border.
     """
-    chain = as_chain(transform)
-    grid = grid_for(chain, reference)
-    chain.check_reach(grid)
-    result = simpleitk_image(chain.field(grid).jacobian_determinant(), grid)
+    mapping = as_mapping(transform)
+    grid = grid_for(mapping, reference)
+    check_reach(mapping, grid)
+    result = simpleitk_image(mapping.field(grid).jacobian_determinant(), grid)
     return answer(result, reference, reference, same_pixels=False)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.field import slabs
+from itk_pdd.geometry.grid import slabs
 from itk_pdd.io.images import answer, simpleitk_image
 from itk_pdd.io.volume import Volume
 from itk_pdd.warp.fit import fitted
@@ -44,13 +44,12 @@ def warp_labels(labels: Any, transform: Any, *, reference: Any = None, interpola
     if interpolation not in LABEL_INTERPOLATIONS:
         raise RegistrationError(f"interpolation is {interpolation!r}, expected 'nearest' or 'partial-volume'")
     volume = Volume.labels_from_image(labels, name="labels")
-    chain, grid = fitted(volume.grid, transform, reference, "labels")
-    vectors = chain.vectors(grid)
+    mapping, grid = fitted(volume.grid, transform, reference, "labels")
     result = np.zeros(grid.shape, volume.array.dtype)
     vote = _nearest if interpolation == "nearest" else _largest_share
     for slab, points in slabs(grid):
-        index = volume.grid.to_index(points + vectors[slab])
-        inside = np.all((index >= -0.5) & (index < np.asarray(volume.grid.size) - 0.5), axis=-1)
+        index = volume.grid.to_index(mapping(points))
+        inside = volume.grid.contains_index(index)
         result[slab][inside] = vote(volume.array, index[inside])
     return answer(simpleitk_image(result, grid), labels, reference)
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.chain import as_chain
 from itk_pdd.io.points import read_points
+from itk_pdd.io.transforms import as_mapping
 
 __all__ = ["warp_points"]
 
-_REACHED = 0.01  # millimetres: a point farther from the given one than this is no inverse
+_REACHED = 0.01  # voxels: a point farther from the given one than this is no inverse
 
 
 def warp_points(points: Any, transform: Any, *, to: str, outside: str = "error") -> np.ndarray:
@@ -29,7 +29,7 @@ def warp_points(points: Any, transform: Any, *, to: str, outside: str = "error")
     to : {"fixed", "moving"}
         Where the points go. "moving" takes points of the fixed image to the moving image: the transform itself.
         "fixed" takes points of the moving image (its landmarks, say) to the fixed image, where the warped image
-        lies: this needs the inverse, which is computed for every point to 0.0001 mm.
+        lies: this needs the inverse, which is computed for every point to 0.0001 voxel of the field.
     outside : {"error", "nearest"}
         What to do with points that lie, or get, outside of a displacement field or B-spline: refuse them, or move
         them by the nearest displacement.
@@ -51,25 +51,25 @@ def warp_points(points: Any, transform: Any, *, to: str, outside: str = "error")
         )
     if outside not in ("error", "nearest"):
         raise RegistrationError(f"outside is {outside!r}, expected 'error' or 'nearest'")
-    chain = as_chain(transform)
+    mapping = as_mapping(transform).extended()
     if isinstance(points, str | os.PathLike):
-        points = read_points(points, dimension=chain.dimension).own
+        points = read_points(points, dimension=mapping.dimension).own
     given = np.asarray(points, dtype=float)
-    if given.ndim != 2 or given.shape[1] != chain.dimension:
+    if given.ndim != 2 or given.shape[1] != mapping.dimension:
         raise RegistrationError(
-            f"points are an array of shape {given.shape}, expected (n, {chain.dimension}) for a "
-            f"{chain.dimension}-D transform"
+            f"points are an array of shape {given.shape}, expected (n, {mapping.dimension}) for a "
+            f"{mapping.dimension}-D transform"
         )
     if not np.isfinite(given).all():
         raise RegistrationError("points hold NaN or infinite coordinates, expected finite numbers")
     if to == "moving":
         if outside == "error":
-            _refuse(chain.outside(given), given, "the fixed image")
-        return chain.forward(given)
-    found, residuals = chain.backward(given)
+            _refuse(~mapping.contains(given), given, "the fixed image")
+        return mapping(given)
+    found, residuals = mapping.invert(given)
     if outside == "error":
-        _refuse(chain.outside(found), given, "the moving image")
-    lost = residuals > _REACHED
+        _refuse(~mapping.contains(found), given, "the moving image")
+    lost = residuals > _REACHED * (mapping.voxel or np.inf)
     if lost.any():
         raise RegistrationError(
             f"{int(lost.sum())} of {len(given)} points of the moving image correspond to no point of the fixed image "

@@ -17,8 +17,8 @@ from itk_pdd import warp_points
 from itk_pdd.errors import RegistrationWarning
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case
-from itk_pdd.geometry.chain import as_chain
 from itk_pdd.io.fields import field_to_simpleitk
+from itk_pdd.io.transforms import as_mapping
 from itk_pdd.solver import engine
 
 PAIRS = {
@@ -41,7 +41,7 @@ def main() -> None:
         for pair in PAIRS[name]():
             case = load_case(pair)
             field = engine.register_volumes(case.fixed, case.moving).field
-            chain = as_chain(field_to_simpleitk(field))
+            chain = as_mapping(field_to_simpleitk(field))
             index = np.random.default_rng(0).uniform(0, np.asarray(field.grid.size) - 1, (options.points, 3))
             there = warp_points(field.grid.to_physical(index), chain, to="moving")
             back = warp_points(there, chain, to="fixed", outside="nearest")

@@ -10,7 +10,7 @@ import SimpleITK
 
 from itk_pdd import register, warp_points
 from itk_pdd.evaluation.datasets import abdomen_pairs, hippocampus_pairs, lung_pair
-from itk_pdd.geometry.chain import as_chain
+from itk_pdd.io.transforms import as_mapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.warp.composition import inverse_field
 
@@ -29,7 +29,7 @@ def test_points_come_back(data: Path, name: str) -> None:
     fixed, moving = SimpleITK.ReadImage(str(pair.fixed)), SimpleITK.ReadImage(str(pair.moving))
     if name == "lung":
         fixed, moving = (SimpleITK.Clamp(image, image.GetPixelID(), -1024, 4000) for image in (fixed, moving))
-    chain = as_chain(register(fixed, moving))
+    chain = as_mapping(register(fixed, moving))
     grid = chain.grid
     index = np.random.default_rng(0).uniform(0, np.asarray(grid.size) - 1, (20000, grid.dimension))
     there = warp_points(grid.to_physical(index), chain, to="moving")

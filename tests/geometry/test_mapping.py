@@ -8,11 +8,17 @@ import SimpleITK
 from conftest import GEOMETRIES, blobs, rotation, to_itk, wave
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.mapping import AffineMapping, FieldMapping, as_mapping
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping, FieldMapping, Mapping
 from itk_pdd.io.fields import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk, write_field
+from itk_pdd.io.transforms import as_mapping as read_mapping
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 POINTS = GRID.to_physical(np.random.default_rng(0).uniform(1, 10, (30, 3)))
+
+
+def as_mapping(transform, grid: Grid) -> Mapping:
+    return read_mapping(transform, dimension=grid.dimension, name="initial_transform")
 
 
 def affine() -> SimpleITK.AffineTransform:
@@ -205,7 +211,7 @@ BAD = {
     "NaN": (lambda _: np.diag([1.0, np.nan, 1, 1]), "NaN or infinite"),
     "no transform": (lambda _: 42, "of type int, expected an itk.Transform"),
     "image object": (lambda _: field_to_image(wave(GRID)), "of type Image, expected"),
-    "empty list": (lambda _: [], "of type list, expected"),
+    "empty list": (lambda _: [], "is an empty list, expected"),
     "list of the wrong": (lambda _: [np.eye(4), SimpleITK.Euler2DTransform()], r"initial_transform\[1\] is 2-D"),
 }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import specimens
 from benchmarks.fuzz import run
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.io.points import read_points
-from itk_pdd.io.transforms import to_simpleitk
+from itk_pdd.io.transforms import as_mapping
 from itk_pdd.network.card import ModelCard
 from itk_pdd.network.semantic import SemanticNetwork
 
@@ -47,19 +48,20 @@ def test_numbers_of_elastix_that_are_none(tmp_path) -> None:
     text = (tmp_path / "elastix.txt").read_text()
     (tmp_path / "elastix.txt").write_text(text.replace("1.02", "-inf"))
     with pytest.raises(RegistrationError, match="holds numbers that are not finite"):
-        to_simpleitk(tmp_path / "elastix.txt", 3, "initial_transform")
+        as_mapping(tmp_path / "elastix.txt", dimension=3, name="initial_transform")
 
 
 def test_entries_of_elastix_that_say_nothing_or_nonsense(tmp_path) -> None:
     specimens._transform(tmp_path / "bspline.txt")
     text = (tmp_path / "bspline.txt").read_text()
-    expected = to_simpleitk(tmp_path / "bspline.txt", 3, "initial_transform").TransformPoint((1.0, 2.0, 3.0))
+    point = np.array([1.0, 2.0, 3.0])
+    expected = as_mapping(tmp_path / "bspline.txt")(point)
     # The order has a default, the origin has none.
     (tmp_path / "bspline.txt").write_text(text.replace("SplineOrder 3", "SplineOrder "))
-    assert to_simpleitk(tmp_path / "bspline.txt", 3, "initial_transform").TransformPoint((1.0, 2.0, 3.0)) == expected
+    np.testing.assert_array_equal(as_mapping(tmp_path / "bspline.txt")(point), expected)
     (tmp_path / "bspline.txt").write_text(text.replace("GridOrigin -20 -10 -10", "GridOrigin "))
     with pytest.raises(RegistrationError, match=r"has no entry \(GridOrigin"):
-        to_simpleitk(tmp_path / "bspline.txt", 3, "initial_transform")
+        as_mapping(tmp_path / "bspline.txt", dimension=3, name="initial_transform")
     for old, new, words in (
         ("GridSize 5", "GridSize -5", "expected whole numbers from 1 on"),
         ("GridSize 5", "GridSize 9", "has 375 numbers, expected 675"),
@@ -67,7 +69,7 @@ def test_entries_of_elastix_that_say_nothing_or_nonsense(tmp_path) -> None:
     ):
         (tmp_path / "bspline.txt").write_text(text.replace(old, new))
         with pytest.raises(RegistrationError, match=words):
-            to_simpleitk(tmp_path / "bspline.txt", 3, "initial_transform")
+            as_mapping(tmp_path / "bspline.txt", dimension=3, name="initial_transform")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,10 @@ from test_conformance import needs
 
 from itk_pdd import compose, warp_image, warp_points
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.chain import as_chain
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.geometry.mapping import AffineMapping, as_mapping
+from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.fields import write_field
-from itk_pdd.io.transforms import to_simpleitk
+from itk_pdd.io.transforms import as_mapping
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 
@@ -122,17 +121,17 @@ def test_elastix_parameter_files(tmp_path: Path) -> None:
         print()
         print(json.dumps([[float(n) for n in row.split()] for row in rows]))
         """)  # fmt: skip
-    chain = as_chain(tmp_path / "stages" / "TransformParameters.2.txt")
+    chain = as_mapping(tmp_path / "stages" / "TransformParameters.2.txt")
     assert len(chain.parts) == 3
-    mapped = chain.forward(points)
+    mapped = chain(points)
     np.testing.assert_allclose(mapped, theirs, atol=1e-3)
-    linear = as_chain(tmp_path / "stages" / "TransformParameters.1.txt").forward(points)
+    linear = as_mapping(tmp_path / "stages" / "TransformParameters.1.txt")(points)
     assert np.abs(mapped - linear).max() > 0.2, "the B-spline is not lost"
     assert np.abs(mapped - points).max() > 1
-    back, error = chain.backward(mapped)
+    back, error = chain.invert(mapped)
     assert error.max() < 1e-3
     np.testing.assert_allclose(back, points, atol=2e-3)
-    mapping = as_mapping(tmp_path / "stages" / "TransformParameters.1.txt", grid)
+    mapping = as_mapping(tmp_path / "stages" / "TransformParameters.1.txt", dimension=3, name="initial_transform")
     assert isinstance(mapping, AffineMapping)
     np.testing.assert_allclose(mapping(points), linear, atol=1e-9)
 
@@ -171,8 +170,8 @@ def test_linear_transforms_of_elastix(tmp_path: Path, case: str) -> None:
     ]  # fmt: skip
     (tmp_path / "t.txt").write_text("\n".join(lines))
     points = np.random.default_rng(0).normal(0, 20, (10, int(dimension)))
-    found = to_simpleitk(tmp_path / "t.txt", int(dimension), "t")
-    np.testing.assert_allclose(applied(found, points), applied(expected(), points), atol=1e-9)
+    found = as_mapping(tmp_path / "t.txt", dimension=int(dimension))
+    np.testing.assert_allclose(found(points), applied(expected(), points), atol=1e-9)
 
 
 BAD_ELASTIX = {
@@ -206,7 +205,7 @@ def test_bad_parameter_files(tmp_path: Path, case: str) -> None:
     text, message = BAD_ELASTIX[case]
     (tmp_path / "t.txt").write_text(f"(FixedImageDimension 3)\n{text}\n")
     with pytest.raises(RegistrationError, match=message) as caught:
-        as_mapping(tmp_path / "t.txt", GRID)
+        as_mapping(tmp_path / "t.txt", dimension=3, name="initial_transform")
     assert str(caught.value).startswith("initial_transform: ")
 
 
@@ -214,13 +213,13 @@ def test_inverse_in_ants_notation(tmp_path: Path) -> None:
     SimpleITK.WriteTransform(affine(), str(tmp_path / "a.mat"))
     points = np.random.default_rng(0).normal(0, 20, (10, 3))
     for flag, expected in ((1, affine().GetInverse()), (0, affine())):
-        mapping = as_mapping(f"[{tmp_path / 'a.mat'},{flag}]", GRID)
+        mapping = as_mapping(f"[{tmp_path / 'a.mat'},{flag}]", dimension=3, name="initial_transform")
         np.testing.assert_allclose(mapping(points), applied(expected, points), atol=1e-9)
     write_field(wave(GRID), tmp_path / "1Warp.nii.gz")
     with pytest.raises(RegistrationError, match=r"is not linear and cannot be inverted on the way .*1InverseWarp"):
-        as_mapping(f"[{tmp_path / '1Warp.nii.gz'}, 1]", GRID)
+        as_mapping(f"[{tmp_path / '1Warp.nii.gz'}, 1]", dimension=3, name="initial_transform")
     with pytest.raises(RegistrationError, match="there is no file"):
-        as_mapping(f"[{tmp_path / 'gone.mat'},1]", GRID)
+        as_mapping(f"[{tmp_path / 'gone.mat'},1]", dimension=3, name="initial_transform")
 
 
 def test_list_of_two_dimensions(tmp_path: Path) -> None:

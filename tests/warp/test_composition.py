@@ -8,14 +8,14 @@ import SimpleITK
 from conftest import GEOMETRIES, blobs, rotation, to_itk, wave
 
 from itk_pdd import compose, invert
-from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.chain import as_chain
+from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping, FieldMapping
 from itk_pdd.io.fields import field_to_itk
 from itk_pdd.io.files import read_transform, write_transform
-from itk_pdd.warp.composition import kept_apart
+from itk_pdd.io.transforms import as_mapping, mapping_to_simpleitk
+from itk_pdd.warp.composition import inverse_field, kept_apart
 
 GRID = GEOMETRIES["oblique"]
 MATRIX = np.eye(4)
@@ -58,7 +58,7 @@ def test_initial_transform_kept_apart(tmp_path, name: str, kind: str) -> None:
     points = GRID.points()
     moved = points + deformable.vectors
     whole = DisplacementField(((moved if initial is None else initial(moved)) - points).astype(np.float32), GRID)
-    write_transform(kept_apart(whole, initial), tmp_path / name)
+    write_transform(mapping_to_simpleitk(kept_apart(whole, initial)), tmp_path / name)
     composite = SimpleITK.CompositeTransform(read_transform(tmp_path / name))
     assert composite.GetNumberOfTransforms() == (1 if initial is None else 2)
     voxels = points[2:-2:3, 2:-2:3, 2:-2:3].reshape(-1, 3)
@@ -82,7 +82,7 @@ def test_inverse_of_its_own() -> None:
     turned = rotation(10, 5, -20) @ np.asarray(SMOOTH.direction)
     moved = Grid.create(SMOOTH.size, SMOOTH.spacing, (MATRIX @ SMOOTH.affine[:, 3])[:3], turned)
     both, error = invert([field, MATRIX], reference=moved)
-    there = as_chain([field, MATRIX]).forward(points)
+    there = as_mapping([field, MATRIX])(points)
     np.testing.assert_allclose(applied(both, there), points, atol=0.15)
     assert error.solved == 1
 
@@ -93,7 +93,7 @@ def test_inverse_of_linear_transforms_is_exact() -> None:
     inverse, error = invert(MATRIX)
     assert error is None
     assert isinstance(inverse, itk.AffineTransform[itk.D, 3])
-    np.testing.assert_allclose(applied(inverse, as_chain(MATRIX).forward(POINTS)), POINTS, atol=1e-9)
+    np.testing.assert_allclose(applied(inverse, as_mapping(MATRIX)(POINTS)), POINTS, atol=1e-9)
 
 
 def test_inverse_asks_for_the_moving_image() -> None:
@@ -109,3 +109,13 @@ def test_itk_in_itk_out() -> None:
 
     inverse, _ = invert(field_to_itk(wave(GRID)), reference=to_itk(blobs(GRID)))
     assert isinstance(inverse, itk.DisplacementFieldTransform[itk.D, 3])
+
+
+def test_inverse_brings_points_back() -> None:
+    field = wave(GRID)
+    inverse, _ = inverse_field(FieldMapping(field), GRID)
+    inner = GRID.points()[3:-3, 3:-3, 3:-3].reshape(-1, 3)
+    assert np.linalg.norm(field(inverse(inner)) - inner, axis=-1).max() < 0.02
+    folded = DisplacementField(wave(GRID, amplitude=40).vectors, GRID)
+    with pytest.warns(RegistrationWarning, match="not exact to 0.05 voxel"):
+        inverse_field(FieldMapping(folded), GRID)

@@ -1,17 +1,19 @@
-"""elastix' transform parameter files: read as SimpleITK transforms, written for transformix."""
+"""elastix' transform parameter files: read as SimpleITK transforms, written for transformix.
+
+Files that they name are read by functions which the caller gives.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.grid import Grid
 
 if TYPE_CHECKING:
@@ -25,10 +27,11 @@ _VALUE = re.compile(r'"([^"]*)"|([^\s()"]+)')
 _NONE = "NoInitialTransform"
 
 Entries = dict[str, list[str]]
+Readers = Mapping[str, Callable[[Path], Any]]
 
 
 def is_elastix(path: str | os.PathLike[str]) -> bool:
-    """Whether a text file looks like elastix' transform parameters."""
+    """Tell whether a text file looks like elastix' transform parameters."""
     try:
         with open(path, "rb") as file:
             head = file.read(65536)
@@ -37,7 +40,7 @@ def is_elastix(path: str | os.PathLike[str]) -> bool:
     return not head.startswith(b"#Insight") and _TRANSFORM.search(head) is not None
 
 
-def read_elastix(path: str | os.PathLike[str], *, name: str = "transform") -> SimpleITK.Transform:
+def read_elastix(path: str | os.PathLike[str], readers: Readers, *, name: str = "transform") -> list[Any]:
     """Read a ``TransformParameters.txt`` of elastix with the initial transforms it names; itk-elastix is not needed.
 
     Parameters
@@ -46,22 +49,23 @@ def read_elastix(path: str | os.PathLike[str], *, name: str = "transform") -> Si
         The file. Translations, Euler, similarity and affine transforms, B-splines (recursive ones too), deformation
         fields and ITK transform files are known. Other files it names are looked for where elastix looks: as written,
         then beside the file.
+    readers : mapping of callable
+        How to read a "field" and a "transform" of ITK that the file names.
     name : str
         What to call it in errors.
 
     Returns
     -------
-    SimpleITK.Transform
-        From fixed to moving points, exact (nothing is sampled).
+    list
+        SimpleITK transforms, exact (nothing is sampled), and what the readers gave; a fixed point goes through the
+        first one first.
 
     Raises
     ------
     RegistrationError
         If the file cannot be read or holds what SimpleITK has no transform for.
     """
-    import SimpleITK
-
-    parts: list[SimpleITK.Transform] = []
+    parts: list[Any] = []
     seen: set[Path] = set()
     current: Path | None = Path(path)
     while current is not None:
@@ -69,10 +73,10 @@ def read_elastix(path: str | os.PathLike[str], *, name: str = "transform") -> Si
             raise RegistrationError(f"{name}: {current} is its own initial transform")
         seen.add(current.resolve())
         entries = _parse(current, name)
-        parts.append(_transform(entries, current, name))
+        parts.append(_transform(entries, readers, current, name))
         current = _initial(entries, current, name)
-    # The initial transform of a file is applied before its own, and so stands behind it.
-    return parts[0] if len(parts) == 1 else SimpleITK.CompositeTransform(parts)
+    # The initial transform of a file is applied before its own.
+    return parts[::-1]
 
 
 def _parse(path: Path, name: str) -> Entries:
@@ -124,7 +128,7 @@ def _numbers(entries: Entries, key: str, path: Path, name: str, count: int | Non
     return values
 
 
-def _transform(entries: Entries, path: Path, name: str) -> SimpleITK.Transform:
+def _transform(entries: Entries, readers: Readers, path: Path, name: str) -> Any:
     import SimpleITK
 
     kind = entries["Transform"][0]
@@ -139,11 +143,9 @@ def _transform(entries: Entries, path: Path, name: str) -> SimpleITK.Transform:
     if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
         return _bspline(entries, dimension, path, name)
     if kind == "DeformationFieldTransform":
-        return _field(entries, path, name)
+        return readers["field"](_field_file(entries, path, name))
     if kind in ("File", "ExternalTransform") and "TransformFileName" in entries:
-        from itk_pdd.io.files import read_transform
-
-        return read_transform(_beside(entries["TransformFileName"][0], path, name), name=name)
+        return readers["transform"](_beside(entries["TransformFileName"][0], path, name))
     makers: dict[str, Any] = {
         "TranslationTransform": SimpleITK.TranslationTransform,
         "EulerTransform": SimpleITK.Euler2DTransform if dimension == 2 else SimpleITK.Euler3DTransform,
@@ -196,23 +198,16 @@ def _bspline(entries: Entries, dimension: int, path: Path, name: str) -> SimpleI
     return transform
 
 
-def _field(entries: Entries, path: Path, name: str) -> SimpleITK.Transform:
-    from itk_pdd.io.fields import field_to_simpleitk, read_field
-
+def _field_file(entries: Entries, path: Path, name: str) -> Path:
     if "DeformationFieldFileName" not in entries:
         raise RegistrationError(f"{name}: {path} has no entry (DeformationFieldFileName ...)")
     if entries.get("DeformationFieldInterpolationOrder", ["0"])[0] != "1":
-        warnings.warn(
-            f"{name}: {path} asks for the nearest displacement between the voxels of its field; it is read as linear",
-            RegistrationWarning,
-            stacklevel=2,
-        )
-    file = _beside(entries["DeformationFieldFileName"][0], path, name)
-    return field_to_simpleitk(read_field(file, name=name))
+        warn(f"{name}: {path} asks for the nearest displacement between the voxels of its field; it is read as linear")
+    return _beside(entries["DeformationFieldFileName"][0], path, name)
 
 
 def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
-    """The parameter file by which ``transformix -tp`` (and ``-in``, ``-def``, ``-jac``) applies a field image.
+    """Compose the parameter file by which ``transformix -tp`` (and ``-in``, ``-def``, ``-jac``) applies a field image.
 
     Parameters
     ----------
@@ -260,7 +255,7 @@ def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
 
 
 def parameter_writer(field_file: str | os.PathLike[str], grid: Grid) -> Callable[[Path], None]:
-    """What writes :func:`parameter_text` to the path it is called with."""
+    """Make a function that writes :func:`parameter_text` to the path it is called with."""
 
     def write(path: Path) -> None:
         path.write_text(parameter_text(field_file, grid), encoding="utf-8")

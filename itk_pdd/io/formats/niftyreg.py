@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.io import files
-from itk_pdd.io.guards.nifti import Intent
+from itk_pdd.geometry.grid import Grid
 
-__all__ = ["EXTENSIONS", "from_niftyreg", "niftyreg_writer"]
+__all__ = ["EXTENSIONS", "NAME", "from_niftyreg", "mark_as_niftyreg", "mirrored"]
 
 EXTENSIONS = (".nii", ".nii.gz")
-"""What NiftyReg reads."""
+"""Formats that NiftyReg reads."""
 NAME = "NREG_TRANS"
+"""Name of the intent of its transforms."""
 _POSITIONS, _DISPLACEMENTS = 0, 1
 _OTHERS = {
     2: "a cubic B-spline grid",
@@ -29,55 +27,49 @@ _OTHERS = {
 }
 
 
-def _mirrored(vectors: np.ndarray) -> np.ndarray:
-    """LPS to RAS or back: x and y change their sign."""
+def mirrored(vectors: np.ndarray) -> np.ndarray:
+    """Turn vectors or points (..., dim) from LPS to RAS or back: x and y change their sign."""
     result = vectors.copy()
     result[..., :2] *= -1
     return result
 
 
-def from_niftyreg(field: DisplacementField, intent: Intent, *, name: str = "field") -> DisplacementField:
-    """The field in LPS millimetres of a NiftyReg file.
+def from_niftyreg(vectors: np.ndarray, grid: Grid, kind: float, *, name: str = "field") -> np.ndarray:
+    """Turn the vectors of a NiftyReg file into displacements.
 
     Parameters
     ----------
-    field : DisplacementField
-        What the file holds, as it stands there: RAS positions or displacements.
-    intent : Intent
-        What the header says about it.
+    vectors : numpy.ndarray
+        What the file holds (z, y, x, dim): RAS positions or displacements in millimetres.
+    grid : Grid
+        Where the vectors lie, in LPS.
+    kind : float
+        First parameter of the intent: 0 for positions, 1 for displacements.
     name : str
         What to call it in errors.
+
+    Returns
+    -------
+    numpy.ndarray
+        Displacements (z, y, x, dim) in LPS millimetres.
 
     Raises
     ------
     RegistrationError
         If it is neither a deformation nor a displacement field.
     """
-    kind = round(intent.parameter)
-    vectors = _mirrored(field.vectors)
-    if kind == _POSITIONS:
-        vectors = (vectors - field.grid.points()).astype(np.float32)
-    elif kind != _DISPLACEMENTS:
-        found = _OTHERS.get(kind, f"of the unknown kind {kind}")
+    if round(kind) == _POSITIONS:
+        return (mirrored(vectors) - grid.points()).astype(np.float32)
+    if round(kind) != _DISPLACEMENTS:
+        found = _OTHERS.get(round(kind), f"of the unknown kind {round(kind)}")
         raise RegistrationError(
             f"{name} is {found} of NiftyReg, expected a deformation or displacement field: convert it with "
             "reg_transform -def"
         )
-    return DisplacementField(vectors, field.grid)
+    return mirrored(vectors)
 
 
-def niftyreg_writer(field: DisplacementField) -> Callable[[Path], None]:
-    """What writes a field as NiftyReg's displacement field (``reg_resample -trans``) to the path it is called with."""
-    from itk_pdd.io.fields import field_to_image
-
-    def write(path: Path) -> None:
-        files.write_image(field_to_image(DisplacementField(_mirrored(field.vectors), field.grid)), path)
-        _mark(path)
-
-    return write
-
-
-def _mark(path: Path) -> None:
+def mark_as_niftyreg(path: Path) -> None:
     """Set the intent of a NIfTI-1 file of vectors to NREG_TRANS, a displacement field."""
     compressed = path.name.lower().endswith(".gz")
     content = bytearray(gzip.decompress(path.read_bytes()) if compressed else path.read_bytes())

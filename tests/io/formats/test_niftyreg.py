@@ -14,8 +14,7 @@ from conftest import wave
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.fields import read_field, write_field
-from itk_pdd.io.formats.niftyreg import niftyreg_writer
+from itk_pdd.io.fields import niftyreg_writer, read_field, write_field
 from itk_pdd.io.guards.nifti import read_intent
 
 
