@@ -13,12 +13,17 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.io.dicom import is_dicom, read_dicom
-from itk_pdd.io.guards.headers import check_header, check_transform_text
-from itk_pdd.io.guards.nifti import examine_nifti, missing_bytes
+from itk_pdd.io.formats import mgh, tiff
+from itk_pdd.io.formats.unusual import read_unusual
+from itk_pdd.io.guards.headers import check_header, check_transform_text, nrrd_fields
+from itk_pdd.io.guards.nifti import examine_nifti, missing_bytes, nifti_ending, read_head
+from itk_pdd.io.guards.placement import check_placement, check_shear
 from itk_pdd.io.guards.trial import check_hdf5
+from itk_pdd.io.guards.twins import alone
 from itk_pdd.io.gzipping import compress_file, holds
 from itk_pdd.io.messages import READ_ERRORS, itk_reason, library_messages
 from itk_pdd.io.outputs import OutputError, extension, free_space
+from itk_pdd.io.units import check_nrrd_units
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -33,11 +38,12 @@ __all__ = [
     "write_transform",
 ]
 
-IMAGE_EXTENSIONS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
-"""Formats that keep size, spacing, origin and direction, and vectors as well as scalars."""
+_VECTOR_EXTENSIONS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
+IMAGE_EXTENSIONS = _VECTOR_EXTENSIONS + mgh.EXTENSIONS
+"""Formats that keep size, spacing, origin and direction."""
 TRANSFORM_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
 """ITK's transform files."""
-FIELD_EXTENSIONS = IMAGE_EXTENSIONS + TRANSFORM_EXTENSIONS
+FIELD_EXTENSIONS = _VECTOR_EXTENSIONS + TRANSFORM_EXTENSIONS
 """What a displacement field can be written to."""
 _BEYOND = 1e12  # no length in millimetres, no factor, no number of control points
 _COMPRESSED = (".nii.gz", ".mha", ".nrrd")
@@ -61,34 +67,78 @@ def read_image(
     RegistrationError
         If there is no such file, or it is not an image.
     """
-    import SimpleITK
-
     if not isinstance(path, str | os.PathLike):
         return read_dicom([_existing(file, name) for file in path], name=name)
     path = _existing(path, name)
+    where = f"{name}: {path}"
     if path.is_dir():
         return read_dicom(path, name=name)
     if not os.access(path, os.R_OK):
-        raise RegistrationError(f"{name}: {path} may not be read (permission denied)")
+        raise RegistrationError(f"{where} may not be read (permission denied)")
     if path.stat().st_size == 0:
-        raise RegistrationError(f"{name}: {path} is empty (0 bytes), expected an image")
+        raise RegistrationError(f"{where} is empty (0 bytes), expected an image")
     if is_dicom(path):
         return read_dicom(path, name=name)
+    kind = extension(path).lower()
+    if kind in mgh.EXTENSIONS:
+        return mgh.read_mgh(path, name=name)
     check_header(path, name=name)
-    if extension(path).lower() in (".nii", ".nii.gz"):
-        flaws = examine_nifti(path)
-        if flaws.missing:
-            raise RegistrationError(f"{name}: {path} was cut short, it lacks {flaws.missing} bytes: copy it again")
-        if flaws.not_finite:
-            raise RegistrationError(
-                f"{name} has {flaws.not_finite} NaN or infinite voxels, the first at index {flaws.first} (x, y, z), "
-                "expected finite numbers: replace them"
-            )
+    head = read_head(path) if nifti_ending(path) else None
+    if head is not None:
+        check_shear(head, where=where)
+        _check_voxels(path, name)
+    image = _read_alone(path, name)
+    if head is not None:
+        image = _unscaled(image, path, where) if head.has_idle_intercept else image
+        check_placement(image, head, where=where)
+    elif kind in tiff.EXTENSIONS:
+        tiff.apply_description(image, path, where=where)
+    elif kind in (".nrrd", ".nhdr"):
+        check_nrrd_units(nrrd_fields(path), where=where)
+    return image
+
+
+def _check_voxels(path: Path, name: str) -> None:
+    """Refuse a NIfTI or Analyze file that is cut short or holds NaN, of both of which ITK says nothing."""
+    flaws = examine_nifti(path)
+    if flaws.missing:
+        raise RegistrationError(f"{name}: {path} was cut short, it lacks {flaws.missing} bytes: copy it again")
+    if flaws.not_finite:
+        raise RegistrationError(
+            f"{name} has {flaws.not_finite} NaN or infinite voxels, the first at index {flaws.first} (x, y, z), "
+            "expected finite numbers: replace them"
+        )
+
+
+def _unscaled(image: SimpleITK.Image, path: Path, where: str) -> SimpleITK.Image:
+    """Give an image the voxels as they are stored, without the intercept that ITK has added in vain."""
+    import nibabel
+    import SimpleITK
+
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise RegistrationError(f"{where} holds vectors with an intercept but no slope: write it without scaling")
+    stored = np.asarray(nibabel.load(path).dataobj.get_unscaled()).reshape(image.GetSize(), order="F").T
+    result = SimpleITK.GetImageFromArray(np.ascontiguousarray(stored, stored.dtype.newbyteorder("=")), isVector=False)
+    result.CopyInformation(image)
+    return result
+
+
+def _read_alone(path: Path, name: str, pixel: int | None = None) -> SimpleITK.Image:
+    """Read a file with ITK, which must not take a part of it from a neighbour of a similar name."""
+    import SimpleITK
+
     try:
-        with library_messages():
-            return SimpleITK.ReadImage(str(path))
+        with alone(path, name=name) as readable, library_messages():
+            reader = SimpleITK.ImageFileReader()
+            reader.SetFileName(str(readable))
+            if pixel is not None:
+                reader.SetOutputPixelType(pixel)
+            return reader.Execute()
     except READ_ERRORS as error:
-        raise RegistrationError(f"{name}: {path} cannot be read as an image ({itk_reason(error)})") from error
+        # SimpleITK has no images of some kinds of pixels that ITK reads.
+        if "Unknown PixelType" not in str(error):
+            raise RegistrationError(f"{name}: {path} cannot be read as an image ({itk_reason(error)})") from error
+        return read_unusual(path, name=name)
 
 
 def _existing(path: str | os.PathLike[str], name: str) -> Path:
@@ -144,6 +194,11 @@ def write_image(image: SimpleITK.Image, path: str | os.PathLike[str]) -> None:
     import SimpleITK
 
     kind = extension(path)
+    if kind in mgh.EXTENSIONS:
+        mgh.write_mgh(image, Path(path))
+        with _as_output_error():
+            _check_written(mgh.read_mgh(Path(path), name="output"), image)
+        return
     if kind == ".nii.gz" and "float" in image.GetPixelIDTypeAsString():
         _write_compressed(image, Path(path))
         return
@@ -154,10 +209,20 @@ def write_image(image: SimpleITK.Image, path: str | os.PathLike[str]) -> None:
     writer.SetCompressionLevel(1)
     with library_messages(), _as_output_error():
         writer.Execute(image)
-        if kind in (".nii", ".nii.gz") and missing_bytes(path):
-            raise OutputError("it was cut short; is the disk full?")
-        again = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), image.GetPixelID()))
-    if not np.array_equal(again, SimpleITK.GetArrayViewFromImage(image), equal_nan=again.dtype.kind == "f"):
+    if kind in (".nii", ".nii.gz") and missing_bytes(path):
+        raise OutputError("it was cut short; is the disk full?")
+    with _as_output_error():
+        _check_written(_read_alone(Path(path), "output", image.GetPixelID()), image)
+
+
+def _check_written(again: SimpleITK.Image, image: SimpleITK.Image) -> None:
+    """Compare what a file holds with what was to be written."""
+    import SimpleITK
+
+    found, written = SimpleITK.GetArrayViewFromImage(again), SimpleITK.GetArrayViewFromImage(image)
+    if found.ndim == written.ndim and image.GetDimension() < again.GetDimension():
+        found = np.moveaxis(found, 0, -1)  # components that became frames
+    if not np.array_equal(found, written, equal_nan=found.dtype.kind == "f"):
         raise OutputError("it was cut short; is the disk full?")
 
 

@@ -58,8 +58,9 @@ def read_scans(path: str | os.PathLike[str]) -> list[LabelledScan]:
     path : path-like
         A CSV file with the columns image and labels, and optionally split (one of :data:`SPLITS`) and name, paths
         relative to it; a folder with the subfolders images and labels (or imagesTr and labelsTr) of files of the same
-        names, or with files image_X and label_X side by side; or the JSON file of a Learn2Reg or Decathlon task, whose
-        ``registration_val`` pairs are the validation scans.
+        names (nnU-Net's ``_0000`` at the end of an image's name may be missing in that of its labels), or with files
+        image_X and label_X side by side; or the JSON file of a Learn2Reg or Decathlon task, whose
+        ``registration_val`` pairs are the validation scans. Hidden files are left out.
 
     Raises
     ------
@@ -172,7 +173,7 @@ def _from_csv(path: Path) -> list[LabelledScan]:
 def _from_folder(folder: Path) -> list[LabelledScan]:
     for images, labels in _FOLDERS:
         if (folder / images).is_dir() and (folder / labels).is_dir():
-            files = [(image, folder / labels / image.name) for image in _images(folder / images)]
+            files = [(image, _labels_of(image, folder / labels)) for image in _images(folder / images)]
             break
     else:
         found = [image for image in _images(folder) if image.name.startswith("image")]
@@ -185,6 +186,14 @@ def _from_folder(folder: Path) -> list[LabelledScan]:
         if not labels.is_file():
             raise RegistrationError(f"data: there are no labels {labels} for {image}")
     return [LabelledScan(image, labels) for image, labels in files]
+
+
+def _labels_of(image: Path, folder: Path) -> Path:
+    """The labels of the same name, or those of nnU-Net, whose images have the number of their channel at the end."""
+    same = folder / image.name
+    stem = _stem(image)
+    numbered = folder / image.name.replace(stem, stem.removesuffix("_0000"), 1)
+    return numbered if not same.exists() and numbered.exists() else same
 
 
 def _from_json(path: Path) -> list[LabelledScan]:
@@ -221,7 +230,9 @@ def _existing(folder: Path, name: str, where: str) -> Path:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(IMAGE_EXTENSIONS))
+    """Image files; hidden ones, which archives of macOS hold beside each file (``._name``), are no scans."""
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))
+    return sorted(file for file in files if file.name.lower().endswith(IMAGE_EXTENSIONS))
 
 
 def _stem(path: Path) -> str:

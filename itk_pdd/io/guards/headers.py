@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.guards.nifti import read_head
+from itk_pdd.io.guards.nifti import nifti_ending, read_head
 
-__all__ = ["check_header", "check_transform_text"]
+__all__ = ["check_header", "check_transform_text", "nrrd_fields"]
 
-_HEAD = 1 << 16  # bytes of a text header that are looked at
+_TEXT_BYTES = 1 << 16  # of a text header that are looked at
 _LARGEST_MM = 1e9
 _LARGEST_SIZE = 1 << 31
 _NUMBER = re.compile(r"[^\s,()]+")
@@ -28,26 +27,6 @@ _META_LENGTHS = ("offset", "position", "origin", "elementspacing", "elementsize"
 _NRRD_LENGTHS = ("space directions", "space origin", "spacings", "axis mins", "axis maxs", "measurement frame")
 _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "LONG": 4, "ULONG": 4,
                "DOUBLE": 8, "LONG_LONG": 8, "ULONG_LONG": 8}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where the fields of a NIfTI header are, and of what type."""
-
-    sizes: str
-    at_sizes: int
-    number: str
-    at_spacing: int
-    offset: tuple[str, int]
-    forms: tuple[str, int]
-    at_quaternion: int
-    at_rows: int
-
-
-_NIFTI = {
-    1: _Layout("8h", 40, "f", 76, ("f", 108), ("2h", 252), 256, 280),
-    2: _Layout("8q", 16, "d", 104, ("q", 168), ("2i", 344), 352, 400),
-}
 
 
 def check_header(path: Path, *, name: str) -> None:
@@ -71,7 +50,7 @@ def check_header(path: Path, *, name: str) -> None:
         _check_meta(_fields(path, "="), path, where)
     elif ending.endswith((".nrrd", ".nhdr")):
         _check_nrrd(_fields(path, ":"), where)
-    elif ending.endswith((".nii", ".nii.gz", ".hdr", ".img", ".img.gz")):
+    elif nifti_ending(path):
         _check_nifti(path, where)
     elif ending.endswith(".vtk"):
         lines = [line.partition(" ")[::2] for line in _head(path).split("\n")[:12]]
@@ -122,7 +101,7 @@ def _number_of_points(word: str, where: str) -> int:
 
 def _head(path: Path) -> str:
     with open(path, "rb") as file:
-        return file.read(_HEAD).decode("latin-1").replace("\r", "")
+        return file.read(_TEXT_BYTES).decode("latin-1").replace("\r", "")
 
 
 def _fields(path: Path, separator: str) -> dict[str, str]:
@@ -160,6 +139,11 @@ def _check_meta(fields: dict[str, str], path: Path, where: str) -> None:
         raise RegistrationError(f"{where} was cut short, it lacks {missing} bytes: copy it again")
 
 
+def nrrd_fields(path: Path) -> dict[str, str]:
+    """Give the fields of the header of an NRRD file by their names in small letters."""
+    return _fields(path, ":")
+
+
 def _check_nrrd(fields: dict[str, str], where: str) -> None:
     if "dimension" in fields:
         _whole(fields["dimension"], "dimension", where, 1, 16)
@@ -176,17 +160,14 @@ def _check_nifti(path: Path, where: str) -> None:
     head = read_head(path)
     if head is None:
         return  # the reader will say what is wrong
-    layout, numbers = _NIFTI[head.version], head.numbers
-    count, *sizes = numbers(layout.sizes, layout.at_sizes)
+    count, *sizes = head.numbers("dim")
     if not 1 <= count <= 7 or any(not 0 <= n < _LARGEST_SIZE for n in sizes[:count]):
         raise RegistrationError(f"{where} has a damaged header: {count} dimensions of the sizes {tuple(sizes)}")
-    parts = [("pixdim", numbers(f"8{layout.number}", layout.at_spacing)[1 : count + 1])]
-    parts.append(("the place of the voxels", numbers(*layout.offset)))
-    forms = numbers(*layout.forms)
-    if forms[0] > 0:
-        parts.append(("the quaternion", numbers(f"6{layout.number}", layout.at_quaternion)))
-    if forms[1] > 0:
-        parts.append(("srow", numbers(f"12{layout.number}", layout.at_rows)))
+    parts = [("pixdim", head.numbers("pixdim")[1 : count + 1]), ("the place of the voxels", head.numbers("vox_offset"))]
+    if head.is_nifti and head.number("qform_code") > 0:
+        parts.append(("the quaternion", head.numbers("quaternion")))
+    if head.is_nifti and head.number("sform_code") > 0:
+        parts.append(("srow", head.numbers("srow")))
     for what, found in parts:
         for number in found:
             _check_number(number, what, _LARGEST_MM, where)

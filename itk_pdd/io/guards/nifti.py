@@ -1,11 +1,16 @@
-"""What ITK's NIfTI reader does not tell: files cut short, voxels that are not numbers, and the name of the intent.
+"""Headers of NIfTI and Analyze files, and flaws that ITK's reader does not tell: files cut short, NaN, infinity.
 
 The reader leaves the missing part of a short file as the memory was, and sets NaN and infinite voxels to 0.
+
+The header is read here and not with nibabel, which is used for other formats. Every run reads a NIfTI header, and
+importing nibabel takes longer than importing SimpleITK. A damaged header has to be seen as it stands, too: nibabel
+corrects the number of bits and the place of the voxels in silence.
 """
 
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
 import zlib
@@ -16,12 +21,38 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Flaws", "Head", "Intent", "examine_nifti", "missing_bytes", "read_head", "read_intent"]
+__all__ = [
+    "ENDINGS",
+    "Flaws",
+    "Head",
+    "Intent",
+    "examine_nifti",
+    "header_file",
+    "missing_bytes",
+    "nifti_ending",
+    "read_head",
+    "read_intent",
+    "voxel_file",
+]
+
+ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
+"""File names of NIfTI and Analyze images: in one file, or a header and its voxels."""
 
 _FLOATS = {16: "f4", 64: "f8"}
-_BLOCK = 1 << 22
+_BLOCK = 1 << 22  # bytes read at a time
 _LENGTHS = (348, 540)  # bytes of the header of version 1 and of version 2
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
+# For each version and field: types of its numbers (as struct writes them) and offset in bytes.
+_FIELDS: dict[int, dict[str, tuple[str, int]]] = {
+    1: {"dim": ("8h", 40), "intent_p1": ("f", 56), "intent_code": ("h", 68), "datatype": ("h", 70), "bitpix": ("h", 72),
+        "pixdim": ("8f", 76), "vox_offset": ("f", 108), "scl_slope": ("f", 112), "scl_inter": ("f", 116),
+        "xyzt_units": ("B", 123), "qform_code": ("h", 252), "sform_code": ("h", 254), "quaternion": ("6f", 256),
+        "srow": ("12f", 280), "intent_name": ("16s", 328), "magic": ("3s", 344)},
+    2: {"magic": ("3s", 4), "datatype": ("h", 12), "bitpix": ("h", 14), "dim": ("8q", 16), "intent_p1": ("d", 80),
+        "pixdim": ("8d", 104), "vox_offset": ("q", 168), "scl_slope": ("d", 176), "scl_inter": ("d", 184),
+        "qform_code": ("i", 344), "sform_code": ("i", 348), "quaternion": ("6d", 352), "srow": ("12d", 400),
+        "xyzt_units": ("i", 500), "intent_code": ("i", 504), "intent_name": ("16s", 508)},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +76,7 @@ class Flaws:
 
 @dataclass(frozen=True)
 class Head:
-    """The header of a NIfTI file.
+    """The header of a NIfTI or Analyze file.
 
     Parameters
     ----------
@@ -54,29 +85,37 @@ class Head:
     order : {"<", ">"}
         Order of the bytes of a number, as :mod:`struct` writes it.
     version : int
-        1 or 2.
+        1 or 2; 1 for Analyze.
     """
 
     content: bytes
     order: str
     version: int
 
-    def numbers(self, code: str, offset: int) -> tuple[Any, ...]:
-        """The numbers of the types ``code`` (see :mod:`struct`) from a byte on."""
-        return struct.unpack_from(self.order + code, self.content, offset)
+    def numbers(self, field: str) -> tuple[Any, ...]:
+        """Give the numbers of a field, by its name in the standard."""
+        return struct.unpack_from(self.order + _FIELDS[self.version][field][0], self.content, self.offset(field))
 
+    def number(self, field: str) -> Any:
+        """Give the first number of a field."""
+        return self.numbers(field)[0]
 
-@dataclass(frozen=True)
-class _Voxels:
-    offset: int
-    shape: tuple[int, ...]
-    bits: int
-    floats: str | None
+    def offset(self, field: str) -> int:
+        """Give the place of a field in bytes."""
+        return _FIELDS[self.version][field][1]
 
     @property
-    def size(self) -> int:
-        """Bytes of header and voxels together."""
-        return self.offset + int(np.prod(self.shape)) * self.bits // 8
+    def has_idle_intercept(self) -> bool:
+        """Whether there is an intercept but no slope: the standard scales nothing then, ITK adds the intercept."""
+        slope, intercept = (
+            x if math.isfinite(x) else 0.0 for x in (self.number("scl_slope"), self.number("scl_inter"))
+        )
+        return self.is_nifti and slope == 0 and intercept != 0
+
+    @property
+    def is_nifti(self) -> bool:
+        """Whether it is NIfTI's; Analyze has the same fields up to the place of the voxels."""
+        return self.number("magic") in (b"n+%d" % self.version, b"ni%d" % self.version)
 
 
 @dataclass(frozen=True)
@@ -98,9 +137,59 @@ class Intent:
     parameter: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Voxels:
+    """Where the voxels are and of what type."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    bits: int
+    floats: str | None
+
+    @property
+    def compressed(self) -> bool:
+        return self.path.name.lower().endswith(".gz")
+
+    @property
+    def size(self) -> int:
+        """Bytes up to the last voxel."""
+        return self.offset + int(np.prod(self.shape)) * self.bits // 8
+
+
+def header_file(path: str | os.PathLike[str]) -> Path:
+    """Give the file that holds the header: the file itself, or the one beside the voxels of a pair."""
+    return _partner(Path(path), ".img", ".hdr")
+
+
+def voxel_file(path: str | os.PathLike[str]) -> Path:
+    """Give the file that holds the voxels: the file itself, or the one beside the header of a pair."""
+    return _partner(Path(path), ".hdr", ".img")
+
+
+def _partner(path: Path, given: str, wanted: str) -> Path:
+    ending = nifti_ending(path).lower()
+    if not ending.startswith(given):
+        return path
+    stem = path.name[: -len(ending)]
+    wanted = wanted.upper() if path.name.endswith(ending.upper()) else wanted
+    packed = ".GZ" if wanted.isupper() else ".gz"
+    # A compressed header may have plain voxels, and the other way round.
+    order = (packed, "") if ending.endswith(".gz") else ("", packed)
+    candidates = [path.with_name(stem + wanted + end) for end in order]
+    return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
+
+
+def nifti_ending(path: str | os.PathLike[str]) -> str:
+    """Give the ending of a file of NIfTI or Analyze as it is written, ".nii.gz" in one piece; "" for other files."""
+    name = Path(path).name
+    ending = next((e for e in sorted(ENDINGS, key=len, reverse=True) if name.lower().endswith(e)), "")
+    return name[len(name) - len(ending) :]
+
+
 def read_head(path: str | os.PathLike[str]) -> Head | None:
-    """The header of a file, compressed if its name ends in ".gz"; None if it is none of NIfTI's or cannot be read."""
-    path = Path(path)
+    """Read the header of a file, compressed if its name ends in ".gz"; None if it is none or cannot be read."""
+    path = header_file(path)
     try:
         with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
             content = file.read(max(_LENGTHS))
@@ -115,102 +204,94 @@ def read_head(path: str | os.PathLike[str]) -> Head | None:
 
 
 def read_intent(path: str | os.PathLike[str]) -> Intent:
-    """The intent of a NIfTI file of either version; an empty one if the header cannot be read."""
+    """Read the intent of a NIfTI file of either version; an empty one if the header cannot be read."""
     head = read_head(path)
-    if head is None:
+    if head is None or not head.is_nifti:
         return Intent()
-    if head.version == 1:
-        (parameter,), (code,), name = head.numbers("f", 56), head.numbers("h", 68), head.content[328:344]
-    else:
-        (parameter,), (code,), name = head.numbers("d", 80), head.numbers("i", 504), head.content[508:524]
-    return Intent(code, name.split(b"\0")[0].decode("latin-1"), parameter)
+    name = head.number("intent_name").split(b"\0")[0].decode("latin-1")
+    return Intent(head.number("intent_code"), name, head.number("intent_p1"))
 
 
 def examine_nifti(path: str | os.PathLike[str]) -> Flaws:
-    """Look for flaws in a NIfTI file; none are found in what is no single-file NIfTI at all.
+    """Look for flaws in a NIfTI or Analyze image; none are found in what is no such file at all.
 
     Parameters
     ----------
     path : path-like
-        A ``.nii`` or ``.nii.gz`` file.
+        A ``.nii`` or ``.nii.gz`` file, or either file of a pair of ``.hdr`` and ``.img``.
 
     References
     ----------
     The NIfTI-1 and NIfTI-2 data formats, https://nifti.nimh.nih.gov
     """
-    path = Path(path)
-    compressed = path.name.lower().endswith(".gz")
-    header = _voxels(read_head(path))
-    if header is None:
+    voxels = _voxels(path)
+    if voxels is None:
         return Flaws()  # the reader will say what is wrong
-    return _walk(path, compressed, header) if header.floats else Flaws(missing=_missing(path, compressed, header))
+    return _walk(voxels) if voxels.floats else Flaws(missing=_missing(voxels))
 
 
 def missing_bytes(path: str | os.PathLike[str]) -> int:
-    """How many bytes a NIfTI file lacks, whatever its voxels are; 0 for what is no single-file NIfTI at all."""
-    path = Path(path)
-    header = _voxels(read_head(path))
-    return 0 if header is None else _missing(path, path.name.lower().endswith(".gz"), header)
+    """Count the bytes that a file lacks, whatever its voxels are; 0 for what is no NIfTI or Analyze at all."""
+    voxels = _voxels(path)
+    return 0 if voxels is None else _missing(voxels)
 
 
-def _missing(path: Path, compressed: bool, header: _Voxels) -> int:
-    size = path.stat().st_size if not compressed else _stored_size(path)
+def _missing(voxels: _Voxels) -> int:
+    size = _stored_size(voxels.path) if voxels.compressed else voxels.path.stat().st_size
     # A compressed file of several pieces, or one cut short, does not end with its size: decompress it to see.
-    if size == header.size or not compressed:
-        return max(0, header.size - size)
-    return _walk(path, compressed, header).missing
+    if size == voxels.size or not voxels.compressed:
+        return max(0, voxels.size - size)
+    return _walk(voxels).missing
 
 
-def _walk(path: Path, compressed: bool, header: _Voxels) -> Flaws:
+def _walk(voxels: _Voxels) -> Flaws:
     size = count = 0
     first: tuple[int, ...] = ()
-    for block in _blocks(path, compressed, header.offset):
-        if header.floats:
+    for block in _blocks(voxels):
+        if voxels.floats:
             # Blocks hold whole numbers except at the end of a file cut short; what follows the voxels is no voxel.
-            number = np.dtype(header.floats)
-            usable = min(len(block), header.size - header.offset - size) // number.itemsize
+            number = np.dtype(voxels.floats)
+            usable = min(len(block), voxels.size - voxels.offset - size) // number.itemsize
             bad = ~np.isfinite(np.frombuffer(block, number, max(0, usable)))
             if bad.any():
                 if not count:
                     position = size // number.itemsize + int(np.argmax(bad))
-                    first = tuple(int(i) for i in np.unravel_index(position, header.shape, order="F"))
+                    first = tuple(int(i) for i in np.unravel_index(position, voxels.shape, order="F"))
                 count += int(bad.sum())
         size += len(block)
-        if size >= header.size - header.offset:
+        if size >= voxels.size - voxels.offset:
             break  # what follows is no voxel, however much it is
-    return Flaws(max(0, header.size - header.offset - size), count, first)
+    return Flaws(max(0, voxels.size - voxels.offset - size), count, first)
 
 
-def _blocks(path: Path, compressed: bool, offset: int) -> Iterator[bytes]:
-    """The file after its header in blocks of the same length, as far as it can be read."""
-    with (gzip.open if compressed else open)(path, "rb") as file:
+def _blocks(voxels: _Voxels) -> Iterator[bytes]:
+    """The file from its first voxel on in blocks of the same length, as far as it can be read."""
+    with (gzip.open if voxels.compressed else open)(voxels.path, "rb") as file:
         try:
-            file.read(offset)
+            file.read(voxels.offset)
             while block := file.read(_BLOCK):
                 yield block
         except _BROKEN:
             return
 
 
-def _voxels(head: Head | None) -> _Voxels | None:
-    """Where and what the voxels are, of a file that holds them beside its header."""
-    if head is None:
+def _voxels(path: str | os.PathLike[str]) -> _Voxels | None:
+    head, holder = read_head(path), voxel_file(path)
+    # A single file that says that its voxels are in another one has none that could be found.
+    if head is None or not holder.exists() or (holder == header_file(path)) != (head.number("magic")[:2] == b"n+"):
         return None
-    if head.version == 1:
-        magic, dimensions = head.content[344:347], head.numbers("8h", 40)
-        kind, offset = head.numbers("2h", 70), head.numbers("f", 108)[0]
-    else:
-        magic, dimensions = head.content[4:7], head.numbers("8q", 16)
-        kind, offset = head.numbers("2h", 12), head.numbers("q", 168)[0]
-    if magic != b"n+%d" % head.version:
-        return None
+    dimensions = head.numbers("dim")
     shape = tuple(max(1, n) for n in dimensions[1 : 1 + dimensions[0]])
-    floats = _FLOATS.get(kind[0])
-    return _Voxels(int(offset), shape, kind[1], floats and head.order + floats)
+    floats = _FLOATS.get(head.number("datatype"))
+    # The reader looks for no voxels within the header of a single file.
+    offset = max(int(head.number("vox_offset")), _LENGTHS[head.version - 1] if holder == header_file(path) else 0)
+    return _Voxels(holder, offset, shape, head.number("bitpix"), floats and head.order + floats)
 
 
 def _stored_size(path: Path) -> int:
     """What the end of a compressed file says about its size, modulo 2**32."""
+    if path.stat().st_size < 4:
+        return 0
     with open(path, "rb") as file:
         file.seek(-4, os.SEEK_END)
         return struct.unpack("<I", file.read(4))[0]
