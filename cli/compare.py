@@ -55,7 +55,7 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
 )
 @click.option(
     "--command",
-    "templates",
+    "commands",
     multiple=True,
     metavar="TEMPLATE",
     help="Any other program: 'mytool {fixed} {moving} -o {field}', or 'NAME=mytool ...' to name it. It has to write "
@@ -106,7 +106,6 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
 @click.option("--no-report", is_flag=True, help="Write the tables only, and keep no pictures.")
 @click.option(
     "--report-size",
-    "megabytes",
     type=click.FloatRange(min=1),
     default=60.0,
     show_default=True,
@@ -153,7 +152,9 @@ def main(pairs: Path, output: Path, quiet: bool, **options: Any) -> None:
                 pairs,
                 output,
                 rules=Rules(**{name: options.pop(name) for name in names}),
+                templates=options.pop("commands"),
                 report=not options.pop("no_report"),
+                megabytes=options.pop("report_size"),
                 progress=None if quiet else partial(click.echo, err=True),
                 **options,
             )

@@ -66,10 +66,13 @@ class Run:
 
 
 def pair_names(pairs: Sequence[Pair]) -> list[str]:
-    """Names of the pairs for tables; where a name comes again, the number of its row is added."""
+    """Name the pairs for tables; a name that is taken gets the number of its row."""
     names: list[str] = []
     for number, pair in enumerate(pairs, start=1):
-        names.append(f"{pair.name}_row{number}" if pair.name in names else pair.name)
+        name, taken = pair.name, {*names, *(other.name for other in pairs[number:])} if pair.name in names else set()
+        while name in taken:
+            name = f"{name}_row{number}"
+        names.append(name)
     return names
 
 

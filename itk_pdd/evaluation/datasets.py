@@ -1,4 +1,4 @@
-"""Lists of image pairs: CSV files as ``pdd-compare`` reads them and the benchmark data sets."""
+"""Lists of image pairs: CSV files for ``pdd-compare``, and the benchmark data sets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io import points
 from itk_pdd.io.outputs import whole_file
 
 __all__ = [
@@ -30,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Pair:
-    """Files of two images to be registered and of what is known about them.
+    """Files of two images to be registered, and of their labels, landmarks and masks.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ def read_pairs(path: str | os.PathLike) -> list[Pair]:
     """Read a list of pairs from a CSV file.
 
     The columns are the attributes of :class:`Pair`, in any order; ``fixed`` and ``moving`` are required. Paths are
-    relative to the folder of the CSV file. Whether the files exist is not checked here.
+    relative to the folder of the CSV file. The files need not exist.
 
     Raises
     ------
@@ -99,8 +101,13 @@ def read_pairs(path: str | os.PathLike) -> list[Pair]:
             rows = list(reader)
     except FileNotFoundError:
         raise RegistrationError(f"list of pairs {path} does not exist; expected a CSV file.") from None
+    except OSError as error:
+        raise RegistrationError(f"list of pairs {path} cannot be read ({error.strerror or error}).") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise RegistrationError(f"list of pairs {path} is not a readable CSV file: {error}.") from None
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise RegistrationError(f"list of pairs {path} has the column(s) {', '.join(twice)} twice: keep one of each.")
     missing = {"fixed", "moving"} - set(header)
     if missing:
         raise RegistrationError(
@@ -139,39 +146,59 @@ def write_pairs(path: str | os.PathLike, pairs: Iterable[Pair]) -> None:
             writer.writerow([os.path.relpath(given[c], path.parent) if c in given else "" for c in columns])
 
 
-def read_points(path: str | os.PathLike, *, side: str = "fixed") -> np.ndarray:
-    """Read landmarks from a CSV file with a header.
+def read_points(path: str | os.PathLike, *, side: str = "fixed", dimension: int | None = None) -> np.ndarray:
+    """Read the landmarks of one image.
 
     Parameters
     ----------
     path : path
-        File with the columns ``x, y, z`` or, where one file holds both sides, ``fixed_x, fixed_y, fixed_z, moving_x,
-        moving_y, moving_z`` (without z in two dimensions); other columns are ignored.
+        A file of points as :func:`itk_pdd.io.points.read_points` reads it (CSV in LPS millimetres, 3D Slicer's
+        ``.fcsv`` and ``.mrk.json``, meshes), or a CSV file of both images with the columns ``fixed_x, fixed_y,
+        fixed_z, moving_x, moving_y, moving_z`` (without z in two dimensions); other columns are ignored.
     side : {"fixed", "moving"}
-        Which points to take from a file that holds both.
+        The image whose points are taken from a file of both.
+    dimension : int, optional
+        Number of coordinates; by default 2 for a CSV file without a third coordinate, else 3.
 
     Returns
     -------
     numpy.ndarray
         Physical LPS points (n, dim) in millimetres, components x, y(, z).
+
+    Raises
+    ------
+    RegistrationError
+        If the file cannot be read, or holds no points or not finite ones.
     """
-    with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream, skipinitialspace=True))
-    header = [] if not rows else [name for name in rows[0] if name is not None]
-    for prefix in (f"{side}_", ""):
-        columns = [prefix + axis for axis in "xyz" if prefix + axis in header]
-        if columns[:2] == [prefix + "x", prefix + "y"]:
-            try:
-                points = np.array([[float(row[c]) for c in columns] for row in rows])
-            except (TypeError, ValueError) as error:
-                raise RegistrationError(f"landmarks {path}: {error}; expected numbers in {columns}.") from None
-            if not np.isfinite(points).all():
-                raise RegistrationError(f"landmarks {path}: expected finite numbers in {', '.join(columns)}.")
-            return points
-    raise RegistrationError(
-        f"landmarks {path} must have the columns x, y(, z) or {side}_x, {side}_y(, {side}_z) and at least one row, "
-        f"found {', '.join(header) or 'nothing'}."
-    )
+    path, name = Path(path), f"{side}_points"
+    if path.suffix.lower() == ".csv":
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+            header = [cell.strip().lower() for cell in next(csv.reader(stream), [])]
+        columns = [f"{side}_{axis}" for axis in "xyz" if f"{side}_{axis}" in header]
+        if columns[:2] == [f"{side}_x", f"{side}_y"]:
+            return _points_of_both(path, columns, name)
+        words = header and not re.fullmatch(r"[-+.\deE]+", header[0]) and not {"x", "y"} <= set(header)
+        if words:
+            raise RegistrationError(
+                f"{name}: {path} has the columns {', '.join(header)}, expected the columns x, y(, z) or "
+                f"{side}_x, {side}_y(, {side}_z)"
+            )
+        dimension = dimension or (2 if "z" not in header and ("x" in header or len(header) == 2) else 3)
+    return points.read_points(path, dimension=dimension or 3, name=name).points
+
+
+def _points_of_both(path: Path, columns: Sequence[str], name: str) -> np.ndarray:
+    """Read the points of one image from a table of both."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            reader.fieldnames = [field.strip().lower() for field in reader.fieldnames or []]
+            found = np.array([[float(row[c]) for c in columns] for row in reader]).reshape(-1, len(columns))
+    except (TypeError, ValueError, csv.Error) as error:
+        raise RegistrationError(f"{name}: {path} is no table with numbers in {columns}: {error}") from None
+    if not found.size or not np.isfinite(found).all():
+        raise RegistrationError(f"{name}: {path} must have finite numbers in {', '.join(columns)}, in at least one row")
+    return found
 
 
 def data_folder() -> Path:

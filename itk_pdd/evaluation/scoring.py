@@ -1,4 +1,4 @@
-"""All measures of one registration at once: a pair of images with what is known about them, and a field."""
+"""Measure a registration: a pair of images with its labels, landmarks and masks, and a field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Case", "Score", "load_case", "score"]
 
 @dataclass(frozen=True)
 class Case:
-    """A pair of images in memory with the truth about them; what is unknown is None."""
+    """A pair of images in memory with its labels, landmarks and masks; None if unknown."""
 
     fixed: Volume
     moving: Volume
@@ -69,9 +69,14 @@ def load_case(pair: Pair) -> Case:
     for role, path in given.items():
         if not path.is_file():
             raise RegistrationError(f"{role}: there is no file {path}")
-    loaded: dict[str, Volume | np.ndarray] = {}
-    for side in ("fixed", "moving"):
-        image = loaded[side] = Volume.from_image(given[side], name=side)
+    images = {side: Volume.from_image(given[side], name=side) for side in ("fixed", "moving")}
+    dimensions = [image.grid.dimension for image in images.values()]
+    if dimensions[0] != dimensions[1]:
+        raise RegistrationError(
+            f"fixed and moving image must have the same dimension, found {dimensions[0]} and {dimensions[1]}."
+        )
+    loaded: dict[str, Volume | np.ndarray] = {**images}
+    for side, image in images.items():
         if f"{side}_mask" in given:
             loaded[f"{side}_mask"] = Volume.mask_from_image(given[f"{side}_mask"], image.grid, name=f"{side}_mask")
         if f"{side}_labels" in given:
@@ -85,12 +90,7 @@ def load_case(pair: Pair) -> Case:
             whole = labels.array if np.issubdtype(labels.array.dtype, np.integer) else labels.array.astype(np.int32)
             loaded[f"{side}_labels"] = Volume(whole, labels.grid)
         if f"{side}_points" in given:
-            loaded[f"{side}_points"] = read_points(given[f"{side}_points"], side=side)
-    if loaded["fixed"].grid.dimension != loaded["moving"].grid.dimension:
-        raise RegistrationError(
-            f"fixed and moving image must have the same dimension, found {loaded['fixed'].grid.dimension} and "
-            f"{loaded['moving'].grid.dimension}."
-        )
+            loaded[f"{side}_points"] = read_points(given[f"{side}_points"], side=side, dimension=image.grid.dimension)
     for kind in ("labels", "points"):
         if (f"fixed_{kind}" in loaded) != (f"moving_{kind}" in loaded):
             raise RegistrationError(f"fixed_{kind} and moving_{kind} must be given together.")

@@ -53,6 +53,8 @@ def test_a_comparison(pairs, tmp_path):
     with (out / "summary.csv").open(newline="") as stream:
         summary = {(r["method"], r["label"], r["measure"]): r for r in csv.DictReader(stream)}
     assert summary["demons", "box", "dice"]["mean"] == rows[4]["dice"]
+    assert all(row[column] == "" for row in summary.values() for column in ("p", "p_holm", "ci_low", "ci_high"))
+    assert "Fewer than 5 pairs" in result.output
     report = (out / "report.html").read_text()
     assert "demons" in report and 'data-viewer="pair-1"' in report
     again = run(pairs, "-o", out, "--methods", "demons", "--quiet")
@@ -74,6 +76,7 @@ def test_the_command_itself_is_a_method_and_the_report_can_be_left_out(pairs, tm
         (["--clamp", 5, 1], "lower value first"),
         (["--group", "large"], "expected NAME=LABEL"),
         (["--group", "all=1"], "expected NAME=LABEL"),
+        (["--group", "box=1", "--group", "box=2"], "'box' is given twice"),
         (["--settings", "nowhere"], "neither a folder nor"),
         (["--command", "tool {fixed}"], "lacks {moving}, {field}"),
         (["--jobs", 0], "0 is not in the range"),
@@ -94,6 +97,25 @@ def test_wrong_files(pairs, tmp_path):
     (tmp_path / "file").write_text("")
     result = run(pairs, "-o", tmp_path / "file", "--methods", "demons")
     assert result.exit_code == 1 and result.output.startswith("Error: ")
+
+
+def test_a_missing_file_is_named_and_gives_the_exit_code_of_an_input(pairs, tmp_path):
+    with pairs.open("a") as stream:
+        stream.write("a.nii.gz,gone.nii.gz,,\n")
+    result = run(pairs, "-o", tmp_path / "out", "--methods", "demons", "--no-report", "--quiet")
+    assert result.exit_code == 1
+    assert "Error: pair a_gone was skipped: there is no file moving" in result.output
+    assert "gone.nii.gz" in result.output and "Traceback" not in result.output
+    with (tmp_path / "out" / "results.csv").open(newline="") as stream:
+        assert {row["status"] for row in csv.DictReader(stream)} == {"ok", "skipped"}, "the other pair is registered"
+
+
+def test_the_exit_code_tells_that_every_registration_failed(pairs, tmp_path):
+    failing = ["--methods", "", "--command", "bad=false {fixed} {moving} {field}"]
+    result = run(pairs, "-o", tmp_path / "out", *failing, "--no-report")
+    assert result.exit_code == 1 and "Error: every registration failed" in result.output
+    one_fails = run(pairs, "-o", tmp_path / "out", "--methods", "demons", *failing[2:], "--no-report")
+    assert one_fails.exit_code == 0 and "Error" not in one_fails.output
 
 
 def test_methods_are_listed():

@@ -120,6 +120,49 @@ def test_verbose_says_what_is_done(engine, pair) -> None:
         assert part in text
 
 
+def test_replaced_files_are_told(engine, pair) -> None:
+    arguments = pair.fixed, pair.moving, "-o", pair.out / "u.mha", "-v"
+    assert "over the old file" not in run(*arguments).output
+    assert f"wrote {pair.out / 'u.mha'} over the old file" in run(*arguments).output
+
+
+def test_value_outside(engine, pair) -> None:
+    """Voxels outside the moving image get the value; an image far to the side is outside everywhere on one half."""
+    grid = Grid.create((12, 11, 10), (2.0, 2.0, 2.0))
+    half = Grid.create((6, 11, 10), (2.0, 2.0, 2.0))
+    fixed, moving = save(blobs(grid), pair.folder / "f.mha"), pair.folder / "half.mha"
+    save(Volume(np.random.default_rng(0).integers(1, 99, half.shape).astype(np.int16), half), moving)
+    for words, expected in (([], 0), (["--default", -125], -125)):
+        result = run(fixed, moving, "--warped", pair.out / "w.mha", *words)
+        assert result.exit_code == 0, result.output
+        # The wave of the engine is shorter than two voxels.
+        assert set(np.unique(read(pair.out / "w.mha")[..., 9:])) == {expected}
+    assert run(fixed, moving, "-o", pair.out / "u.mha", "--default", 3).exit_code == 2
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_every_volume_of_a_series_is_warped(engine, pair, components: int) -> None:
+    volumes = [blobs(GRID, seed=n).to_simpleitk() for n in range(3)]
+    if components > 1:
+        volumes = [SimpleITK.Compose([v] * components) for v in volumes]
+    series = SimpleITK.JoinSeries(volumes, 7.0, 2.5)
+    SimpleITK.WriteImage(series, str(pair.folder / "s.nrrd"))
+    first = save(blobs(GRID), pair.folder / "one.mha")
+    if components == 1:
+        result = run(pair.folder / "s.nrrd", pair.folder / "s.nrrd", "--warped", pair.out / "w.nrrd")
+        assert result.exit_code == 0, result.output
+        warped = SimpleITK.ReadImage(str(pair.out / "w.nrrd"))
+        assert (warped.GetDimension(), warped.GetSpacing()[3], warped.GetOrigin()[3]) == (4, 2.5, 7.0)
+        for number, volume in enumerate(volumes):
+            SimpleITK.WriteImage(volume, str(pair.folder / "v.mha"))
+            assert run(first, pair.folder / "v.mha", "--warped", pair.out / "v.mha").exit_code == 0
+            np.testing.assert_array_equal(read(pair.out / "w.nrrd")[number], read(pair.out / "v.mha"))
+    else:
+        result = run(first, pair.folder / "s.nrrd", "--warped", pair.out / "w.nrrd")
+        assert result.exit_code == 1
+        assert_one_sentence(result.output, "")
+
+
 def sabotage(volume: Volume, value: float) -> Volume:
     array = volume.array.astype(np.float32)
     array[3, 4, 5] = value
@@ -303,6 +346,9 @@ def test_help_is_fast_and_complete() -> None:
             assert parameter.opts[-1] in shown.stdout
             assert parameter.help
     assert "Exit codes" in shown.stdout
+    from itk_pdd.models import names
+
+    assert all(name in shown.stdout for name in names())
 
 
 @pytest.mark.parametrize("name", ["oblique", "left-handed", "flipped and permuted", "anisotropic", "oblique 2-D"])

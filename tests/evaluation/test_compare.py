@@ -19,7 +19,8 @@ import SimpleITK as sitk
 import itk_pdd.evaluation.compare as compare_module
 from itk_pdd import RegistrationError
 from itk_pdd.evaluation import tables
-from itk_pdd.evaluation.compare import compare, load_result, plan
+from itk_pdd.evaluation.compare import compare, load_result, pair_names, plan
+from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.methods import candidates
 from itk_pdd.evaluation.run import Rules
 from itk_pdd.io.fields import read_field
@@ -263,3 +264,12 @@ def test_pixels_of_a_mask_are_passed_where_asked(scene, tmp_path, program, const
 def test_settings_that_are_not_there(tmp_path):
     with pytest.raises(RegistrationError, match="neither a folder nor"):
         candidates(["demons"], settings=tmp_path / "none")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 1, 0), (1, 0, 2)])
+def test_every_pair_has_a_name_of_its_own(order):
+    """A numbered name is not that of another pair."""
+    three = [Pair(Path(a), Path(b)) for a, b in (("a.nii", "b.nii"), ("x/a.nii", "b.nii"), ("a.nii", "b_row2.nii"))]
+    pairs = [three[i] for i in order]
+    assert len(set(pair_names(pairs))) == 3
+    assert set(pair_names(pairs)) >= {pair.name for pair in pairs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def test_swapping_a_pair():
         ("fixed,moving\na,\n", "line 2: fixed and moving"),
         ("fixed,moving,fixed_labels\na,b\n", "line 2: expected 3 cells"),
         ("fixed,moving\na,b,c\n", "line 2: expected 2 cells"),
+        ("fixed,moving,fixed\na,b,c\n", "column.* fixed twice"),
     ],
 )
 def test_lists_that_cannot_be_read(tmp_path, text, words):
@@ -75,6 +77,45 @@ def test_landmarks(tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(RegistrationError, match="columns x, y"):
         read_points(path)
+
+
+FCSV = """# Markups fiducial file version = 4.11
+# CoordinateSystem = RAS
+# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID
+1,-1,-2,3,0,0,0,1,1,1,0,F-1,,
+2,-4.5,5,-6,0,0,0,1,1,1,0,F-2,,
+"""
+MARKUPS = {
+    "markups": [
+        {
+            "coordinateSystem": "LPS",
+            "controlPoints": [{"position": [1.0, 2.0, 3.0]}, {"position": [4.5, -5.0, -6.0]}],
+        }
+    ]
+}
+VTK = """# vtk DataFile Version 3.0
+points
+ASCII
+DATASET POLYDATA
+POINTS 2 float
+1 2 3 4.5 -5 -6
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.fcsv", FCSV),
+        ("p.mrk.json", json.dumps(MARKUPS)),
+        ("p.vtk", VTK),
+        ("index.csv", ",x,y,z\n0,1,2,3\n1,4.5,-5,-6\n"),
+        ("ants.csv", "x,y,z,t,label\n1,2,3,0,1\n4.5,-5,-6,0,2\n"),
+        ("plain.csv", "1,2,3\n4.5,-5,-6\n"),
+    ],
+)
+def test_landmarks_in_every_format_that_pdd_transform_reads(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert np.allclose(read_points(tmp_path / name), [[1, 2, 3], [4.5, -5, -6]])
 
 
 def test_data_folder_is_named_in_the_error(tmp_path, monkeypatch):
