@@ -83,7 +83,8 @@ class _Model(click.Option):
     "--elastix",
     type=PATH,
     metavar="FILE",
-    help="elastix' parameter file (.txt) for transformix, and the field it names beside it (.field.nii.gz).",
+    help="elastix' parameter file (.txt) for transformix, and the field it names beside it (.field.nii.gz); run "
+    "transformix in their folder.",
 )
 @click.option(
     "--warped-labels",

@@ -166,7 +166,7 @@ def jacobian(output: Path, transforms: tuple[str, ...], verbose: int, **options:
     show_default=True,
     help="field: one displacement field, LPS mm (.nii.gz, .mha, .nrrd; .h5, .tfm as transform). composite: the "
     "transforms as they are in one ITK file (.h5, .tfm). elastix: a parameter file for transformix (.txt) and its "
-    "field beside it. niftyreg: NiftyReg's displacement field (.nii.gz, RAS mm).",
+    "field beside it, to be used in their folder. niftyreg: NiftyReg's displacement field (.nii.gz, RAS mm).",
 )
 @_options(THREADS, VERBOSE)
 def compose(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:

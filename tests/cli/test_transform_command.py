@@ -98,7 +98,10 @@ def test_compose_in_every_format(case) -> None:
     for name in ("f.nii.gz", "f.h5", "n.nii.gz", "T.field.nii.gz"):
         np.testing.assert_allclose(read_field(case.out / name).vectors, expected, atol=1e-4)
     assert read_intent(case.out / "n.nii.gz").name == "NREG_TRANS"
-    result = run("compose", "-t", case.out / "T.txt", "-o", case.out / "again.nii.gz", "-r", case.folder / "m.nii.gz")
+    assert str(case.out) not in (case.out / "T.txt").read_text(), "the folder can be moved"
+    moved = case.out.rename(case.folder / "moved")
+    case.out.mkdir()
+    result = run("compose", "-t", moved / "T.txt", "-o", case.out / "again.nii.gz", "-r", case.folder / "m.nii.gz")
     assert result.exit_code == 0, result.output
     np.testing.assert_allclose(read_field(case.out / "again.nii.gz").vectors, expected, atol=1e-4)
     result = run("compose", *transforms, "--format", "composite", "-o", case.out / "c.h5")

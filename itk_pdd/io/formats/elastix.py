@@ -212,8 +212,8 @@ def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
     Parameters
     ----------
     field_file : path-like
-        Where the field will be: transformix looks for a relative name in its working directory, so that the absolute
-        one is written.
+        File of the field. Only its name is written, so that the folder of both can be moved: transformix looks for it
+        in its working directory, this package beside the parameter file.
     grid : Grid
         Grid of the field: transformix resamples onto it.
     """
@@ -225,9 +225,10 @@ def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
     return "\n".join(
         [
             "// A displacement field of itk_pdd, from fixed to moving points, in physical millimetres (LPS).",
+            "// Run transformix in the folder of this file: it looks for the field in its working directory.",
             '(Transform "DeformationFieldTransform")',
             "(NumberOfParameters 0)",
-            f'(DeformationFieldFileName "{Path(field_file).resolve()}")',
+            f'(DeformationFieldFileName "{Path(field_file).name}")',
             "(DeformationFieldInterpolationOrder 1)",
             f'(InitialTransformParameterFileName "{_NONE}")',
             '(HowToCombineTransforms "Compose")',
