@@ -10,6 +10,7 @@ import numpy as np
 from conftest import blobs, rotation, wave
 
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.files import write_image
 from itk_pdd.io.volume import Volume
 
 GRID = Grid.create((13, 12, 10), (1.5, 2.0, 2.5), (-5.0, 8.0, 3.0), rotation(10, 5, -20))
@@ -18,7 +19,7 @@ FLAT = Grid.create((20, 16), (1.0, 1.5))
 Files = dict[str, bytes]
 
 IMAGES = ("x.nii", "x.nii.gz", "x.hdr", "x.mha", "packed.mha", "x.mhd", "x.nrrd", "packed.nrrd", "x.nhdr", "x.vtk",
-          "x.tif", "x.png", "short.nii.gz", "rgb.mha", "two.nii")  # fmt: skip
+          "x.tif", "x.png", "short.nii.gz", "rgb.mha", "two.nii", "x.mgh", "x.mgz")  # fmt: skip
 TRANSFORMS = ("affine.tfm", "affine.h5", "affine.mat", "elastix.txt", "bspline.txt", "field.nii.gz", "field.mha",
               "field.h5", "bspline.tfm", "composite.h5")  # fmt: skip
 POINTS = ("p.csv", "p.fcsv", "p.mrk.json", "p.vtk", "binary.vtk")
@@ -74,7 +75,10 @@ def _image(path: Path) -> None:
     image = volume.to_simpleitk()
     if path.stem == "rgb":
         image = SimpleITK.Compose([image, image, image])
-    SimpleITK.WriteImage(image, str(path), path.stem == "packed")
+    if path.suffix in (".mgh", ".mgz"):
+        write_image(image, path)
+    else:
+        SimpleITK.WriteImage(image, str(path), path.stem == "packed")
 
 
 def _dicom(folder: Path) -> None:

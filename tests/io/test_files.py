@@ -6,6 +6,7 @@ import gzip
 import os
 import struct
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -174,3 +175,24 @@ def test_unreadable_transforms(tmp_path, capfd) -> None:
         with pytest.raises(RegistrationError, match=message):
             read_transform(tmp_path / name)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["NIfTI", "NRRD"])
+def test_tensors_are_refused_in_plain_words(tmp_path, kind: str) -> None:
+    """SimpleITK says "Unknown PixelType: float(11)"."""
+    tensors = np.ones((8, 9, 10, 1, 6), np.float32)
+    if kind == "NIfTI":
+        path = tmp_path / "dti.nii.gz"
+        image = nibabel.Nifti1Image(tensors, np.diag([2, 2, 2, 1.0]))
+        image.header.set_intent(1005, (3,))
+        nibabel.save(image, path)
+    else:
+        path = tmp_path / "dti.nrrd"
+        head = (
+            "NRRD0005\ntype: float\ndimension: 4\nspace: left-posterior-superior\nsizes: 6 8 9 10\nendian: little\n"
+            "kinds: 3D-symmetric-matrix domain domain domain\nencoding: raw\nspace origin: (0,0,0)\n"
+            "space directions: none (1,0,0) (0,1,0) (0,0,1)\n\n"
+        )
+        path.write_bytes(head.encode() + tensors.tobytes())
+    with pytest.raises(RegistrationError, match=r"^image: .*dti.* holds tensors.*fractional anisotropy"):
+        read_image(path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from conftest import GEOMETRIES, blobs, rotation, to_itk
+from PIL import Image
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
@@ -202,3 +203,44 @@ def test_kind_of_the_answer() -> None:
     assert image_kind(ours, "file.nii") == "simpleitk"
     assert image_kind(theirs, ours) == "itk"
     assert image_kind("a.nii", "b.nii") == "itk"
+
+
+@pytest.mark.parametrize("digits", [5, 6])
+def test_masks_and_channels_with_rounded_headers_are_taken(digits: int) -> None:
+    """Headers written with few digits, far from the origin of the scanner."""
+    grid = Grid.create((30, 30, 24), (0.6640625, 0.6640625, 1.25), (-161.69921875, -161.69921875, -1161.69921875))
+    rounded = Grid.create(
+        grid.size,
+        [float(f"{s:.{digits}g}") for s in grid.spacing],
+        [float(f"{o:.{digits}g}") for o in grid.origin],
+    )
+    assert not rounded.same_space(grid)
+    mask = Volume(np.ones(grid.shape, np.uint8), rounded).to_simpleitk()
+    assert Volume.mask_from_image(mask, grid).grid == grid
+    channels = Volume.channels_from_image([blobs(grid).to_simpleitk(), blobs(rounded, seed=1).to_simpleitk()])
+    assert [channel.grid for channel in channels] == [grid, grid]
+
+
+def test_a_mask_a_fifth_of_a_voxel_away_is_refused_and_the_distance_told() -> None:
+    moved = Grid.create(GRID.size, GRID.spacing, GRID.to_physical([0.2, 0, 0]), np.asarray(GRID.direction))
+    with pytest.raises(RegistrationError, match=r"another grid than its image: .* up to 0.2 voxels apart"):
+        Volume.mask_from_image(Volume(np.ones(GRID.shape, np.uint8), moved), GRID)
+
+
+@pytest.mark.parametrize("mode, channels", [("L", 1), ("RGB", 3), ("RGBA", 3), ("LA", 1)])
+def test_an_opaque_alpha_channel_is_left_out(tmp_path, mode: str, channels: int) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (12, 14)).astype(np.uint8)
+    Image.fromarray(grey).convert(mode).save(tmp_path / "a.png")
+    volumes = Volume.channels_from_image(tmp_path / "a.png")
+    assert len(volumes) == channels
+    for volume in volumes:
+        np.testing.assert_array_equal(volume.array, grey)
+    if mode == "LA":
+        np.testing.assert_array_equal(Volume.from_image(tmp_path / "a.png").array, grey)
+
+
+def test_an_alpha_channel_that_says_something_is_kept(tmp_path) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (12, 14)).astype(np.uint8)
+    alpha = np.where(grey > 50, 255, 0).astype(np.uint8)
+    Image.fromarray(np.stack([grey] * 3 + [alpha], axis=-1)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(Volume.channels_from_image(tmp_path / "a.png")[3].array, alpha)

@@ -98,3 +98,17 @@ def test_ordered_pairs():
         assert some == sorted(set(some)) and len(some) == 5 and all(a != b for a, b in some)
     assert len({tuple(some) for some in drawn.values()}) > 15
     assert {pair for some in drawn.values() for pair in some} == set(ordered_pairs("abcde", None, 0))
+
+
+@pytest.mark.parametrize("layout", ["Decathlon", "nnU-Net"])
+def test_folders_of_archives_and_of_other_programs(tmp_path, layout):
+    """Archives of macOS hold a hidden file beside each; nnU-Net numbers the channels of images, not of labels."""
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            number = "_0000" if (layout, folder) == ("nnU-Net", "imagesTr") else ""
+            (tmp_path / folder / f"case_{i}{number}.nii.gz").write_bytes(b"image")
+            (tmp_path / folder / f"._case_{i}.nii.gz").write_bytes(b"Mac OS X")
+    found = read_scans(tmp_path)
+    assert [scan.labels.name for scan in found] == ["case_0.nii.gz", "case_1.nii.gz"]
+    assert all(scan.image.is_file() and not scan.image.name.startswith(".") for scan in found)

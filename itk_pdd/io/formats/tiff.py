@@ -60,7 +60,7 @@ def apply_description(image: SimpleITK.Image, path: Path, *, where: str) -> None
             f"{where} holds {counts} as pages of one stack, expected slices only: save one of each by itself"
         )
     read = image.GetSize()[2] if image.GetDimension() > 2 else 1
-    if stack.pages is not None and stack.pages != read:
+    if stack.pages is not None and stack.pages > read:
         raise RegistrationError(
             f"{where} says that it holds {stack.pages} pages, {read} can be read: save it again as plain TIFF"
         )
