@@ -71,11 +71,11 @@ def _segmentation(data: Path, options: dict[str, Any], progress: Any) -> list[di
     from itk_pdd.errors import RegistrationError
     from itk_pdd.models import load
     from itk_pdd.network.semantic import SemanticNetwork
-    from itk_pdd.solver.operations import on_device
+    from itk_pdd.solver.devices import on_device
     from itk_pdd.training.evaluation import segmentation_dice
 
-    folder = load(options["model"]).network
-    if folder is None:
+    folder = getattr(load(options["model"]), "network", None)
+    if not isinstance(folder, str):
         raise RegistrationError(f"model {options['model']} has no network that names organs, expected one that has")
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])

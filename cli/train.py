@@ -183,7 +183,7 @@ def _train(
 def _recipe(output: Path, options: dict[str, Any], method: str, learned: dict[str, Any]) -> Any:
     """The recipe of a method; ``learned`` are the options of a PDD network."""
     from itk_pdd.network.preparation import Intensity
-    from itk_pdd.solver.operations import checked_device
+    from itk_pdd.solver.devices import checked_device
     from itk_pdd.training.augmentation import Augmentation
     from itk_pdd.training.recipe import Recipe
     from itk_pdd.training.schedule import TrainingSettings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,41 +16,14 @@ from itk_pdd.io.images import image_kind
 from itk_pdd.io.transforms import as_mapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
+from itk_pdd.solver.problem import Options, Problem, Result
 
-if TYPE_CHECKING:
-    from itk_pdd.solver.engine import Result
-
-__all__ = ["INITIALISATIONS", "Problem", "prepare", "register", "solve"]
+__all__ = ["INITIALISATIONS", "Problem", "prepare", "register", "register_volumes", "solve"]
 
 log = logging.getLogger("itk_pdd")
 
 INITIALISATIONS = ("center", "affine")
 """Ways to align two images roughly before the deformable registration."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Two images that can be registered: read, checked and roughly aligned.
-
-    Parameters
-    ----------
-    fixed, moving : Volume
-        The images.
-    initial : Mapping, optional
-        Where the registration starts, from fixed to moving points; None for the physical coordinates as they are.
-    fixed_mask, moving_mask : Volume, optional
-        bool volumes on the grids of the images.
-    fixed_channels, moving_channels : tuple of Volume, optional
-        All channels where there are several: ``fixed`` and ``moving`` are the first ones.
-    """
-
-    fixed: Volume
-    moving: Volume
-    initial: Mapping | None = None
-    fixed_mask: Volume | None = None
-    moving_mask: Volume | None = None
-    fixed_channels: tuple[Volume, ...] = ()
-    moving_channels: tuple[Volume, ...] = ()
 
 
 def register(
@@ -99,7 +72,8 @@ def register(
     device : str, optional
         "cpu", "cuda", "cuda:1" and so on, or "auto": a GPU where torch finds one that works, else the CPU.
     seed : int, optional
-        The same images, options, seed and device give the same result.
+        Accepted for compatibility, not used: nothing is random, and the same images, options and device give the same
+        result.
     threads : int, optional
         CPU threads; all by default.
     spacing : float, optional
@@ -169,7 +143,7 @@ def register(
     transform = (field_to_simpleitk if simple else field_to_itk)(result.field)
     if not return_uncertainty:
         return transform
-    assert result.uncertainty is not None  # the engine refuses models that do not estimate it
+    assert result.uncertainty is not None  # models that do not estimate it have refused
     if return_uncertainty == "full":
         return transform, result.uncertainty
     deviation = result.uncertainty.standard_deviation()
@@ -204,12 +178,8 @@ def prepare(
             f"fixed is {fixed.grid.dimension}-D ({fixed.grid}) and moving is {moving.grid.dimension}-D "
             f"({moving.grid}), expected the same dimension"
         )
-    counts = [len(each) for each in channels]
-    if counts[0] != counts[1]:
-        raise RegistrationError(
-            f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many: leave out those alone"
-        )
-    log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, counts[0])
+    problem = Problem(*channels)
+    log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, len(channels[0]))
     masks: dict[str, Any] = {}
     if fixed_mask is not None:
         masks["fixed_mask"] = Volume.mask_from_image(fixed_mask, fixed.grid, name="fixed_mask")
@@ -221,46 +191,66 @@ def prepare(
     elif initialise == "center":
         initial = prealignment.align_centres(fixed, moving, **masks)
     elif initialise == "affine":
-        initial = prealignment.align_affine(fixed, moving, threads=threads, **masks)
+        from itk_pdd import models
+
+        initial = prealignment.align_affine(fixed, moving, model=models.DEFAULT, threads=threads, **masks)
     _check_overlap(fixed, moving, initial, "initial_transform" if initial_transform is not None else None)
-    several: dict[str, Any] = (
-        dict(zip(("fixed_channels", "moving_channels"), channels, strict=True)) if counts[0] > 1 else {}
-    )
-    return Problem(fixed, moving, initial, **masks, **several)
+    return replace(problem, initial=initial, **masks)
 
 
 def solve(problem: Problem, *, channel_weights: Sequence[float] | None = None, **options: Any) -> Result:
-    """Run the engine on a prepared problem; the options are those of :func:`register`.
+    """Register a prepared problem; the options are those of :func:`register`.
 
     Raises
     ------
     RegistrationError
         If an option makes no sense, or there is not one weight for each channel.
     """
-    from itk_pdd.solver import engine
-
-    if channel_weights is not None:
-        options["channel_weights"] = _checked_weights(channel_weights, max(1, len(problem.fixed_channels)))
-    return engine.register_volumes(
-        problem.fixed_channels or problem.fixed,
-        problem.moving_channels or problem.moving,
-        initial=problem.initial,
-        fixed_mask=problem.fixed_mask,
-        moving_mask=problem.moving_mask,
-        **options,
-    )
+    return run(problem if channel_weights is None else problem.weighted(channel_weights), **options)
 
 
-def _checked_weights(weights: Sequence[float], channels: int) -> tuple[float, ...]:
-    try:
-        found = tuple(float(weight) for weight in weights)
-    except (TypeError, ValueError) as error:
-        raise RegistrationError(f"channel_weights is {weights!r}, expected a number for each channel") from error
-    if len(found) != channels:
-        raise RegistrationError(f"channel_weights are {len(found)} numbers, expected one for each channel: {channels}")
-    if not (np.isfinite(found).all() and min(found) >= 0 and sum(found) > 0):
-        raise RegistrationError(f"channel_weights are {found}, expected finite numbers from 0 on, some above 0")
-    return found
+def run(
+    problem: Problem,
+    *,
+    model: Any = "auto",
+    seed: int = 0,
+    progress: Callable[[float, str], None] | None = None,
+    **options: Any,
+) -> Result:
+    """Load a model and let it register.
+
+    Parameters
+    ----------
+    problem : Problem
+        The images.
+    model : str, path-like or Model
+        See :func:`itk_pdd.models.load`.
+    seed : int
+        Not used: nothing is random.
+    progress : callable, optional
+        See :func:`register`.
+    **options
+        See :class:`itk_pdd.solver.problem.Options`.
+    """
+    from itk_pdd import models
+
+    if progress is not None:
+        options["progress"] = progress
+    return models.load(model).register(problem, Options(**options))
+
+
+def register_volumes(
+    fixed: Volume | Sequence[Volume],
+    moving: Volume | Sequence[Volume],
+    *,
+    initial: Mapping | None = None,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    **options: Any,
+) -> Result:
+    """Register checked volumes, or the channels of each; the options are those of :func:`solve`."""
+    channels = [(each,) if isinstance(each, Volume) else tuple(each) for each in (fixed, moving)]
+    return solve(Problem(channels[0], channels[1], initial, fixed_mask, moving_mask), **options)
 
 
 def _check_overlap(fixed: Volume, moving: Volume, initial: Mapping | None, cause: str | None) -> None:

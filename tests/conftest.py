@@ -120,14 +120,19 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A stand-in for the engine that answers with a known field after the initial mapping, and notes its calls."""
     note = SimpleNamespace(calls=[], field=wave, error=None)
 
-    def register_volumes(fixed, moving, *, initial=None, progress=None, **options):
-        note.calls.append(SimpleNamespace(fixed=fixed, moving=moving, initial=initial, **options))
+    def run(problem, *, progress=None, **options):
+        single = len(problem.fixed_channels) == 1
+        images = (problem.fixed, problem.moving) if single else (problem.fixed_channels, problem.moving_channels)
+        rest = {name: getattr(problem, name) for name in ("initial", "fixed_mask", "moving_mask")}
+        note.calls.append(
+            SimpleNamespace(fixed=images[0], moving=images[1], channel_weights=problem.weights, **rest, **options)
+        )
+        initial, fixed = problem.initial, problem.fixed
         if progress is not None:
             for step in range(4):
                 progress(step / 4, "working")
         if note.error is not None:
             raise note.error
-        fixed = fixed[0] if isinstance(fixed, tuple) else fixed
         field = note.field(fixed.grid)
         if initial is not None:
             points = fixed.grid.points()
@@ -136,5 +141,5 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             progress(1.0, "done")
         return SimpleNamespace(field=field, capture_range_mm=10.0, stages=(), uncertainty=None)
 
-    monkeypatch.setattr("itk_pdd.solver.engine.register_volumes", register_volumes)
+    monkeypatch.setattr("itk_pdd.registration.run", run)
     return note

@@ -11,6 +11,7 @@ import SimpleITK
 from conftest import GEOMETRIES, blobs, rotation, to_itk, wave
 
 import itk_pdd
+from itk_pdd import models
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import field_from_image, field_to_itk
@@ -170,7 +171,7 @@ def test_affine_without_any_overlap_is_refused() -> None:
     fixed = blobs(GRID)
     with pytest.raises(RegistrationError, match="found no start at which the images overlap"):
         prealignment.align_affine(
-            fixed, moved(blobs(GRID), np.array([900.0, 0, 0])),
+            fixed, moved(blobs(GRID), np.array([900.0, 0, 0])), model=models.DEFAULT,
             fixed_mask=corner_mask(GRID, 0), moving_mask=corner_mask(moved(blobs(GRID), np.array([9e4, 0, 0])).grid, 9),
         )  # fmt: skip
 

@@ -25,7 +25,7 @@ from itk_pdd.warp.composition import inverse_field, kept_apart
 from itk_pdd.warp.images import warp_simpleitk
 
 if TYPE_CHECKING:
-    from itk_pdd.solver.engine import Result
+    from itk_pdd.solver.problem import Result
 
 __all__ = ["register_files"]
 
@@ -159,7 +159,7 @@ def register_files(
         "report": lambda: _report_writer(fixed, moving, problem, labels, result),
         "warped": lambda: partial(files.write_image, _warped(moving_image, result.field, default)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
-        **uncertainty_writers(result, labels, targets),
+        **uncertainty_writers(result.uncertainty, labels, targets),
     }
     with simpleitk_threads(threads):
         wanted = [(target, writers[name]()) for name, target in targets.items()]

@@ -1,4 +1,7 @@
-"""Named models: the settings of a registration, and the trained networks where there are any."""
+"""Models by name: settings and trained weights. Each is one class with one method, ``register``.
+
+Imports the solver and all below it.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.solver.settings import Model, Refinement, Regularisation, Stage
+from itk_pdd.solver.engine import DenseModel
+from itk_pdd.solver.settings import Refinement, Regularisation, Stage
 
 if TYPE_CHECKING:
     from itk_pdd.models.pddmodel import PddModel
+    from itk_pdd.solver.problem import Model
 
 __all__ = ["DEFAULT", "from_reference", "load", "names"]
 
-DEFAULT = Model(
+DEFAULT = DenseModel(
     name="mind-ssc",
     stages=(
         Stage(shrink=2, cell=4, radius=7, step=2, dilations=(1, 3), smoothness=0.052, stride=2),
         Stage(shrink=2, cell=3, radius=5, step=1, dilations=(1, 3), smoothness=0.0128),
         Stage(shrink=2, cell=2, radius=3, step=1, dilations=(1, 2), smoothness=0.0128),
     ),
-    # Where the search has put things near each other the intensities know better than the self-similarities.
+    # Once structures lie near each other, intensities tell more than self-similarities.
     refinement=Refinement(),
 )
 """Hand-made features only: any modality, no training."""
 
 _SEMANTIC = replace(
     DEFAULT,
-    # What the classes know lies in their probabilities.
+    # Compare the class probabilities instead of the intensities.
     refinement=Refinement(
         iterations=40, rate=0.2, voxels=Regularisation(diffusion=0.0007, volume=0.001, radius=0), features="classes"
     ),
@@ -41,28 +46,31 @@ _CARD = "card.json"
 
 
 def names() -> list[str]:
-    """Names of the models that come with the package."""
+    """List the models that come with the package."""
     return [DEFAULT.name, *sorted(path.parent.name for path in _FOLDER.glob(f"*/{_CARD}"))]
 
 
-def load(name: str | os.PathLike[str] | Model | PddModel) -> Model:
-    """The model of a name or in a folder.
+def load(name: str | os.PathLike[str] | Model) -> Any:
+    """Load the model of a name or in a folder.
 
     Parameters
     ----------
-    name : str, path-like, Model or PddModel
+    name : str, path-like or Model
         "auto" for the default, one of :func:`names`, or the folder of a trained network (``card.json`` and
         ``weights.safetensors``, as ``pdd-train`` writes it); a model is returned as it is.
+
+    Returns
+    -------
+    DenseModel or PddModel
+        See :class:`itk_pdd.solver.problem.Model`.
 
     Raises
     ------
     RegistrationError
-        If there is no such model.
+        If there is no such model, or its files are damaged.
     """
-    if isinstance(name, Model):
-        return name
     if not isinstance(name, str | os.PathLike):
-        return Model(name.card.name, stages=(), pdd=name)
+        return name
     text = os.fspath(name)
     if text in ("auto", DEFAULT.name):
         return DEFAULT
@@ -70,10 +78,11 @@ def load(name: str | os.PathLike[str] | Model | PddModel) -> Model:
         if folder is not None and (folder / _CARD).is_file():
             from itk_pdd.network.card import kind_of
 
-            # The network is read where it is used: errors in its files are told then.
             kind, where = kind_of(folder), folder.resolve()
             if kind == "pdd":
-                return Model(where.name, stages=(), pdd=str(where))
+                from itk_pdd.models.pddmodel import PddModel
+
+                return PddModel.from_folder(where)
             if kind == "descriptor":
                 return _described(where)
             return replace(_SEMANTIC, name=where.name, network=str(where))
@@ -82,11 +91,11 @@ def load(name: str | os.PathLike[str] | Model | PddModel) -> Model:
     )
 
 
-def _described(folder: Path) -> Model:
-    """The default model, its last search helped by a learned descriptor."""
+def _described(folder: Path) -> DenseModel:
+    """Make the default model whose last search also compares a learned descriptor."""
     from itk_pdd.network.card import DescriptorCard
 
-    # Far from the truth it knows no better than the hand-made features, so the first searches do without it.
+    # Far from the truth it is no better than the hand-made features, so the first searches do without it.
     *first, last = DEFAULT.stages
     stages = (*first, replace(last, learned=DescriptorCard.from_folder(folder).share))
     return replace(DEFAULT, name=folder.name, stages=stages, descriptor=str(folder))

@@ -1,20 +1,21 @@
-"""A trained PDD network with its card, and registration with it. Free of ITK."""
+"""A trained PDD network with its card, as a model that registers. Free of ITK."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from itk_pdd.errors import RegistrationError
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
 from itk_pdd.network.card import WEIGHTS, PddCard
@@ -22,14 +23,21 @@ from itk_pdd.network.export import write_model
 from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.network.preparation import prepare_image
 from itk_pdd.network.storage import load_weights, read_tensors
-from itk_pdd.solver.memory import Needs
-from itk_pdd.solver.unfolding import without_folds
+from itk_pdd.solver.devices import checked_device, computing_threads, on_device
+from itk_pdd.solver.folds import without_folds
+from itk_pdd.solver.memory import Needs, require
+from itk_pdd.solver.problem import Options, Problem, Result
+from itk_pdd.solver.settings import SMALLEST_JACOBIAN
+from itk_pdd.solver.working import working_grid
 
 __all__ = ["PddModel"]
 
-_MIND = 210  # bytes per voxel that MIND-SSC features take while they are made
+log = logging.getLogger("itk_pdd")
+
+_BYTES_OF_MIND = 210  # per voxel, while MIND-SSC features are made
 
 
+@dataclass(frozen=True, eq=False)
 class PddModel:
     """A PDD network and its card.
 
@@ -38,12 +46,27 @@ class PddModel:
     network : PddNetwork
         With trained weights.
     card : PddCard
-        What it is.
+        Describes it.
+    smallest_jacobian : float, optional
+        The field of every search is unfolded where its Jacobian determinant is smaller, so that all searches together
+        do not fold on the working grid. None leaves folds where they are.
+    iterations : int, optional
+        Steps of the instance optimisation instead of the card's; more fit the images more closely and fold more easily,
+        0 leaves it out.
     """
 
-    def __init__(self, network: PddNetwork, card: PddCard) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.card = card
+    network: PddNetwork
+    card: PddCard
+    smallest_jacobian: float | None = SMALLEST_JACOBIAN
+    iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        self.network.eval().requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        """Name on the card."""
+        return self.card.name
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> PddModel:
@@ -69,22 +92,84 @@ class PddModel:
         """
         write_model(folder, self.network, self.card)
 
+    def register(self, problem: Problem, options: Options) -> Result:
+        """Register two images.
+
+        Parameters
+        ----------
+        problem : Problem
+            Images of one channel, 3-D, in the units the network was trained with. Masks are not used, with a warning.
+        options : Options
+            How to register; spacing and smoothness were learned and cannot be chosen.
+
+        Returns
+        -------
+        Result
+            Without uncertainty. The capture range is half of the farthest displacement that is tried.
+
+        Raises
+        ------
+        RegistrationError
+            If the network cannot use the images or an option, or the memory is not enough (there are no blocks).
+        """
+        device = checked_device(options.device)
+        self._check(problem, options)
+        problem = problem.without_outliers()
+        fixed, moving, report = problem.fixed, problem.moving, options.progress
+        require(
+            self.needs(fixed.grid, moving.grid, on_host=device == "cpu"),
+            limit=options.memory,
+            what=f"a registration with model {self.name}",
+            advice=f"{'close other programs' if options.memory is None else 'allow more (memory)'}, crop the images, "
+            "or choose another model",
+        )
+        with computing_threads(options.threads):
+            mapping, grid = on_device(
+                options.device,
+                lambda operations: self._displacements(problem, str(operations.device), report),
+            )
+            range_mm = 0.5 * self.capture_range_mm(grid)
+            log.info("model %s, working grid %s, capture range %.3g mm", self.name, grid, range_mm)
+            report(0.95, "field")
+            field = DisplacementField.from_function(mapping, fixed.grid)
+        report(1.0, "done")
+        return Result(field, self, grid, range_mm)
+
+    def _check(self, problem: Problem, options: Options) -> None:
+        """Refuse images and options that the network cannot use."""
+        if options.smoothness != 1:
+            raise RegistrationError(
+                f"smoothness is {options.smoothness}, but model {self.name} is a PDD network, which has learned its "
+                "own: leave it out, or choose another model"
+            )
+        if options.uncertainty is True:
+            raise RegistrationError(
+                f"the uncertainty is asked for, but model {self.name} is a PDD network, which does not estimate it: "
+                "leave it out, or choose another model"
+            )
+        if len(problem.fixed_channels) > 1:
+            raise RegistrationError(
+                f"fixed and moving have {len(problem.fixed_channels)} channels, but model {self.name} was trained on "
+                "images of one: give one, or choose another model"
+            )
+        if options.spacing is not None:
+            raise RegistrationError(
+                f"spacing is {options.spacing}, but model {self.name} works at the spacing it was trained for: leave "
+                "it out, or choose another model"
+            )
+        if problem.fixed_mask is not None or problem.moving_mask is not None:
+            warn(f"masks are given, but model {self.name} does not use them")
+
     def working_grid(self, grid: Grid) -> Grid:
-        """The grid on which the network sees a fixed image on ``grid``; RegistrationError if that is not 3-D."""
+        """Choose the grid on which the network sees a fixed image on ``grid``; RegistrationError if that is not 3-D."""
         if grid.dimension != 3:
             raise RegistrationError(
-                f"model {self.card.name} works on 3-D images, found one of {grid.dimension} dimensions: choose "
-                "another model"
+                f"model {self.name} works on 3-D images, found one of {grid.dimension} dimensions: choose another model"
             )
-        # By the rule of the other models, which the engine knows; it is imported late, as it imports models.
-        from itk_pdd.solver.engine import working_grid
-        from itk_pdd.solver.settings import Model
-
-        chosen = working_grid(grid, Model(self.card.name, stages=(), spacing=self.card.spacing))
-        return chosen.reindexed(*self.card.order())
+        return working_grid(grid, spacing=self.card.spacing).reindexed(*self.card.order())
 
     def capture_range_mm(self, grid: Grid) -> float:
-        """Farthest displacement along an axis that the first search tries in an image on a working grid."""
+        """Compute the farthest displacement along an axis that the first search tries, on a working grid."""
         layout = self.network.lattice(grid.shape)
         reach = zip(layout.displacements.reach, layout.step, grid.spacing[::-1], strict=True)
         return min(along * step * spacing for along, step, spacing in reach)
@@ -112,42 +197,17 @@ class PddModel:
             # The sampled map, of 8 times as many channels, and what the convolutions make of it, of 4 times as many.
             making = 4 * (8 + 3 * 4) * settings.channels * points
         else:
-            making = _MIND * grid.voxels
+            making = _BYTES_OF_MIND * grid.voxels
         costs = max(4 * math.prod(lay.control.shape) * math.prod(lay.displacements.shape) for lay in layouts)
         # Regularised costs beside those that they are made of.
         peak = max(making, 2.1 * costs)
         held = 2 * 4 * self.network.channels * points
         return Needs(int(images + held), int(peak), int(peak), int(ends))
 
-    def displacements(
-        self,
-        fixed: Volume,
-        moving: Volume,
-        *,
-        initial: Mapping | None = None,
-        iterations: int | None = None,
-        smallest_jacobian: float | None = None,
-        device: str = "cpu",
-        progress: Callable[[float, str], None] = lambda fraction, text: None,
+    def _displacements(
+        self, problem: Problem, device: str, report: Callable[[float, str], None]
     ) -> tuple[Callable[[np.ndarray], np.ndarray], Grid]:
-        """Register two images.
-
-        Parameters
-        ----------
-        fixed, moving : Volume
-            3-D images in the units the network was trained with.
-        initial : Mapping, optional
-            Where to start, from fixed to moving physical points.
-        iterations : int, optional
-            Steps of the instance optimisation instead of the card's.
-        smallest_jacobian : float, optional
-            Where the Jacobian determinant of what a search found is smaller, it is relaxed (see
-            :class:`itk_pdd.solver.settings.Model`), so that all searches together do not fold on the working grid; by
-            default folds are left where they are.
-        device : str
-            Where the network works, as torch names it.
-        progress : callable
-            Called with a fraction from 0 to 1 and the name of the step at hand.
+        """Run all searches on a device, as torch names it.
 
         Returns
         -------
@@ -155,43 +215,41 @@ class PddModel:
             From fixed to moving physical points (..., 3) in millimetres, the initial transform included.
         grid : Grid
             The working grid.
-
-        Raises
-        ------
-        RegistrationError
-            If the images are not 3-D, or too small for the network.
         """
-        grid = self.working_grid(fixed.grid)
+        initial, smallest = problem.initial, self.smallest_jacobian
+        grid = self.working_grid(problem.fixed.grid)
         network = self.network.to(device)
-        prepared = [prepare_image(volume, max(grid.spacing), self.card.intensity) for volume in (fixed, moving)]
+        prepared = [
+            prepare_image(volume, max(grid.spacing), self.card.intensity) for volume in (problem.fixed, problem.moving)
+        ]
         # Always sampled on the same grid as the fixed image, beyond the moving one its border goes on.
         seen = _tensor(resample(prepared[0], grid), device)
         with torch.inference_mode():
-            progress(0.05, "features")
+            report(0.05, "features")
             first = network.features(seen)
         fields: list[DisplacementField] = []
         count = len(network.settings.warps)
         for warp in range(count):
-            progress((0.15 + 0.8 * warp) / count, "features")
+            report((0.15 + 0.8 * warp) / count, "features")
             so_far = _Composed(fields, initial) if fields else initial
             other = _tensor(resample(prepared[1], grid, mapping=so_far), device)
             layout = network.lattice(grid.shape, warp=warp)
             second = network.features(other)
-            progress((0.5 + 0.8 * warp) / count, f"search {warp + 1} of {count}")
-            found = network.displacements(first, second, layout, warp=warp, iterations=iterations)
+            report((0.5 + 0.8 * warp) / count, f"search {warp + 1} of {count}")
+            found = network.displacements(first, second, layout, warp=warp, iterations=self.iterations)
             vectors = found.cpu().numpy().astype(np.float32)
-            if smallest_jacobian is not None:
-                # Few control points are soon relaxed; what folds between them is left to the working grid.
-                vectors = without_folds(vectors, scale=_steps(layout.positions())[::-1], minimum=smallest_jacobian)
+            if smallest is not None:
+                # Few control points are soon unfolded; folds between them are left to the working grid.
+                vectors = without_folds(vectors, scale=_steps(layout.positions())[::-1], minimum=smallest)
             fields.append(_field(vectors, layout, grid))
-        if smallest_jacobian is not None:
+        if smallest is not None:
             # Determinants multiply: those of several fields together may be smaller than of each.
-            fields = _without_folds(fields, grid, smallest_jacobian ** len(fields))
+            fields = _without_folds(fields, grid, smallest ** len(fields))
         return _Composed(fields, initial), grid
 
 
 class _Composed:
-    """Displacement fields that go on beyond their borders, the last first, then a mapping."""
+    """A mapping through displacement fields that go on beyond their borders, the last first, then another mapping."""
 
     def __init__(self, fields: Sequence[DisplacementField], then: Callable[[np.ndarray], np.ndarray] | None) -> None:
         self.fields, self.then = tuple(fields), then
@@ -203,7 +261,7 @@ class _Composed:
 
 
 def _without_folds(fields: list[DisplacementField], grid: Grid, minimum: float) -> list[DisplacementField]:
-    """The same fields where they do not fold, seen together on the working grid; else one that does not."""
+    """Keep the fields where they do not fold together on the working grid; else make one field that does not."""
     whole = DisplacementField.from_function(_Composed(fields, None), grid)
     vectors = np.ascontiguousarray(whole.vectors @ np.linalg.inv(grid.matrix).T.astype(np.float32))
     relaxed = without_folds(vectors, scale=(1.0,) * 3, minimum=minimum)
@@ -217,7 +275,7 @@ def _tensor(volume: Volume, device: str) -> Tensor:
 
 
 def _field(vectors: np.ndarray, layout: Lattice, grid: Grid) -> DisplacementField:
-    """Displacements of control points in voxels of a grid as a field in millimetres."""
+    """Convert displacements of control points in voxels of a grid to a field in millimetres."""
     positions = layout.positions()
     control = Grid.create(
         layout.control.shape[::-1],

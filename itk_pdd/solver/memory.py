@@ -1,20 +1,19 @@
-"""How much memory a registration takes, and how much there is."""
+"""Estimate the memory of a registration, and fit it into that of the machine."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.solver.settings import Model, Stage
+from itk_pdd.solver.settings import Settings, Stage
 
 __all__ = ["Needs", "available", "fit", "needs", "require", "resident", "room"]
 
@@ -67,7 +66,7 @@ def needs(
     grid: Grid,
     fixed: Grid,
     moving: Grid,
-    model: Model,
+    model: Settings,
     *,
     channels: int = 1,
     masked: bool = False,
@@ -81,7 +80,7 @@ def needs(
         The working grid, margins included.
     fixed, moving : Grid
         Grids of the images.
-    model : Model
+    model : Settings
         Gives the stages.
     channels : int
         Channels of each image.
@@ -126,57 +125,31 @@ def _costs(grid: Grid, stage: Stage) -> tuple[int, int]:
         points *= math.ceil(math.ceil(size / stage.shrink) / stage.cell)
     along = 2 * stage.radius + 1
     each = 8 * along ** (grid.dimension - 1) * (-(-along // 8) * 8)
-    if stage.regularisation != "tree":
-        return 2 * points * each, 2 * points * each  # costs, and two more arrays of half this size
     return points * each, min(points, _FEW + int(_LEAST * points)) * each
 
 
 def resident() -> int:
-    """Bytes that this process holds in memory; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    """Count the bytes that this process holds in memory."""
+    return int(psutil.Process().memory_info().rss)
 
 
-def available() -> int | None:
-    """Bytes that this process can still take without pushing others out; None where the system does not tell."""
-    found = [_meminfo(), *_cgroups()]
-    known = [bytes_ for bytes_ in found if bytes_ is not None]
-    if known:
-        return min(known)
-    try:
-        # How much of it is free is unknown: take it that half is.
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return None
+def available() -> int:
+    """Count the bytes that this process can still take without pushing others out.
+
+    psutil knows the machine, not the limits of the container that the process may run in: those are read here.
+    """
+    return min([int(psutil.virtual_memory().available), *_cgroups()])
 
 
-def _meminfo() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
-def _cgroups(base: str = "/sys/fs/cgroup") -> list[int | None]:
-    """What the limits of a container leave (both versions of control groups)."""
+def _cgroups(base: str = "/sys/fs/cgroup") -> list[int]:
+    """Read how much the limits of a container leave (both versions of control groups)."""
     version1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")
-    found: list[int | None] = []
+    found: list[int] = []
     for names in (("memory.max", "memory.current", "memory.stat"), version1):
         try:
             most, used, details = (Path(base, name).read_text().strip() for name in names)
             if most.isdecimal() and int(most) < 1 << 60:  # "max", or a number beyond all memory, is no limit
-                # What is kept of files makes way.
+                # The cache of files makes way.
                 files = sum(int(line.split()[1]) for line in details.splitlines() if line.split()[0] in _FILES)
                 found.append(max(0, int(most) - int(used) + files))
         except (OSError, ValueError, IndexError):
@@ -184,13 +157,13 @@ def _cgroups(base: str = "/sys/fs/cgroup") -> list[int | None]:
     return found
 
 
-def room(limit: float | None) -> float | None:
-    """Bytes that a registration may take beside what the process holds now.
+def room(limit: float | None) -> float:
+    """Count the bytes that a registration may take beside those that the process holds now.
 
     Parameters
     ----------
     limit : float, optional
-        What the whole process may hold, in GB (10^9 bytes); by default nearly all that is free.
+        Memory of the whole process, in GB (10^9 bytes); by default nearly all that is free.
 
     Raises
     ------
@@ -198,21 +171,20 @@ def room(limit: float | None) -> float | None:
         If the limit is no positive number.
     """
     if limit is None:
-        free = available()
-        return None if free is None else _SPARE * free
+        return _SPARE * available()
     if not limit > 0:
         raise RegistrationError(f"memory is {limit}, expected a number of GB above 0")
     return limit * 1e9 - resident()
 
 
 def fit(
-    make_grid: Callable[[Model], Grid],
+    make_grid: Callable[[Settings], Grid],
     estimate: Callable[[Grid], Needs],
-    model: Model,
+    model: Settings,
     *,
     limit: float | None = None,
     keep_spacing: bool = False,
-) -> tuple[Grid, float | None]:
+) -> tuple[Grid, float]:
     """Choose a working grid whose registration fits into the memory.
 
     First the costs are taken in blocks, which changes nothing but the time; if that is not enough, the images are
@@ -224,7 +196,7 @@ def fit(
         Makes the working grid for a model.
     estimate : callable
         What a registration on a grid takes (see :func:`needs`).
-    model : Model
+    model : Settings
         Its spacing is where to begin.
     limit : float, optional
         See :func:`room`.
@@ -235,8 +207,8 @@ def fit(
     -------
     Grid
         The working grid.
-    float or None
-        Bytes that the costs of a stage may take; None for all that they need.
+    float
+        Bytes that the costs of a stage may take.
 
     Raises
     ------
@@ -245,9 +217,6 @@ def fit(
     """
     grid = wanted = make_grid(model)
     found, space = estimate(grid), room(limit)
-    if space is None:
-        log.info("memory: about %s", _gigabytes(found.most))
-        return grid, None
     where = f"{_gigabytes(max(0, space))} " + ("are free" if limit is None else f"are left of {limit:g} GB")
     log.info("memory: about %s, %s", _gigabytes(found.most), where)
     if found.least > space:
@@ -286,7 +255,7 @@ def require(found: Needs, *, limit: float | None, what: str, advice: str) -> Non
     """
     space = room(limit)
     log.info("memory: about %s", _gigabytes(found.most))
-    if space is not None and found.most > space:
+    if found.most > space:
         where = f"{_gigabytes(max(0, space))} " + ("are free" if limit is None else f"are left of {limit:g} GB")
         raise RegistrationError(
             f"not enough memory: {what} takes about {_gigabytes(found.most)} beside the images, but {where}: {advice}"

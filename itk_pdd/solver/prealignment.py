@@ -11,7 +11,10 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
+from itk_pdd.solver.intensities import without_outliers
+from itk_pdd.solver.problem import Model, Options, Problem
 
 __all__ = ["align_affine", "align_centres"]
 
@@ -49,7 +52,7 @@ _LEAST_OVERLAP = 0.1
 def align_centres(
     fixed: Volume, moving: Volume, *, fixed_mask: Volume | None = None, moving_mask: Volume | None = None
 ) -> AffineMapping:
-    """The translation that puts the centres of two images on each other.
+    """Find the translation that puts the centres of two images on each other.
 
     Parameters
     ----------
@@ -69,11 +72,12 @@ def align_affine(
     fixed: Volume,
     moving: Volume,
     *,
+    model: Model,
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
     threads: int | None = None,
 ) -> AffineMapping:
-    """An affine mapping of the fixed to the moving image, from dense displacements of small images.
+    """Find an affine mapping of the fixed to the moving image, from dense displacements of small images.
 
     The images, of any modalities, are registered deformably at a coarse resolution, and a mapping is fitted to the
     displacements with the worst ones left out; this is repeated from the mapping found, first with a similarity, then
@@ -84,6 +88,8 @@ def align_affine(
     ----------
     fixed, moving : Volume
         The images.
+    model : Model
+        Finds the displacements.
     fixed_mask, moving_mask : Volume, optional
         Only voxels inside count.
     threads : int, optional
@@ -100,9 +106,7 @@ def align_affine(
     histological sections", Image and Vision Computing 19, 2001; with self-similarities as here to Heinrich M. P. et
     al., "MRF-based deformable registration and ventilation estimation of lung CT", IEEE TMI 32(7), 2013.
     """
-    from itk_pdd.geometry.resampling import resample
-    from itk_pdd.solver.engine import register_volumes
-
+    fixed, moving = without_outliers(fixed, "fixed"), without_outliers(moving, "moving")
     starts = _starts(fixed, moving, fixed_mask, moving_mask)
     scores = {name: _disagreement(fixed, moving, start) for name, start in starts.items()}
     name = min(scores, key=lambda key: scores[key])
@@ -119,9 +123,8 @@ def align_affine(
             None if mask is None else resample(mask, grid, interpolation="nearest", outside="zero")
             for mask, grid in zip((fixed_mask, moving_mask), grids, strict=True)
         ]
-        result = register_volumes(
-            *small, initial=found, fixed_mask=masks[0], moving_mask=masks[1], device="cpu", threads=threads
-        )
+        problem = Problem((small[0],), (small[1],), found, *masks)
+        result = model.register(problem, Options(device="cpu", threads=threads))
         points, targets = _correspondences(small[0], moving.grid, masks[0], result.field)
         if len(points) < 10 * (fixed.grid.dimension + 1):
             break
@@ -147,7 +150,6 @@ def _disagreement(fixed: Volume, moving: Volume, mapping: AffineMapping) -> floa
     """Mean difference of self-similarities where the images overlap; infinite where they hardly do."""
     import torch
 
-    from itk_pdd.geometry.resampling import resample
     from itk_pdd.kernels.mind.definition import mind_ssc
 
     grid = _small_grid(fixed.grid, fixed.grid, _STEPS[0])

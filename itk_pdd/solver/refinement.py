@@ -4,46 +4,47 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.kernels.matching.cpu import feature_gradient
+from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.sobel.cpu import sobel
-from itk_pdd.solver.operations import HostOperations
-from itk_pdd.solver.search import WorkingImage, enlarged
+from itk_pdd.solver.folds import unfold
 from itk_pdd.solver.settings import Refinement, Regularisation
-from itk_pdd.solver.unfolding import unfold
+from itk_pdd.solver.working import WorkingImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["refine", "refined"]
 
-_UNFOLD = 10  # steps between two looks for folds
+_STEPS_BETWEEN_UNFOLDING = 10
 
 
 def refine(
-    slope: Callable[[Any], Any],
-    field: Any,
+    slope: Callable[[Array], Array],
+    field: Array,
     settings: Refinement,
     weights: Regularisation,
     *,
     smallest_jacobian: float | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
-    operations: Any = HostOperations,
-) -> Any:
+    operations: Operations = HOST,
+) -> Array:
     """Improve a field by Adam steps on the coefficients of a cubic B-spline that is added to it.
 
     Minimises a difference of the images plus the diffusion and the changes of volume of the whole displacement. The
     paper descends on the probability tensor, and has no term for volumes; here the images are compared again at every
-    step. What folds on the way is unfolded every few steps, so that the rest can make up for it.
+    step. Folded voxels are unfolded every few steps, so that the rest can make up for it.
 
     Parameters
     ----------
     slope : callable
-        Takes a field to the derivative of the difference with respect to each of its displacements, of the same shape.
+        Takes a field to the derivative of the difference by each of its displacements, of the same shape.
     field : array
         Displacements in voxels, float32 (z, y, x, 3), components x, y, z.
     settings : Refinement
@@ -51,11 +52,11 @@ def refine(
     weights : Regularisation
         Weights of diffusion and volumes.
     smallest_jacobian : float, optional
-        What is unfolded, see :class:`itk_pdd.solver.settings.Model`; nothing by default.
+        Jacobian determinant below which voxels are unfolded; by default none are.
     progress : callable
         Called with the fraction that is done.
-    operations : object
-        Those of the device that computes, see :func:`itk_pdd.solver.operations.operations`: fields are its arrays.
+    operations : Operations
+        Those of the device that computes: fields are its arrays.
 
     Returns
     -------
@@ -74,8 +75,8 @@ def refine(
     share = float(np.prod(cell))
     scratch: dict[object, np.ndarray] = {}
 
-    def moved() -> Any:
-        """The whole field, in memory that the next call writes over."""
+    def moved() -> Array:
+        """Add the spline to the field, in memory that the next call writes over."""
         update = operations.upsample(control, cell, shape, scratch=scratch)
         operations.tensor(update).add_(operations.tensor(field))  # in all threads
         return update
@@ -93,7 +94,7 @@ def refine(
         square.lerp_(gradient.square(), 0.001)
         scale = square.div(1 - 0.999**step).sqrt_().add_(1e-8)
         coefficients.addcdiv_(mean, scale, value=-settings.rate / (1 - 0.9**step))
-        if smallest_jacobian is not None and step % _UNFOLD == 0 and step < settings.iterations:
+        if smallest_jacobian is not None and step % _STEPS_BETWEEN_UNFOLDING == 0 and step < settings.iterations:
             unfolded, changed, _ = unfold(moved(), minimum=smallest_jacobian, operations=operations)
             if changed:
                 field = unfolded - operations.upsample(control, cell, shape, scratch=scratch)
@@ -105,104 +106,121 @@ def refine(
 def refined(
     fixed: WorkingImage,
     moving: WorkingImage,
-    field: np.ndarray,
-    block: int,
+    field: BlockField,
     settings: Refinement,
     *,
     smallest_jacobian: float | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
-    operations: Any = HostOperations,
-) -> tuple[np.ndarray, int]:
-    """What the search found, refined by what the settings name.
+    operations: Operations = HOST,
+) -> BlockField:
+    """Refine the field of a search, level by level.
 
     Parameters
     ----------
     fixed, moving : WorkingImage
         The images.
-    field, block
-        As :func:`itk_pdd.solver.search.search` returns them.
+    field : BlockField
+        On blocks of any size.
     settings : Refinement
-        What to compare, and how long.
+        Features to compare, number of steps.
     smallest_jacobian, progress
         See :func:`refine`.
-    operations : object
+    operations : Operations
         Those of the device that correlates; class probabilities are compared by the CPU.
 
     Returns
     -------
-    numpy.ndarray, int
-        The field as it came, on a lattice of another block of working voxels perhaps.
+    BlockField
+        On the host, on the blocks of the last level.
     """
-    classes = settings.features == "classes"
-    if classes:
-        operations = HostOperations
-    lattice = fixed.classes.shrink if classes else settings.shrink(fixed.shape)
-    # Of each level: working voxels per block, steps, weights, and how many of the steps look at the intensities.
-    if classes or lattice == 1:
-        intensities = settings.iterations // 3 if settings.derivatives and fixed.dimension == 3 else None
-        levels = [(lattice, settings.iterations, settings.voxels, intensities)]
-    else:
-        first = 0 if settings.coarse is None else settings.iterations // 2
-        levels = [(2 * lattice, first, settings.coarse, None)] if first else []
-        levels.append((lattice, settings.iterations - first, settings.blocks, None))
-        if settings.finish:
-            levels.append((1, settings.finish, settings.voxels, None))
-    field = operations.array(field)
-    for number, (target, steps, weights, intensities) in enumerate(levels):
-        # In units of the blocks, each array giving way to the next: on the working grid they are large.
-        field, size = field / float(block), block
-        if target % size:
-            # At once where the lattices nest, else by way of the working grid.
-            finer = target if size % target == 0 else 1
-            shape = tuple(-(-n // b) for n, b in zip(fixed.shape, fixed.per_axis(finer), strict=True))
-            field, size = enlarged(field, fixed.per_axis(size // finer), shape, operations), finer
-        if target > size:
-            field = operations.restrict(field, fixed.per_axis(target // size))
-            field *= size / target
-        if classes:
-            slope = _class_slope(fixed, moving, target)
+    if settings.features == "classes":
+        operations = HOST
+    levels = _levels(fixed, settings)
+    field = field.on(operations)
+    for number, level in enumerate(levels):
+        field = field.resized(level.size)
+        # The descent works in units of the blocks. Arrays make way for the next: on the working grid they are large.
+        start, field = field.vectors / float(level.size), field.with_vectors(None)
+        if settings.features == "classes":
+            slope = _class_slope(fixed, moving, level.size)
         else:
-            slope = _correlation_slope(fixed, moving, target, weights, intensities, operations)
-        field = refine(
+            slope = _correlation_slope(fixed, moving, level, operations)
+        vectors = refine(
             slope,
-            field,
-            replace(settings, iterations=steps),
-            weights,
+            start,
+            replace(settings, iterations=level.steps),
+            level.weights,
             smallest_jacobian=smallest_jacobian,
             progress=lambda f, number=number: progress((number + f) / len(levels)),
             operations=operations,
         )
-        field *= float(target)
-        block = target
-    if block < lattice:
-        # Control points two voxels apart say no more than this, and folds are found ten times as fast.
-        block = lattice
-        field = operations.restrict(field, fixed.per_axis(block))
-    return operations.numpy(field), block
+        vectors *= float(level.size)
+        field = field.with_vectors(vectors)
+    # Control points two voxels apart tell no more than the blocks, where folds are found ten times as fast.
+    return field.resized(max(field.size, _block_size(fixed, settings))).on(HOST)
 
 
-def _class_slope(fixed: WorkingImage, moving: WorkingImage, target: int) -> Callable[[Any], Any]:
-    """What :func:`refine` wants, of class probabilities on blocks of ``target`` working voxels."""
-    maps = fixed.classes.features(target), moving.classes.features(target)
-    masks = fixed.shrunk(target).mask, moving.shrunk(target).mask
+@dataclass(frozen=True)
+class _Level:
+    """One round of the descent.
+
+    Parameters
+    ----------
+    size : int
+        Working voxels per block along each axis.
+    steps : int
+        Adam steps.
+    weights : Regularisation
+        Weights of the smoothness.
+    intensities : int, optional
+        Steps on the intensities, before those on their derivatives; None for all.
+    """
+
+    size: int
+    steps: int
+    weights: Regularisation
+    intensities: int | None = None
+
+
+def _block_size(image: WorkingImage, settings: Refinement) -> int:
+    """Choose the working voxels per block along each axis."""
+    if settings.features == "classes":
+        assert image.classes is not None
+        return image.classes.shrink
+    return settings.shrink(image.shape)
+
+
+def _levels(image: WorkingImage, settings: Refinement) -> list[_Level]:
+    """Plan the rounds of the descent: on large blocks, on blocks, and on the working grid, or on one of them alone."""
+    size = _block_size(image, settings)
+    if settings.features == "classes" or size == 1:
+        intensities = settings.iterations // 3 if settings.derivatives and image.dimension == 3 else None
+        return [_Level(size, settings.iterations, settings.voxels, intensities)]
+    first = 0 if settings.coarse is None else settings.iterations // 2
+    levels = [_Level(2 * size, first, settings.coarse)] if settings.coarse is not None and first else []
+    levels.append(_Level(size, settings.iterations - first, settings.blocks))
+    if settings.finish:
+        levels.append(_Level(1, settings.finish, settings.voxels))
+    return levels
+
+
+def _class_slope(fixed: WorkingImage, moving: WorkingImage, size: int) -> Callable[[Array], Array]:
+    """Differentiate the difference of class probabilities on blocks of ``size`` working voxels, for :func:`refine`."""
+    assert fixed.classes is not None and moving.classes is not None
+    maps = fixed.classes.features(size), moving.classes.features(size)
+    masks = fixed.shrunk(size).mask, moving.shrunk(size).mask
     # A sum over the classes, not a mean.
     return lambda field: feature_gradient(*maps, field, channels=1, masks=masks)[0]
 
 
 def _correlation_slope(
-    fixed: WorkingImage,
-    moving: WorkingImage,
-    target: int,
-    weights: Regularisation,
-    intensities: int | None,
-    operations: Any,
-) -> Callable[[Any], Any]:
-    """What :func:`refine` wants, of intensities on blocks of ``target`` working voxels.
+    fixed: WorkingImage, moving: WorkingImage, level: _Level, operations: Operations
+) -> Callable[[Array], Array]:
+    """Differentiate the difference of intensities on the blocks of a level, for :func:`refine`.
 
-    After the first ``intensities`` calls the derivatives of the images along one axis after the other are compared
-    instead, never where that is None.
+    After the level's steps on intensities, the derivatives of the images along one axis after the other are compared.
     """
-    fixed, moving = fixed.shrunk(target), moving.shrunk(target)
+    fixed, moving = fixed.shrunk(level.size), moving.shrunk(level.size)
     masks, total = [fixed.mask, moving.mask], sum(fixed.weights)
     channels = [
         (weight / total, images)
@@ -210,7 +228,7 @@ def _correlation_slope(
         if weight > 0
     ]
     scratch: dict[str, np.ndarray] = {}
-    options = {"radius": weights.radius, "floor": weights.floor, "scratch": scratch}
+    options = {"radius": level.weights.radius, "floor": level.weights.floor, "scratch": scratch}
 
     def terms(filtered: Callable[[np.ndarray], np.ndarray], masks: list[np.ndarray | None]) -> list[tuple[float, Any]]:
         return [
@@ -221,11 +239,11 @@ def _correlation_slope(
     turns = [terms(lambda image: image, masks)]
     inner = [None if mask is None else _inner(mask) for mask in masks]
     # A mask may be too thin for derivatives.
-    if intensities is not None and all(mask is None or mask.any() for mask in inner):
+    if level.intensities is not None and all(mask is None or mask.any() for mask in inner):
         turns += [terms(lambda image, axis=axis: sobel(image, axis), inner) for axis in range(3)]
-    calls = itertools.count(0 if intensities is None else -intensities)
+    calls = itertools.count(0 if level.intensities is None else -level.intensities)
 
-    def slope(field: Any) -> Any:
+    def slope(field: Array) -> Array:
         call, others = next(calls), len(turns) - 1
         now = turns[1 + call % others] if others and call >= 0 else turns[0]
         if len(now) == 1:
@@ -236,7 +254,7 @@ def _correlation_slope(
 
 
 def _inner(mask: np.ndarray) -> np.ndarray:
-    """Voxels all of whose neighbours are in a mask: a derivative there knows of nothing else."""
+    """Find the voxels all of whose neighbours lie in a mask: derivatives there depend on nothing outside."""
     inner = mask.copy()
     for axis in range(mask.ndim):
         along = np.moveaxis(inner, axis, 0)
@@ -247,7 +265,7 @@ def _inner(mask: np.ndarray) -> np.ndarray:
 
 
 def _diffusion_gradient(control: Tensor, cell: tuple[int, ...]) -> Tensor:
-    """Derivative of the sum of squared differences of neighbouring control points, per squared voxel distance."""
+    """Differentiate the sum of squared differences of neighbouring control points, per squared voxel distance."""
     result = control.new_zeros(control.shape)
     for axis, size in enumerate(cell):
         if (count := control.shape[axis]) > 1:

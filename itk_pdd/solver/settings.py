@@ -1,22 +1,24 @@
-"""Settings of a registration: what a model consists of."""
+"""Settings of a registration by dense searches and a descent: the numbers a model consists of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from itk_pdd.models.pddmodel import PddModel
+__all__ = ["MAX_WORKING_VOXELS", "SMALLEST_JACOBIAN", "Refinement", "Regularisation", "Settings", "Stage"]
 
-__all__ = ["Model", "Refinement", "Regularisation", "Stage"]
+MAX_WORKING_VOXELS = 8_000_000
+"""Voxels of the working grid beyond which images are compared at a coarser spacing."""
+SMALLEST_JACOBIAN = 0.05
+"""Jacobian determinant below which voxels are unfolded."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One dense search: every control point tries every displacement of a regular set, beside what was found so far.
+    """One dense search: every control point tries every displacement of a regular set about the one found so far.
 
     Parameters
     ----------
@@ -33,8 +35,6 @@ class Stage:
     smoothness : float
         Cost of a difference of one step between neighbouring control points, where costs are fractions of differing
         bits; larger is smoother.
-    regularisation : {"tree", "mean-field"}
-        Exact min-sum on a spanning tree, or the two rounds of min-convolution and mean field of the PDD network.
     temperature : float
         Factor of the costs in the softmax over displacements; a larger one averages over fewer of them.
     consistency : int
@@ -52,7 +52,6 @@ class Stage:
     step: int
     dilations: tuple[int, ...]
     smoothness: float
-    regularisation: str = "tree"
     temperature: float = 77.0
     consistency: int = 6
     stride: int = 1
@@ -63,10 +62,15 @@ class Stage:
         """Largest displacement of the stage along an axis in working voxels."""
         return self.radius * self.step * self.shrink
 
+    @property
+    def share(self) -> int:
+        """Displacements per control point along an axis in the field of the stage: 2 where the cell allows it."""
+        return 2 if self.cell % 2 == 0 and self.cell > 2 else 1
+
 
 @dataclass(frozen=True)
 class Regularisation:
-    """What the descent weighs against the difference of the images, and how widely it looks.
+    """Weights of the smoothness beside the difference of the images, and the windows of the correlation.
 
     Parameters
     ----------
@@ -89,7 +93,7 @@ class Regularisation:
     floor: float = 0.001
 
     def times(self, factor: float) -> Regularisation:
-        """The same with both weights multiplied."""
+        """Multiply both weights."""
         return replace(self, diffusion=factor * self.diffusion, volume=factor * self.volume)
 
 
@@ -111,8 +115,8 @@ class Refinement:
         subjects as a rule, and farther apart. Blocks are of 2 voxels up to 8 times ``max_voxels``; larger ones, where a
         finer spacing than the model's was asked for, have the same weights.
     coarse : Regularisation, optional
-        Where blocks are compared, the first half of the steps is on blocks twice as large, with these weights: what
-        lies far apart is met sooner, and more smoothly. None for all steps on the same blocks.
+        Where blocks are compared, the first half of the steps is on blocks twice as large, with these weights:
+        structures that lie far apart meet sooner, and more smoothly. None for all steps on the same blocks.
     derivatives : bool
         Where working voxels of 3-D images are compared from the start, the last two thirds of the steps are on the
         derivatives along one axis after the other instead of the intensities: less robust and more exact. In 2-D it
@@ -120,8 +124,8 @@ class Refinement:
     rate : float
         First step of Adam; larger gets further and less exactly so.
     features : {"correlation", "classes"}
-        What is compared: intensities by their squared local correlation (1 minus it, a mean over channels), or the
-        class probabilities of the model's network where that gives them (a sum of squared differences over classes).
+        Compare intensities by their squared local correlation (1 minus it, a mean over channels), or the class
+        probabilities of the model's network where that gives them (a sum of squared differences over classes).
     max_voxels : int
         The most voxels whose intensities are compared; more is finer and slower.
     finish : int
@@ -140,7 +144,7 @@ class Refinement:
     finish: int = 6
 
     def shrink(self, size: Sequence[int]) -> int:
-        """Working voxels along each axis of a block, for a working grid of a size."""
+        """Choose the working voxels along each axis of a block, for a working grid of a size."""
         factor = 1
         while np.prod([-(-n // min(factor, n)) for n in size]) > self.max_voxels:
             factor += 1
@@ -148,8 +152,8 @@ class Refinement:
 
 
 @dataclass(frozen=True)
-class Model:
-    """Everything a registration needs to know besides the images.
+class Settings:
+    """Settings of a registration by dense searches and a descent.
 
     Parameters
     ----------
@@ -158,7 +162,7 @@ class Model:
     stages : tuple of Stage
         From coarse to fine.
     refinement : Refinement
-        What follows the last stage.
+        The descent after the last stage.
     spacing : float, optional
         Working spacing in millimetres; by default that of the fixed image (its geometric mean).
     max_voxels : int
@@ -168,27 +172,35 @@ class Model:
     descriptor : str, optional
         Folder of a learned descriptor, which the stages that say so compare beside the MIND-SSC features.
     class_weight : float
-        How much these count: what a difference in all classes costs, beside 1 for one in all MIND-SSC features.
+        How much the class probabilities count: the cost of a difference in all classes, beside 1 for one in all
+        MIND-SSC features.
     smallest_jacobian : float, optional
-        Where the Jacobian determinant is smaller the field is relaxed, so that it nowhere folds; larger bends less and
-        fits less. None leaves folds where they are.
-    pdd : str or PddModel, optional
-        A trained PDD network, or its folder, which then does everything; stages and refinement are not used.
+        Voxels of a smaller Jacobian determinant are unfolded; a larger one bends less and fits less. None leaves folds
+        where they are.
     """
 
     name: str
     stages: tuple[Stage, ...]
     refinement: Refinement = field(default_factory=Refinement)
     spacing: float | None = None
-    max_voxels: int = 8_000_000
+    max_voxels: int = MAX_WORKING_VOXELS
     network: str | None = None
     descriptor: str | None = None
     class_weight: float = 4.0
-    smallest_jacobian: float | None = 0.05
-    pdd: str | PddModel | None = None
+    smallest_jacobian: float | None = SMALLEST_JACOBIAN
 
-    def smoother(self, factor: float) -> Model:
-        """The same with the regularisation of the refinement multiplied, or that of the search where there is none."""
+    @property
+    def capture_range(self) -> float:
+        """Displacement in working voxels up to which a smooth deformation is found.
+
+        It is half of the farthest displacement that a single stage tries: on synthetic pairs whose largest displacement
+        is 80 % of it, the mean error stays below 1.5 voxels (``tests/benchmarks/bench_truth.py``). Translations are
+        found beyond it.
+        """
+        return 0.5 * max(stage.reach for stage in self.stages)
+
+    def smoother(self, factor: float) -> Self:
+        """Multiply the regularisation of the refinement, or that of the search where there is none."""
         if not self.refinement.iterations:
             return replace(self, stages=tuple(replace(s, smoothness=factor * s.smoothness) for s in self.stages))
         weights = {

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from itk_pdd.network.descriptor import BITS, Descriptor, descriptor_features
 from itk_pdd.network.settings import DescriptorSettings
-from itk_pdd.solver.operations import checked_device
+from itk_pdd.solver.devices import checked_device
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.loop import Loop
 from itk_pdd.training.schedule import TrainingSettings

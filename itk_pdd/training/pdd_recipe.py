@@ -18,8 +18,8 @@ from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings
 from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import count_weights
-from itk_pdd.solver.engine import register_volumes
-from itk_pdd.solver.settings import Model
+from itk_pdd.registration import register_volumes
+from itk_pdd.solver.settings import MAX_WORKING_VOXELS
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, of_split
 from itk_pdd.training.dataset import Survey, load_samples, survey
@@ -231,7 +231,7 @@ def _synthetic(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairSo
 
 def _spacing(found: Survey) -> float:
     # By the limit of the registration, which would otherwise show the network coarser images than it learned from.
-    return default_spacing(found, Model.max_voxels)
+    return default_spacing(found, MAX_WORKING_VOXELS)
 
 
 def _validated(model: PddModel, scans: Sequence[LabelledScan], recipe: PddRecipe, loop: PddTrainer) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.settings import PddSettings
-from itk_pdd.solver.operations import checked_device
+from itk_pdd.solver.devices import checked_device
 from itk_pdd.training.augmentation import IGNORED
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.loop import Loop

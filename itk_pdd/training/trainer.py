@@ -14,7 +14,7 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.semantic import predict
 from itk_pdd.network.unet import UNet, UNetSettings, calibrate
-from itk_pdd.solver.operations import checked_device
+from itk_pdd.solver.devices import checked_device
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
 from itk_pdd.training.dataset import Sample
 from itk_pdd.training.distributed import Processes

@@ -8,14 +8,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-
-if TYPE_CHECKING:
-    from itk_pdd.solver.settings import Model
 
 __all__ = ["Calibration", "calibration_of"]
 
@@ -27,7 +24,7 @@ _DEFAULT = "mind-ssc"
 
 @dataclass(frozen=True)
 class Calibration:
-    """How certain evidence makes.
+    """The certainty that follows from evidence.
 
     The error of the displacement has a multivariate Student distribution about zero. Its squared scale per axis, in
     working voxels, is the sum of three parts: imprecision where the match is right, the possibility of a wrong match,
@@ -93,12 +90,12 @@ class Calibration:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """What a card or a file keeps."""
+        """Convert to what JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], *, name: str = "calibration") -> Calibration:
-        """The calibration that :meth:`to_dict` gave.
+        """Make a calibration of what :meth:`to_dict` gave.
 
         Raises
         ------
@@ -145,22 +142,29 @@ class Calibration:
         return np.broadcast_to(result, whole)
 
 
-def calibration_of(model: Model) -> Calibration:
-    """The calibration of a model: from the card of a trained one, else that of the default model.
+def calibration_of(name: str, network: str | None = None) -> Calibration:
+    """Find the calibration of a model: on the card of a trained one, else that of the default model.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    network : str, optional
+        Folder of its trained network.
 
     Raises
     ------
     RegistrationError
-        If the card holds one that makes no sense.
+        If the calibration on the card makes no sense.
     """
-    if model.network is not None:
+    if network is not None:
         from itk_pdd.network.card import ModelCard
 
-        card = ModelCard.from_folder(model.network)
+        card = ModelCard.from_folder(network)
         if card.uncertainty:
-            return Calibration.from_dict(card.uncertainty, name=f"uncertainty in the card of {model.name}")
-    if model.name != _DEFAULT:
-        log.info("uncertainty: model %s has no calibration, that of %s is used", model.name, _DEFAULT)
+            return Calibration.from_dict(card.uncertainty, name=f"uncertainty in the card of {name}")
+    if name != _DEFAULT:
+        log.info("uncertainty: model %s has no calibration, that of %s is used", name, _DEFAULT)
     return _default()
 
 

@@ -1,25 +1,25 @@
-"""The uncertainty of a registration, and what can be asked of it."""
+"""The uncertainty of a registration: deviations, covariances, samples, hypotheses, quality."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.geometry.grid import slabs
+from itk_pdd.geometry.grid import Grid, slabs
+from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.io.volume import Volume
-
-if TYPE_CHECKING:
-    from itk_pdd.geometry.grid import Grid
-    from itk_pdd.uncertainty.calibration import Calibration
-    from itk_pdd.uncertainty.features import Evidence
-    from itk_pdd.uncertainty.hypotheses import Hypotheses
-    from itk_pdd.uncertainty.quality import Quality
+from itk_pdd.uncertainty import labels as label_images
+from itk_pdd.uncertainty.calibration import Calibration
+from itk_pdd.uncertainty.features import Evidence
+from itk_pdd.uncertainty.hypotheses import Hypotheses, hypotheses
+from itk_pdd.uncertainty.quality import Quality, quality
 
 __all__ = ["Uncertainty"]
 
@@ -33,9 +33,9 @@ class Uncertainty:
     Parameters
     ----------
     evidence : Evidence
-        What the registration told.
+        From :func:`itk_pdd.uncertainty.features.collect`.
     calibration : Calibration
-        What that means.
+        Turns evidence into millimetres.
     field : DisplacementField
         The result, in millimetres on the grid of the fixed image.
     initial : callable, optional
@@ -47,7 +47,7 @@ class Uncertainty:
         evidence: Evidence,
         calibration: Calibration,
         field: DisplacementField,
-        initial: Callable[[np.ndarray], np.ndarray] | None = None,
+        initial: Mapping | None = None,
     ) -> None:
         self.evidence, self.calibration, self.field = evidence, calibration, field
         self._initial = initial
@@ -60,8 +60,6 @@ class Uncertainty:
     @functools.cached_property
     def hypotheses(self) -> tuple[Hypotheses, ...]:
         """Control points where a stage of the search found several displacements, with these."""
-        from itk_pdd.uncertainty.hypotheses import hypotheses
-
         return hypotheses(self.evidence.stages, self.evidence.working)
 
     @functools.cached_property
@@ -97,12 +95,11 @@ class Uncertainty:
 
     def entropy(self) -> Volume:
         """Differential entropy of the displacement in nats (lengths in mm), float32; larger is less certain."""
-        from scipy.special import digamma, gammaln
+        from scipy.stats import multivariate_t
 
         d, nu = self.grid.dimension, self.calibration.tail
         shape = self._control * np.float32((nu - 2) / nu)
-        constant = d / 2 * np.log(nu * np.pi) + gammaln(nu / 2) - gammaln((nu + d) / 2)
-        constant += (nu + d) / 2 * (digamma((nu + d) / 2) - digamma(nu / 2))
+        constant = multivariate_t(shape=np.eye(d), df=nu).entropy()
         control = np.linalg.slogdet(shape)[1] / 2 + constant
         return Volume(interpolate(control, self.evidence.grid, self.grid), self.grid)
 
@@ -171,12 +168,16 @@ class Uncertainty:
     @functools.cached_property
     def quality(self) -> Quality | None:
         """One figure for the whole registration; None where the model's calibration has none."""
-        from itk_pdd.uncertainty.quality import quality
+        evidence = self.evidence
+        return quality(self.calibration.quality, evidence.features, evidence.inside, self.control_deviation())
 
-        return quality(self)
+    def _roots(self) -> np.ndarray:
+        """Interpolate the Cholesky factors of the covariances: lower triangles, (*grid.shape, dim (dim + 1) / 2)."""
+        first, second = np.tril_indices(self.grid.dimension)
+        return interpolate(np.linalg.cholesky(self._control)[..., first, second], self.evidence.grid, self.grid)
 
     def label_probabilities(self, labels: Any) -> tuple[tuple[int, ...], np.ndarray]:
-        """Probability of every label of the moving image at every voxel of the fixed image.
+        """Compute the probability of every label of the moving image at every voxel of the fixed image.
 
         From a Gaussian with the covariance of the voxel, as for :meth:`sample`: 64 evenly spread draws, so that a
         probability is a multiple of 1/64.
@@ -193,15 +194,13 @@ class Uncertainty:
         numpy.ndarray
             float32, shape (*grid, labels); they add up to 1.
         """
-        from itk_pdd.uncertainty.labels import label_probabilities
-
-        return label_probabilities(Volume.labels_from_image(labels, name="labels"), self)
+        volume = Volume.labels_from_image(labels, name="labels")
+        return label_images.label_probabilities(volume, self.field, self._roots())
 
     def label_entropy(self, labels: Any) -> Volume:
-        """Entropy of the carried label at every voxel in nats, float32; 0 where it is certain."""
-        from itk_pdd.uncertainty.labels import label_entropy
-
-        return Volume(label_entropy(Volume.labels_from_image(labels, name="labels"), self), self.grid)
+        """Compute the entropy of the carried label at every voxel in nats, float32; 0 where it is certain."""
+        volume = Volume.labels_from_image(labels, name="labels")
+        return Volume(label_images.label_entropy(volume, self.field, self._roots()), self.grid)
 
     def to_itk(self) -> Any:
         """The standard deviation as an ``itk.Image[itk.F, dim]``."""
@@ -215,8 +214,8 @@ class Uncertainty:
         )
 
 
-def _derivative(mapping: Callable[[np.ndarray], np.ndarray], points: np.ndarray, step: float) -> np.ndarray:
-    """Jacobian matrices of a mapping at physical points (..., dim), over ``step`` millimetres: (..., dim, dim)."""
+def _derivative(mapping: Mapping, points: np.ndarray, step: float) -> np.ndarray:
+    """Compute the Jacobian matrices of a mapping at points (..., dim) over ``step`` millimetres: (..., dim, dim)."""
     columns = []
     for axis in range(points.shape[-1]):
         shift = np.zeros(points.shape[-1])
@@ -226,9 +225,7 @@ def _derivative(mapping: Callable[[np.ndarray], np.ndarray], points: np.ndarray,
 
 
 def _coherent_noise(grid: Grid, width: float, generator: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of unit variance at the points of a grid, (*grid.shape, dim), smoothed over ``width`` points."""
-    from scipy import ndimage
-
+    """Draw Gaussian noise of unit variance on a grid, (*grid.shape, dim), smooth over ``width`` points."""
     margin = int(np.ceil(4 * width))
     shape = [n + 2 * margin for n in grid.shape]
     inside = tuple(slice(margin, n + margin) for n in grid.shape)
@@ -244,7 +241,7 @@ def _coherent_noise(grid: Grid, width: float, generator: np.random.Generator) ->
 
 
 def _interpolation_gain(source: Grid, target: Grid, likeness: float) -> np.ndarray:
-    """Standard deviation that linear interpolation leaves of unit noise whose neighbours correlate by ``likeness``."""
+    """Compute the deviation of unit noise after linear interpolation; neighbours correlate by ``likeness``."""
     out = np.empty(target.shape, np.float32)
     last = np.asarray(source.size) - 1.0
     for slab, points in slabs(target):

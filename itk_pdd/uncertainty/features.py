@@ -1,4 +1,4 @@
-"""What speaks for and against a registration at every control point: the numbers a calibration weighs.
+"""Evidence for and against a registration at every control point: the numbers a calibration weighs.
 
 All of them are lengths in working voxels or plain ratios, on the control grid of the last stage, so that they depend
 neither on the spacing nor on the frame of the images nor on the scale of intensities, and all are such that more of
@@ -8,34 +8,57 @@ them means less certainty.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import ndimage
 
+from itk_pdd.geometry.blockfield import BlockField, relaid
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.kernels.control_grid.cpu import restrict
+from itk_pdd.kernels.control_grid.cpu import per_axis
 from itk_pdd.kernels.interpolation.cpu import sample_linear
 from itk_pdd.uncertainty.agreement import agreement
-from itk_pdd.uncertainty.recorder import relaid
+from itk_pdd.uncertainty.recorder import Recorder, StageRecord
 
-if TYPE_CHECKING:
-    from itk_pdd.geometry.grid import Grid
-    from itk_pdd.solver.search import WorkingImage
-    from itk_pdd.uncertainty.recorder import Recorder, StageRecord
+__all__ = ["Evidence", "SeenImage", "collect"]
 
-__all__ = ["Evidence", "collect"]
-
-_BINS = 64
+_HISTOGRAM_BINS = 64
 _FLAT = 1e-3  # variance within a cell, relative to that of the image, below which there is nothing to see
 _NEAR = ("disagreement0", "disagreement1", "disagreement2", "bending", "strain", "decorrelation", "width0")
-_NEAR_WIDTH = 2.0  # control points
-_DAMPING = 1e-3  # of normal equations, per sample: structure below it is noise
+_NEAR_WIDTH = 2.0  # standard deviation of the neighbourhood in control points
+_DAMPING = 1e-3  # added to normal equations, per sample: structure below it is noise
+
+
+class SeenImage(Protocol):
+    """An image on the working grid: intensities and self-similarities."""
+
+    @property
+    def channels(self) -> tuple[np.ndarray, ...]:
+        """Intensities of each channel, float32 (z, y, x)."""
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How much each channel counts."""
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """Voxels that count, bool (z, y, x)."""
+
+    @property
+    def similarities(self) -> int:
+        """Number of MIND-SSC features."""
+
+    def features(self, dilation: int, channel: int = 0) -> np.ndarray:
+        """Compute the MIND-SSC features of a channel, uint8 (z, y, x, 16)."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about the certainty of a registration, on the control grid of the last stage.
+    """Evidence for the certainty of a registration, on the control grid of the last stage.
 
     Parameters
     ----------
@@ -45,7 +68,7 @@ class Evidence:
         Which directions are less certain, as matrices (*grid.shape, dim, dim) of trace 1, components along the axes
         x, y(, z) of the grid: "marginals" of the search, "structure" of the images.
     stages : tuple of StageRecord
-        What the stages of the search told.
+        Records of the stages of the search.
     working : Grid
         The working grid.
     inside : numpy.ndarray
@@ -68,28 +91,24 @@ class Evidence:
     moved: np.ndarray
 
 
-def collect(
-    recorder: Recorder, first: WorkingImage, second: WorkingImage, field: np.ndarray, block: int, grid: Grid
-) -> Evidence:
-    """Everything at once.
+def collect(recorder: Recorder, first: SeenImage, second: SeenImage, field: BlockField, grid: Grid) -> Evidence:
+    """Collect the evidence of a registration.
 
     Parameters
     ----------
     recorder : Recorder
-        What the search told.
-    first, second : WorkingImage
+        Listened to the search.
+    first, second : SeenImage
         The images that were searched.
-    field : numpy.ndarray
-        Displacements in working voxels at the centres of blocks of ``block`` working voxels, components x, y, z.
-    block : int
-        Size of these blocks.
+    field : BlockField
+        The result, on the host.
     grid : Grid
         The working grid.
     """
-    target, shape = recorder.stages[-1].block, first.shape
+    target, shape = recorder.stages[-1].block, field.shape
     result: dict[str, np.ndarray] = {}
     last = len(recorder.stages) - 1
-    ambiguity = 0.0
+    ambiguity: Any = 0.0
     for n, stage in enumerate(recorder.stages):
         # Counted from the last stage on, so that a model of fewer stages has the same features.
         values = {f"width{last - n}": stage.width}
@@ -101,17 +120,16 @@ def collect(
             result[name] = value if stage.block == target else relaid(value, stage.block, target, shape)
         ambiguity = ambiguity + result["ambiguity"]
     result["ambiguity"] = np.sqrt(ambiguity)
-    blocks = first.per_axis(block)
-    if any(t % b for t, b in zip(target, blocks, strict=True)):
-        final = relaid(field, blocks, target, shape)
+    if target[-1] % field.size:
+        final = relaid(field.vectors, field.block, target, shape)
     else:
-        final = restrict(field, tuple(t // b for t, b in zip(target, blocks, strict=True)))
+        final = field.restricted(target[-1]).vectors
     result["entropy0"] = recorder.stages[-1].entropy
-    # What the instance optimisation moved is as uncertain as what the last stage left open.
+    # A change by the refinement is as uncertain as the width that the last stage left.
     result["width0"] = np.sqrt(np.square(result["width0"]) + np.square(recorder.refined))
     result["smoothing"] = np.linalg.norm(final - recorder.stages[-1].mean, axis=-1)
     result["strain"], result["bending"] = _derivatives(final, target)
-    seen, structure, inside = _from_images(first, second, field, blocks, target)
+    seen, structure, inside = _from_images(first, second, field, target)
     result |= seen
     # Errors reach farther than what gives them away: the same in the neighbourhood.
     for name in _NEAR:
@@ -140,12 +158,12 @@ def collect(
 
 
 def _unit(matrices: np.ndarray) -> np.ndarray:
-    """Matrices scaled to a trace of 1."""
+    """Scale matrices to a trace of 1."""
     return matrices / np.trace(matrices, axis1=-2, axis2=-1)[..., None, None]
 
 
 def _derivatives(field: np.ndarray, cell: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Norms of the first derivative (a ratio) and of the distance to the mean of the neighbours (working voxels)."""
+    """Compute the first derivative (a ratio) and the distance to the mean of neighbours (working voxels), as norms."""
     first, mean, axes = 0.0, 0.0, 0
     for axis in range(3):
         if field.shape[axis] < 2:
@@ -158,23 +176,26 @@ def _derivatives(field: np.ndarray, cell: tuple[int, int, int]) -> tuple[np.ndar
     return np.sqrt(first), np.linalg.norm(field - mean / axes, axis=-1)
 
 
-def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """What the images say about the final field, in intensities (matched to each other) and self-similarities."""
-    stride = first.per_axis(2) if min(target[1:]) % 2 == 0 else (1, 1, 1)
-    options = {"block": blocks, "cell": target, "stride": stride, "mask": first.mask, "allowed": second.mask}
+def _from_images(
+    first: SeenImage, second: SeenImage, field: BlockField, target: tuple[int, int, int]
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Compare the images under the final field, in intensities (matched to each other) and self-similarities."""
+    stride = per_axis(2, first.dimension) if min(target[1:]) % 2 == 0 else (1, 1, 1)
+    options: dict[str, Any] = {"block": field.block, "cell": target, "stride": stride}
+    options |= {"mask": first.mask, "allowed": second.mask}
     sums, likeness, structured = None, [], False
     for channel, weight in enumerate(first.weights):
         if not weight:
             continue
         fixed = first.channels[channel]
-        moving = _matched(fixed, second.channels[channel], field, blocks, first.mask)
+        moving = _matched(fixed, second.channels[channel], field, first.mask)
         # Centred: the variance of large numbers would drown in the rounding of their squares.
         scale, centre = np.float32(1 / (float(fixed.std()) or 1.0)), np.float32(fixed.mean(dtype=np.float64))
         intensities = [((array - centre) * scale)[..., None] for array in (fixed, moving)]
         found = {
-            "intensity": agreement(*intensities, field, channels=1, **options),
+            "intensity": agreement(*intensities, field.vectors, channels=1, **options),
             "structure": agreement(
-                first.features(2, channel), second.features(2, channel), field, channels=first.similarities,
+                first.features(2, channel), second.features(2, channel), field.vectors, channels=first.similarities,
                 factor=1 / 255, **options,
             ),
         }  # fmt: skip
@@ -204,20 +225,20 @@ def _from_images(first, second, field, blocks, target) -> tuple[dict[str, np.nda
     return result, inverse, structured
 
 
-def _matched(fixed, moving, field, blocks, mask) -> np.ndarray:
-    """Moving intensities replaced by the fixed ones that are expected where they occur: comparable in any modality."""
-    step = tuple(max(b, 2) if n > 1 else 1 for b, n in zip(blocks, fixed.shape, strict=True))
+def _matched(fixed: np.ndarray, moving: np.ndarray, field: BlockField, mask: np.ndarray | None) -> np.ndarray:
+    """Replace moving intensities by the fixed ones that they lie on average upon: comparable in any modality."""
+    step = tuple(max(b, 2) if n > 1 else 1 for b, n in zip(field.block, fixed.shape, strict=True))
     axes = [np.arange(0, n, s) for n, s in zip(fixed.shape, step, strict=True)]
     index = np.stack(np.meshgrid(*axes, indexing="ij")[::-1], axis=-1)
-    at = np.ix_(*[np.minimum(a // b, n - 1) for a, b, n in zip(axes, blocks, field.shape, strict=False)])
-    points = index + field[at]
+    at = np.ix_(*[np.minimum(a // b, n - 1) for a, b, n in zip(axes, field.block, field.nodes, strict=True)])
+    points = index + field.vectors[at]
     use = Grid.create(moving.shape[::-1]).contains_index(points)
     if mask is not None:
         use &= mask[np.ix_(*axes)]
     if not use.any():
         return moving
     pairs = sample_linear(moving, points[use]), fixed[np.ix_(*axes)][use]
-    edges = np.unique(np.quantile(pairs[0], np.linspace(0, 1, _BINS + 1)))
+    edges = np.unique(np.quantile(pairs[0], np.linspace(0, 1, _HISTOGRAM_BINS + 1)))
     if len(edges) < 3:
         return np.full_like(moving, pairs[1].mean())
     bins = np.clip(np.searchsorted(edges, pairs[0], side="right") - 1, 0, len(edges) - 2)

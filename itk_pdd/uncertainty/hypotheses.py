@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from itk_pdd.geometry.grid import Grid
-    from itk_pdd.uncertainty.recorder import StageRecord
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.uncertainty.recorder import StageRecord
 
 __all__ = ["Hypotheses", "hypotheses"]
 
@@ -38,12 +36,12 @@ class Hypotheses:
 
 
 def hypotheses(stages: Sequence[StageRecord], grid: Grid) -> tuple[Hypotheses, ...]:
-    """All hypotheses in physical coordinates.
+    """Convert all hypotheses to physical coordinates.
 
     Parameters
     ----------
     stages : sequence of StageRecord
-        What the stages of the search told.
+        Records of the stages of the search.
     grid : Grid
         The working grid.
     """

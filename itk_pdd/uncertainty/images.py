@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.io import files
 from itk_pdd.io.images import itk_image, simpleitk_image
 from itk_pdd.io.volume import Volume
@@ -17,8 +18,7 @@ from itk_pdd.uncertainty import IMAGES
 from itk_pdd.uncertainty.labels import entropy_of
 
 if TYPE_CHECKING:
-    from itk_pdd.geometry.grid import Grid
-    from itk_pdd.solver.engine import Result
+    from itk_pdd.uncertainty.estimate import Uncertainty  # slow to import, and only named here
 
 __all__ = ["tensor_to_itk", "uncertainty_writers"]
 
@@ -26,12 +26,12 @@ log = logging.getLogger("itk_pdd")
 
 
 def tensor_to_itk(covariance: np.ndarray, grid: Grid) -> Any:
-    """Covariances as an ``itk.Image[itk.SymmetricSecondRankTensor[itk.F, dim], dim]``, a copy.
+    """Convert covariances to an ``itk.Image[itk.SymmetricSecondRankTensor[itk.F, dim], dim]``, a copy.
 
     Parameters
     ----------
     covariance : numpy.ndarray
-        What :meth:`itk_pdd.uncertainty.estimate.Uncertainty.covariance` gives.
+        From :meth:`itk_pdd.uncertainty.estimate.Uncertainty.covariance`.
     grid : Grid
         Where it lies.
     """
@@ -42,41 +42,43 @@ def tensor_to_itk(covariance: np.ndarray, grid: Grid) -> Any:
 
 
 def uncertainty_writers(
-    result: Result, labels: Any, wanted: Container[str] = IMAGES
+    uncertainty: Uncertainty | None, labels: Any, wanted: Container[str] = IMAGES
 ) -> dict[str, Callable[[], Callable[[Path], None]]]:
-    """What writes each image of the uncertainty of a registration, by the name of its option.
+    """Make the writers of all images of an uncertainty, by the names of their options.
 
     Parameters
     ----------
-    result : Result
-        A registration with uncertainty.
+    uncertainty : Uncertainty, optional
+        That of a registration; without it there are no writers.
     labels : SimpleITK.Image
         Label image in the space of the moving image, for the probabilities of labels.
     wanted : container of str
         Names of the images that will be asked for: the labels are drawn once for both of theirs.
     """
+    if uncertainty is None:
+        return {}
 
     def image(make: Callable[[], Volume]) -> Callable[[Path], None]:
         return partial(files.write_image, make().to_simpleitk())
 
     def components(make: Callable[[], np.ndarray]) -> Callable[[Path], None]:
-        return partial(files.write_image, simpleitk_image(make(), result.field.grid))
+        return partial(files.write_image, simpleitk_image(make(), uncertainty.grid))
 
     @cache
     def probabilities() -> np.ndarray:
-        values, array = result.uncertainty.label_probabilities(labels)
+        values, array = uncertainty.label_probabilities(labels)
         log.info("label probabilities: components are the labels %s", ", ".join(map(str, values)))
         return array
 
     def label_entropy() -> Volume:
         if "label_probabilities" in wanted:
-            return Volume(entropy_of(probabilities()), result.field.grid)
-        return result.uncertainty.label_entropy(labels)
+            return Volume(entropy_of(probabilities()), uncertainty.grid)
+        return uncertainty.label_entropy(labels)
 
     return {
-        "uncertainty": lambda: image(result.uncertainty.standard_deviation),
-        "entropy": lambda: image(result.uncertainty.entropy),
-        "covariance": lambda: components(result.uncertainty.covariance),
+        "uncertainty": lambda: image(uncertainty.standard_deviation),
+        "entropy": lambda: image(uncertainty.entropy),
+        "covariance": lambda: components(uncertainty.covariance),
         "label_probabilities": lambda: components(probabilities),
         "label_entropy": lambda: image(label_entropy),
     }

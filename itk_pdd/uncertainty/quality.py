@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from itk_pdd.uncertainty.estimate import Uncertainty
+from scipy.special import expit
 
 __all__ = ["CANDIDATES", "Quality", "predicted", "quality", "summary"]
 
@@ -22,14 +20,14 @@ CANDIDATES = (
     "structure residual",
     "unseen",
 )
-"""Means over the image that may tell; the calibration says by how much."""
+"""Features whose means over the image may predict the overlap; the calibration holds their weights."""
 
 _OFFSET = 0.02
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What is to be expected of a registration.
+    """The overlap to expect of a registration.
 
     Parameters
     ----------
@@ -59,39 +57,55 @@ class Quality:
         )
 
 
-def summary(uncertainty: Uncertainty) -> dict[str, float]:
-    """Mean of every feature over what the fixed image shows."""
-    where = _shown(uncertainty)
-    return {name: float(values[where].mean()) for name, values in uncertainty.evidence.features.items()}
+def summary(features: Mapping[str, np.ndarray], inside: np.ndarray) -> dict[str, float]:
+    """Average every feature over the control points that show something of the fixed image.
+
+    Parameters
+    ----------
+    features : mapping of str to numpy.ndarray
+        Numbers at the control points, see :class:`itk_pdd.uncertainty.features.Evidence`.
+    inside : numpy.ndarray
+        The control points that show something, bool.
+    """
+    where = _shown(inside)
+    return {name: float(values[where].mean()) for name, values in features.items()}
 
 
 def predicted(means: Mapping[str, float], intercept: float, weights: Mapping[str, float]) -> float:
-    """Predicted overlap: a logistic function of the logarithms of the means, falling with each of them.
+    """Predict the overlap: a logistic function of the logarithms of the means, falling with each of them.
 
     Parameters
     ----------
     means : mapping of str to float
-        What :func:`summary` gives.
+        From :func:`summary`.
     intercept : float
         A larger one predicts more overlap.
     weights : mapping of str to float
         How fast it falls with each feature, not below 0; features that a model does not have are left out.
     """
     fall = sum(weight * np.log(means[name] + _OFFSET) for name, weight in weights.items() if name in means)
-    return float(1 / (1 + np.exp(fall - intercept)))
+    return float(expit(intercept - fall))
 
 
-def quality(uncertainty: Uncertainty) -> Quality | None:
-    """Quality of a registration, by the calibration of its model; None where that has not learned to judge."""
-    learned = uncertainty.calibration.quality
+def quality(
+    learned: Mapping[str, Any], features: Mapping[str, np.ndarray], inside: np.ndarray, deviation: np.ndarray
+) -> Quality | None:
+    """Judge a registration.
+
+    Parameters
+    ----------
+    learned : mapping
+        Intercept, weights and threshold of the calibration; empty if it has not learned to judge: None is returned.
+    features, inside
+        See :func:`summary`.
+    deviation : numpy.ndarray
+        Standard deviation of the displacement at the control points in millimetres.
+    """
     if not learned:
         return None
-    figure = predicted(summary(uncertainty), learned["intercept"], learned["weights"])
-    return Quality(
-        figure, float(learned["threshold"]), float(np.median(uncertainty.control_deviation()[_shown(uncertainty)]))
-    )
+    figure = predicted(summary(features, inside), learned["intercept"], learned["weights"])
+    return Quality(figure, float(learned["threshold"]), float(np.median(deviation[_shown(inside)])))
 
 
-def _shown(uncertainty: Uncertainty) -> np.ndarray:
-    inside = uncertainty.evidence.inside
+def _shown(inside: np.ndarray) -> np.ndarray:
     return inside if inside.any() else np.ones(inside.shape, bool)

@@ -1,29 +1,27 @@
-"""What the search tells about its certainty while it runs: widths of the marginals, disagreement, hypotheses."""
+"""Record the certainty of a search while it runs: widths of the marginals, disagreement, hypotheses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from itk_pdd import kernels
-from itk_pdd.kernels.control_grid.cpu import compose, per_axis, restrict
-from itk_pdd.kernels.interpolation.cpu import sample_lines
+from itk_pdd.geometry.blockfield import BlockField, relaid
+from itk_pdd.kernels.control_grid.cpu import compose, restrict
 from itk_pdd.kernels.parallel import compiled, run
 
-if TYPE_CHECKING:
-    from itk_pdd.solver.settings import Stage
+__all__ = ["Recorder", "StageRecord"]
 
-__all__ = ["Recorder", "StageRecord", "relaid"]
-
-_MODES = 8  # hypotheses that are kept at a control point
+_MAX_MODES = 8  # hypotheses that are kept at a control point
 _LEAST_RATIO = 0.2  # probability of a hypothesis, relative to the best one, below which it is none
 
 
 @dataclass
 class StageRecord:
-    """What one stage found at its control points. Lengths are working voxels, arrays have the axes z, y, x.
+    """The findings of one stage at its control points. Lengths are working voxels, arrays have the axes z, y, x.
 
     Attributes
     ----------
@@ -36,7 +34,7 @@ class StageRecord:
     mean : numpy.ndarray
         Displacement found, shape (kz, ky, kx, 3), components x, y, z.
     increment : numpy.ndarray
-        What the stage added to it.
+        Displacement that the stage added.
     covariance : numpy.ndarray
         Of the marginal distribution, shape (kz, ky, kx, 3, 3).
     entropy : numpy.ndarray
@@ -74,45 +72,45 @@ class StageRecord:
 
 
 class Recorder:
-    """Listens to :func:`itk_pdd.solver.search.search`; without one nothing of all this is computed.
+    """Listens to a search (see :class:`itk_pdd.solver.search.Listener`); without one nothing of this is computed.
 
     Parameters
     ----------
-    shape : tuple of int
-        Voxels of the working grid along z, y, x.
-    dimension : int
-        2 or 3.
     temperature : float
         Factor of the stages' own temperature at which their marginals are probabilities: these are minima over whole
         fields, which makes them too sure of themselves where many control points depend on one another. Below 1 makes
         them wider.
     """
 
-    def __init__(self, shape: tuple[int, int, int], dimension: int, temperature: float = 1.0) -> None:
-        self.shape, self.dimension, self.temperature = shape, dimension, temperature
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
         self.stages: list[StageRecord] = []
-        self.refined = 0.0
-        """Root mean square of what the instance optimisation changed, on the last stage's control points."""
+        self.refined: Any = 0.0
+        """Root mean square of the change by the refinement, on the last stage's control points."""
 
-    def begin(self, stage: Stage, points: tuple[int, ...], found: np.ndarray | None) -> None:
-        """A stage begins.
+    def begin(self, before: BlockField, *, scale: int, step: int, count: int, temperature: float) -> None:
+        """Begin a stage.
 
         Parameters
         ----------
-        stage : Stage
-            Its settings.
-        points : tuple of int
-            Its control points along z, y, x.
-        found : numpy.ndarray, optional
-            Displacement of the control points before the stage, in its voxels.
+        before : BlockField
+            Displacements of its control points before the stage.
+        scale : int
+            Working voxels per voxel of the stage.
+        step : int
+            Distance of neighbouring displacements in voxels of the stage.
+        count : int
+            Displacements along each axis.
+        temperature : float
+            Factor of the costs in the softmax over displacements.
         """
-        scale, count = np.float32(stage.shrink), int(np.prod(points))
-        base = np.zeros((*points, 3), np.float32) if found is None else found * scale
-        self._stage, self._base = stage, base
-        self._covariance, self._entropy = np.empty((count, 3, 3), np.float32), np.empty(count, np.float32)
+        self._before, self._scale, self._step, self._count = before, np.float32(scale), step, count
+        self._temperature = self.temperature * temperature
+        points = int(np.prod(before.nodes))
+        self._covariance, self._entropy = np.empty((points, 3, 3), np.float32), np.empty(points, np.float32)
         self._several: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def marginals(self, nodes: np.ndarray, costs: Any, offsets: Any) -> None:
+    def marginals(self, nodes: np.ndarray, costs: Any, offsets: Sequence[Any]) -> None:
         """Take in the distributions of some control points; each is told once.
 
         Parameters
@@ -124,77 +122,51 @@ class Recorder:
         offsets : sequence of torch.Tensor
             Displacements along z, y, x in voxels of the stage, padded with zeros along x.
         """
-        stage, scale = self._stage, np.float32(self._stage.shrink)
-        temperature = self.temperature * stage.temperature
-        moments = kernels.displacement_moments(costs, temperature, offsets, second=True)
-        self._covariance[nodes] = moments.covariance.cpu().numpy() * scale**2
+        moments = kernels.displacement_moments(costs, self._temperature, offsets, second=True)
+        self._covariance[nodes] = moments.covariance.cpu().numpy() * self._scale**2
         self._entropy[nodes] = moments.entropy.cpu().numpy()
-        several, modes, weights = _hypotheses(costs.cpu().numpy(), temperature, 2 * stage.radius + 1)
-        axes = [np.asarray(o.cpu().numpy() * scale, np.float32) for o in offsets]
+        several, modes, weights = _hypotheses(costs.cpu().numpy(), self._temperature, self._count)
+        axes = [np.asarray(o.cpu().numpy() * self._scale, np.float32) for o in offsets]
         vectors = np.stack([axes[2 - i][np.maximum(modes[..., 2 - i], 0)] for i in range(3)], axis=-1)
         places = nodes[several]
-        vectors += self._base.reshape(-1, 3)[places][:, None]
+        vectors += self._before.vectors.reshape(-1, 3)[places][:, None]
         vectors[modes[..., 0] < 0] = np.nan
         self._several.append((places, vectors, weights))
 
     def end(self, increment: np.ndarray) -> None:
-        """The stage has added ``increment`` (kz, ky, kx, 3), in its voxels, to the displacements."""
-        stage, points = self._stage, self._base.shape[:3]
-        increment = increment * np.float32(stage.shrink)
+        """End the stage: it adds ``increment`` (kz, ky, kx, 3), in its voxels, to the displacements."""
+        before, points = self._before, self._before.nodes
+        increment = increment * self._scale
         places, vectors, weights = (np.concatenate(each) for each in zip(*self._several, strict=True))
         order = np.argsort(places)
-        where = np.stack(np.unravel_index(places[order], points), axis=-1)
         self.stages.append(
             StageRecord(
-                self.dimension, per_axis(stage.cell * stage.shrink, self.dimension), float(stage.step * stage.shrink),
-                self._base + increment, increment, self._covariance.reshape(*points, 3, 3),
-                self._entropy.reshape(points), where, vectors[order], weights[order],
+                dimension=before.dimension,
+                block=before.block,
+                step=float(self._step * self._scale),
+                mean=before.vectors + increment,
+                increment=increment,
+                covariance=self._covariance.reshape(*points, 3, 3),
+                entropy=self._entropy.reshape(points),
+                where=np.stack(np.unravel_index(places[order], points), axis=-1),
+                modes=vectors[order],
+                weights=weights[order],
             )
-        )  # fmt: skip
-        del self._base, self._covariance, self._entropy, self._several
+        )
+        del self._before, self._covariance, self._entropy, self._several
 
-    def fields(self, found: list[np.ndarray], lattice: int) -> None:
-        """Take in both fields of the last stage, in units of and on a lattice of ``lattice`` working voxels.
-
-        Forward and backward; of a stage that has no backward one there is nothing to take in.
-        """
-        if len(found) < 2:
-            return
-        record = self.stages[-1]
-        square = np.sum(np.square(compose(found[1], found[0])), axis=-1) * np.float32(lattice**2)
-        cell = tuple(b // s for b, s in zip(record.block, per_axis(lattice, self.dimension), strict=True))
+    def fields(self, forward: BlockField, backward: BlockField) -> None:
+        """Take in the fields of both directions of the last stage, before they are made consistent."""
+        size, record = np.float32(forward.size), self.stages[-1]
+        square = np.sum(np.square(compose(backward.vectors / size, forward.vectors / size)), axis=-1) * size**2
+        cell = tuple(b // s for b, s in zip(record.block, forward.block, strict=True))
         record.disagreement = np.sqrt(restrict(square, cell))
 
-    def refinement(self, before: np.ndarray, block: int, after: np.ndarray, lattice: int) -> None:
-        """Take in the field before and after the instance optimisation.
-
-        Both in working voxels, at the centres of blocks of ``block`` and of ``lattice`` working voxels along each axis.
-        """
-        fine = per_axis(lattice, self.dimension)
-        start = relaid(before, per_axis(block, self.dimension), fine, self.shape)
-        change = np.sum(np.square(after - start), axis=-1)
-        self.refined = np.sqrt(relaid(change, fine, self.stages[-1].block, self.shape))
-
-
-def relaid(
-    values: np.ndarray, block: tuple[int, ...], target: tuple[int, ...], shape: tuple[int, ...]
-) -> np.ndarray:  # fmt: skip
-    """Values at the centres of blocks of working voxels, linearly interpolated to those of blocks of another size.
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        Axes z, y, x, and optionally channels.
-    block, target : tuple of int
-        Working voxels per block along z, y, x: as it is, and as it shall be.
-    shape : tuple of int
-        Working voxels along z, y, x.
-    """
-    positions = tuple(
-        ((np.arange(-(-n // t)) + 0.5) * t - 0.5 - (b - 1) / 2) / b
-        for b, t, n in zip(block, target, shape, strict=True)
-    )
-    return sample_lines(values, positions)
+    def refinement(self, before: BlockField, after: BlockField) -> None:
+        """Take in the field before and after the refinement."""
+        start = relaid(before.vectors, before.block, after.block, after.shape)
+        change = np.sum(np.square(after.vectors - start), axis=-1)
+        self.refined = np.sqrt(relaid(change, after.block, self.stages[-1].block, after.shape))
 
 
 @compiled
@@ -250,10 +222,10 @@ def _find(first, last, costs, temperature, count, limit, found, weight):
 
 
 def _hypotheses(costs: np.ndarray, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which of the control points have at least two modes, indices of these (n, modes, 3) as z, y, x, probabilities."""
+    """Find control points of several modes, the indices of these (n, modes, 3) as z, y, x, and their probabilities."""
     flat = np.ascontiguousarray(costs)
-    found = np.full((len(flat), _MODES, 3), -1, np.int16)
-    weight = np.zeros((len(flat), _MODES), np.float32)
+    found = np.full((len(flat), _MAX_MODES, 3), -1, np.int16)
+    weight = np.zeros((len(flat), _MAX_MODES), np.float32)
     limit = np.float32(-np.log(_LEAST_RATIO) / temperature)
     run(_find, len(flat), flat, np.float32(temperature), count, limit, found, weight, grain=16)
     several = np.flatnonzero(found[:, 1, 0] >= 0)

@@ -30,13 +30,12 @@ from pathlib import Path
 
 import numpy as np
 
-from itk_pdd import models
+from itk_pdd import models, registration
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case, score
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io.outputs import Output, write_all, write_bytes
 from itk_pdd.network.card import PddCard
-from itk_pdd.solver import engine
 from itk_pdd.training.cases import SPLITS
 from itk_pdd.training.curve import write_table
 
@@ -169,10 +168,8 @@ def measure(pair: datasets.Pair, row: Row, out: Path, threads: int | None) -> di
     field, seconds = DisplacementField.zeros(case.fixed.grid), 0.0
     if row.model:
         began = time.perf_counter()
-        model = replace(models.load(out / row.model), smallest_jacobian=None)
-        field = engine.register_volumes(
-            case.fixed, case.moving, model=model, refinement_iterations=row.optimisation, threads=threads
-        ).field
+        model = replace(models.load(out / row.model), smallest_jacobian=None, iterations=row.optimisation)
+        field = registration.register_volumes(case.fixed, case.moving, model=model, threads=threads).field
         seconds = time.perf_counter() - began
     found = score(case, field, surfaces=False, similarity=False)
     return {

@@ -22,10 +22,10 @@ import numpy as np
 import SimpleITK
 import two_contrasts
 
+from itk_pdd import registration
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case, score
 from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.solver import engine
 
 LARGE_ORGANS = (1, 2, 3, 6, 7)
 _FOLDER = tempfile.TemporaryDirectory()
@@ -68,7 +68,7 @@ def measure(pair: datasets.Pair, model: str, smoothness: float, surfaces: bool) 
     case = load_case(pair)
     before = score(case, DisplacementField.zeros(case.fixed.grid), surfaces=False)
     started = time.perf_counter()
-    result = engine.register_volumes(
+    result = registration.register_volumes(
         case.fixed, case.moving, fixed_mask=case.fixed_mask, moving_mask=case.moving_mask, model=model,
         smoothness=smoothness,
     )  # fmt: skip

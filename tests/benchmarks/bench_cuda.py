@@ -91,20 +91,20 @@ def registrations(fixed: Any, moving: Any, device: str, repetitions: int) -> tup
 
 def steps(fixed: Any, moving: Any, device: str) -> Counter:
     """Seconds of each operation of the search."""
-    from itk_pdd import kernels
-    from itk_pdd.solver import engine, operations, search
+    from itk_pdd import kernels, registration
+    from itk_pdd.solver import devices, engine, search, working
 
     seconds: Counter = Counter()
-    chosen = TimedOperations(operations.operations(device), seconds)
+    chosen = TimedOperations(devices.operations(device), seconds)
     compute = lambda name, function: timed(function, "search", seconds)(chosen)  # noqa: E731
     with (
         mock.patch.object(engine, "on_device", compute),
         mock.patch.object(search, "spanning_tree", timed(search.spanning_tree, "spanning_tree (host)", seconds)),
         mock.patch.object(kernels, "displacement_moments", timed(kernels.displacement_moments, "moments", seconds)),
-        mock.patch.object(engine, "resample", timed(engine.resample, "resample (host)", seconds)),
-        mock.patch.object(engine, "_to_fixed_grid", timed(engine._to_fixed_grid, "field (host)", seconds)),
+        mock.patch.object(working, "resample", timed(working.resample, "resample (host)", seconds)),
+        mock.patch.object(engine, "_on_fixed_grid", timed(engine._on_fixed_grid, "field (host)", seconds)),
     ):
-        timed(engine.register_volumes, "register_volumes", seconds)(fixed, moving, device=device)
+        timed(registration.register_volumes, "register_volumes", seconds)(fixed, moving, device=device)
     return seconds
 
 

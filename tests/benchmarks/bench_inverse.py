@@ -13,13 +13,12 @@ import warnings
 
 import numpy as np
 
-from itk_pdd import warp_points
+from itk_pdd import registration, warp_points
 from itk_pdd.errors import RegistrationWarning
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case
 from itk_pdd.io.fields import field_to_simpleitk
 from itk_pdd.io.transforms import as_mapping
-from itk_pdd.solver import engine
 
 PAIRS = {
     "abdomen": lambda: datasets.abdomen_pairs("validation"),
@@ -40,7 +39,7 @@ def main() -> None:
         worst = []
         for pair in PAIRS[name]():
             case = load_case(pair)
-            field = engine.register_volumes(case.fixed, case.moving).field
+            field = registration.register_volumes(case.fixed, case.moving).field
             chain = as_mapping(field_to_simpleitk(field))
             index = np.random.default_rng(0).uniform(0, np.asarray(field.grid.size) - 1, (options.points, 3))
             there = warp_points(field.grid.to_physical(index), chain, to="moving")

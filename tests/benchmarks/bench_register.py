@@ -67,16 +67,17 @@ _STATIC = ("upsample", "restrict", "spread", "unfold", "make_consistent")
 
 def watch_search(steps: Steps) -> None:
     """The steps of the default registration."""
+    from itk_pdd.kernels import operations
     from itk_pdd.kernels.correlation.cpu import LocalCorrelation
     from itk_pdd.kernels.hamming.cpu import MaskedCosts
     from itk_pdd.kernels.tree import blocks
-    from itk_pdd.solver import engine, operations, search
+    from itk_pdd.solver import engine, search, working
 
     host = operations.HostOperations
     for owner, names, label in (
-        (engine, ("_prepared",), "resampling"),
-        (search.WorkingImage, ("codes",), "MIND-SSC codes"),
-        (search.WorkingImage, ("shrunk", "guide"), "averaging"),
+        (working.WorkingImage, ("from_volumes",), "resampling"),
+        (working.WorkingImage, ("codes",), "MIND-SSC codes"),
+        (working.WorkingImage, ("shrunk", "guide"), "averaging"),
         (MaskedCosts, ("__init__", "__call__"), "costs"),
         (search, ("spanning_tree",), "spanning tree"),
         (blocks._Sweeps, ("up", "join", "down_the_trunk", "down"), "min-sum"),
@@ -86,7 +87,7 @@ def watch_search(steps: Steps) -> None:
         (LocalCorrelation, ("__init__", "gradient"), "local correlation"),
         (host, ("unfold",), "unfolding"),
         (engine, ("refined",), "rest of the descent"),
-        (engine, ("_to_fixed_grid",), "output grid"),
+        (engine, ("_on_fixed_grid",), "output grid"),
     ):
         for name in names:
             steps.watch(owner, name, label)
@@ -128,18 +129,18 @@ def measure_warm(options: argparse.Namespace) -> dict:
     """Registrations in one process; the first, which may compile, does not count."""
     import torch
 
-    from itk_pdd.solver import engine
+    from itk_pdd import registration
 
     torch.set_num_threads(options.threads)
     fixed, moving = volumes(tuple(options.size))
     small = volumes((48, 40, 64)) if options.repetitions == 1 else (fixed, moving)
-    engine.register_volumes(*small, device="cpu")
+    registration.register_volumes(*small, device="cpu")
     steps, walls, processors, details = Steps(), [], [], []
     watch_search(steps)
     for _ in range(options.repetitions):
         steps.seconds.clear()
         wall, processor = time.perf_counter(), time.process_time()
-        engine.register_volumes(fixed, moving, device="cpu", memory=options.memory)
+        registration.register_volumes(fixed, moving, device="cpu", memory=options.memory)
         walls.append(time.perf_counter() - wall)
         processors.append(time.process_time() - processor)
         details.append(steps.rest(walls[-1]))

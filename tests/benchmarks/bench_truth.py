@@ -13,8 +13,7 @@ import argparse
 
 import numpy as np
 
-from itk_pdd import models
-from itk_pdd.solver import engine
+from itk_pdd import models, registration
 from itk_pdd.synthesis import make_pair
 
 KINDS = {
@@ -30,14 +29,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="pairs of each kind and size of displacement")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.4, 0.6, 0.8], help="of the capture range")
     options = parser.parse_args()
-    voxels = engine.capture_range(models.DEFAULT)
+    voxels = models.DEFAULT.capture_range
     print(f"capture range {voxels:.1f} voxels")
     for name, settings in KINDS.items():
         for share in options.shares:
             means = []
             for seed in range(options.seeds):
                 made = make_pair(seed=10 + seed, displacement=share * voxels * settings["spacing"], **settings)
-                field = engine.register_volumes(made.fixed, made.moving).field
+                field = registration.register_volumes(made.fixed, made.moving).field
                 errors = np.linalg.norm(field.vectors - made.truth.vectors, axis=-1)[made.body]
                 means.append(errors.mean() / settings["spacing"])
             print(f"{name}, {share:.0%}: " + " ".join(f"{m:.2f}" for m in means), flush=True)

@@ -21,10 +21,9 @@ from calibrate_uncertainty import FEATURES, failures, fit, scales
 from scipy import stats
 from uncertainty_cases import Case, gathered, sets_of
 
-from itk_pdd import models
+from itk_pdd import models, registration
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case
-from itk_pdd.solver import engine
 from itk_pdd.uncertainty.calibration import Calibration, calibration_of
 from itk_pdd.uncertainty.quality import predicted
 
@@ -218,7 +217,7 @@ def times(repetitions: int = 5) -> None:
     for repetition in range(repetitions + 1):
         for asked, found in seconds.items():
             started = time.perf_counter(), time.process_time()
-            result = engine.register_volumes(
+            result = registration.register_volumes(
                 case.fixed, case.moving, fixed_mask=case.fixed_mask, moving_mask=case.moving_mask, uncertainty=asked
             )
             if asked:
@@ -247,7 +246,7 @@ def main() -> None:
     learned, judged_by = sets_of(model.name, options.data)
     sets = gathered(*judged_by, options.cases, model=model)
     training = [case for each in gathered(*learned, options.cases, model=model).values() for case in each]
-    report(sets, training, calibration_of(model), options.plot)
+    report(sets, training, calibration_of(model.name, model.network), options.plot)
 
 
 def report(sets: dict[str, list[Case]], training: list[Case], calibration: Calibration, plot: Path | None) -> None:

@@ -22,7 +22,7 @@ import torch
 from uncertainty_cases import Case, gathered, sets_of
 
 import itk_pdd
-from itk_pdd import models
+from itk_pdd import models, registration
 from itk_pdd.io import outputs
 from itk_pdd.kernels.interpolation.cpu import sample_linear
 from itk_pdd.network.card import CARD
@@ -240,7 +240,7 @@ def learn_quality(cases: list[Case]) -> dict:
     failed = failures(known)
     if not failed.any():
         # Without failures there is nothing to tell apart: the alarm of the default model is kept.
-        return calibration_of(models.DEFAULT).quality
+        return calibration_of(models.DEFAULT.name).quality
     steps = np.linspace(0.05, 0.95, 181)
     accuracy = [np.mean(figures[failed] < t) + np.mean(figures[~failed] >= t) for t in steps]
     best = np.flatnonzero(np.isclose(accuracy, max(accuracy)))
@@ -290,9 +290,9 @@ def temperatures(factors: Iterable[float] = (0.13, 0.26, 0.4, 0.52, 1.0)) -> Non
     heard = []
 
     class Listener(engine.Recorder):
-        def begin(self, stage, points, found):
-            heard.append((stage, points, found, []))
-            super().begin(stage, points, found)
+        def begin(self, before, **stage):
+            heard.append((before, stage, []))
+            super().begin(before, **stage)
 
         def marginals(self, nodes, costs, offsets):
             heard[-1][-1].append((nodes, costs.cpu().numpy().copy()))
@@ -303,23 +303,24 @@ def temperatures(factors: Iterable[float] = (0.13, 0.26, 0.4, 0.52, 1.0)) -> Non
         for seed, kind in ((200, "abdomen"), (201, "shapes"), (202, "abdomen")):
             heard.clear()
             pair = make_pair((112, 96, 80), 3.0, seed=seed, kind=kind, displacement=25.0)
-            grid = engine.register_volumes(pair.fixed, pair.moving, uncertainty=True).working_grid
-            for number, (stage, shape, found, parts) in enumerate(heard, start=1):
-                costs = np.empty((int(np.prod(shape)), *parts[0][1].shape[1:]), np.float32)
+            grid = registration.register_volumes(pair.fixed, pair.moving, uncertainty=True).working_grid
+            for number, (before, stage, parts) in enumerate(heard, start=1):
+                costs = np.empty((int(np.prod(before.nodes)), *parts[0][1].shape[1:]), np.float32)
                 for nodes, part in parts:
                     costs[nodes] = part
-                costs = costs.reshape(*shape, *costs.shape[1:])
-                points = grid.blocks(stage.cell * stage.shrink).points()
+                costs = costs.reshape(*before.nodes, *costs.shape[1:])
+                points = grid.blocks(before.size).points()
                 index = pair.fixed.grid.to_index(points)
                 body = sample_linear(pair.body.astype(np.float32), index) > 0.9
-                true = pair.truth.at(points) / (grid.spacing[0] * stage.shrink) - (0 if found is None else found)
-                steps = np.clip(np.rint(true / stage.step) + stage.radius, 0, 2 * stage.radius).astype(int)[body]
-                values = costs[body][..., : 2 * stage.radius + 1]
+                true = (pair.truth.at(points) / grid.spacing[0] - before.vectors) / stage["scale"]
+                steps = np.clip(np.rint(true / stage["step"]) + stage["count"] // 2, 0, stage["count"] - 1)
+                steps = steps.astype(int)[body]
+                values = costs[body][..., : stage["count"]]
                 values = values - values.min(axis=(1, 2, 3), keepdims=True)
                 own = values[np.arange(len(values)), steps[:, 2], steps[:, 1], steps[:, 0]]
                 surprise = [
                     np.mean(t * own + np.log(np.exp(-t * values).sum(axis=(1, 2, 3))))
-                    for t in (factor * stage.temperature for factor in factors)
+                    for t in (factor * stage["temperature"] for factor in factors)
                 ]
                 told = ", ".join(f"{f:g}: {v:.2f}" for f, v in zip(factors, surprise, strict=True))
                 print(f"{kind} {seed}, stage {number}: {told}", flush=True)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from itk_pdd import registration
 from itk_pdd.evaluation import datasets, metrics, warping
 from itk_pdd.evaluation.scoring import load_case
 from itk_pdd.geometry.field import DisplacementField
@@ -23,7 +24,6 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.interpolation.cpu import sample_linear, sample_nearest
-from itk_pdd.solver import engine
 from itk_pdd.synthesis import make_pair, random_deformation
 from itk_pdd.uncertainty.features import Evidence
 
@@ -88,13 +88,13 @@ def _finish(name, kind, result, points, errors, dice) -> Case:
     values, matrices = at_points(evidence, points)
     return Case(
         name, kind, values, matrices, errors.astype(np.float32), evidence.voxel,
-        summary(result.uncertainty), dice, points,
+        summary(evidence.features, evidence.inside), dice, points,
     )  # fmt: skip
 
 
 def _vectors(name, kind, fixed, moving, truth, where, *, labels=None, seed=0, **options) -> Case:
     """A case of which the whole deformation is known."""
-    result = engine.register_volumes(fixed, moving, uncertainty=True, **options)
+    result = registration.register_volumes(fixed, moving, uncertainty=True, **options)
     index = np.argwhere(where)
     rng = np.random.default_rng(seed)
     index = index[rng.choice(len(index), min(POINTS, len(index)), replace=False)]
@@ -187,7 +187,7 @@ def organs(
     for number, pair in enumerate(pairs):
         case = load_case(pair)
         initial = None if start is None else start(case.fixed.grid, zlib.crc32(pair.name.encode()) + number)
-        result = engine.register_volumes(case.fixed, case.moving, initial=initial, uncertainty=True, **options)
+        result = registration.register_volumes(case.fixed, case.moving, initial=initial, uncertainty=True, **options)
         rng = np.random.default_rng(number)
         points, errors = [], []
         for label in metrics.labels_of(case.fixed_labels.array):
@@ -225,7 +225,7 @@ def signed_distance(inside: np.ndarray, grid: Grid, points: np.ndarray) -> np.nd
 def landmarks(**options) -> Case:
     """The lung pair with its landmarks."""
     case = load_case(datasets.lung_pair())
-    result = engine.register_volumes(
+    result = registration.register_volumes(
         case.fixed, case.moving, fixed_mask=case.fixed_mask, moving_mask=case.moving_mask, uncertainty=True, **options
     )
     errors = result.field(case.fixed_points) - case.moving_points

@@ -477,16 +477,16 @@ def test_bar_on_a_terminal(engine, pair) -> None:
         textwrap.dedent(f"""
         import sys, time, types
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-        import itk_pdd.solver.engine
+        import itk_pdd.registration
         from conftest import wave
 
-        def register_volumes(fixed, moving, *, progress=None, **options):
+        def run(problem, *, progress=None, **options):
             for step in range(5):
                 time.sleep(0.12)
                 progress(step / 4, f"stage {{step}}")
-            return types.SimpleNamespace(field=wave(fixed.grid), capture_range_mm=10.0, uncertainty=None)
+            return types.SimpleNamespace(field=wave(problem.fixed.grid), capture_range_mm=10.0, uncertainty=None)
 
-        itk_pdd.solver.engine.register_volumes = register_volumes
+        itk_pdd.registration.run = run
         from itk_pdd.cli.register import main
         main({[str(pair.fixed), str(pair.moving), "-o", str(pair.out / "u.mha")]!r})
         """)

@@ -15,7 +15,7 @@ from itk_pdd.io.volume import Volume
 from itk_pdd.network.export import rounded
 from itk_pdd.network.settings import Warp
 from itk_pdd.network.storage import load_weights
-from itk_pdd.solver.engine import register_volumes
+from itk_pdd.registration import register_volumes
 
 ALPHA = (1.13, 0.08, 1.05, -0.55, 0.07, 900.0)
 SIZE = (30, 26, 33)  # the author's axes: left to right as stored, back to front, upwards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import load_case, score
 from itk_pdd.kernels.mind.cpu import add_codes
+from itk_pdd.kernels.operations import HOST
 from itk_pdd.network.card import DescriptorCard, ModelCard
 from itk_pdd.network.descriptor import Descriptor, descriptor_features, load_descriptor
 from itk_pdd.network.export import write_model
 from itk_pdd.network.settings import DescriptorSettings
-from itk_pdd.solver.engine import register_volumes
-from itk_pdd.solver.operations import HostOperations
-from itk_pdd.solver.search import WorkingImage
+from itk_pdd.registration import register_volumes
+from itk_pdd.solver.settings import Refinement
+from itk_pdd.solver.working import WorkingImage
 from itk_pdd.synthesis import make_pair
 from itk_pdd.training.descriptor_trainer import Objective
 from itk_pdd.training.views import ViewSource, label_maps
@@ -77,8 +79,8 @@ def test_contrast_does_not_matter(image, folder):
 def test_the_codes_of_a_search_share_their_worth(image, folder):
     network = load_descriptor(folder)
     working = WorkingImage((image, 2 * image), 3, weights=(1.0, 3.0), descriptor=network.codes)
-    codes, scales = working.codes((1, 2), HostOperations, learned=0.25)
-    plain, worth = working.codes((1, 2), HostOperations)
+    codes, scales = working.codes((1, 2), HOST, learned=0.25)
+    plain, worth = working.codes((1, 2), HOST)
     np.testing.assert_array_equal(codes[:2], plain)
     np.testing.assert_array_equal(codes[2], network.codes(image))
     bits = 48
@@ -94,8 +96,8 @@ def test_only_the_last_search_compares_them(folder):
 
 def test_registration_looks_at_it(folder):
     pair = make_pair((40, 36, 32), 3.0, seed=2, displacement=12.0)
-    options = {"threads": 1, "refinement_iterations": 0}
-    fields = [register_volumes(pair.fixed, pair.moving, model=m, **options).field.vectors for m in ("auto", folder)]
+    found = [replace(models.load(m), refinement=Refinement(iterations=0)) for m in ("auto", folder)]
+    fields = [register_volumes(pair.fixed, pair.moving, model=m, threads=1).field.vectors for m in found]
     errors = [np.linalg.norm(f - pair.truth.vectors, axis=-1)[pair.body].mean() for f in fields]
     assert np.abs(fields[0] - fields[1]).max() > 0.1
     # Even random answers to questions about the right features are no disaster at a quarter of the worth.

@@ -12,14 +12,16 @@ import pytest
 PROGRAM = """
 import json, sys
 import numpy as np
-from itk_pdd import engine, memory
-from itk_pdd.grid import Grid
+from itk_pdd import registration
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.volume import Volume
+from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import PddCard
-from itk_pdd.network.pddmodel import PddModel
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings, Warp
-from itk_pdd.volume import Volume
+from itk_pdd.registration import register_volumes
+from itk_pdd.solver import memory
 
 def register(size, features, points, displacements):
     settings = PddSettings(features=features, warps=(Warp(0.4, displacements, points),))
@@ -27,7 +29,7 @@ def register(size, features, points, displacements):
     grid, rng = Grid.create(size, 1.0), np.random.default_rng(0)
     images = [Volume(rng.random(grid.shape, dtype=np.float32), grid) for _ in range(2)]
     before = memory.resident()
-    engine.register_volumes(*images, model=model, device="cpu", threads=2)
+    register_volumes(*images, model=model, device="cpu", threads=2)
     lines = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
     return before, 1024 * int(lines["VmHWM"].split()[0]), model.needs(grid, grid).most
 

@@ -24,8 +24,8 @@ from itk_pdd.network.instance import diffusion, optimise
 from itk_pdd.network.pddnet import PddNetwork, dense, descriptors, lattice
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
-from itk_pdd.solver import operations
-from itk_pdd.solver.engine import register_volumes
+from itk_pdd.registration import register_volumes
+from itk_pdd.solver import devices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,7 +145,7 @@ def test_a_limit_of_memory_is_kept_or_refused():
 
 
 def test_a_device_that_does_not_work_is_passed_over_or_named(monkeypatch):
-    """As for the other models: the rules are those of itk_pdd.solver.operations. No GPU takes part."""
+    """As for the other models: the rules are those of itk_pdd.solver.devices. No GPU takes part."""
     fixed, moving = textured(GRID), textured(GRID, 1)
     expected = register_volumes(fixed, moving, model=mind_model(), device="cpu").field.vectors
 
@@ -154,7 +154,7 @@ def test_a_device_that_does_not_work_is_passed_over_or_named(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(operations, "_device_operations", broken)
+    monkeypatch.setattr(devices, "_device_operations", broken)
     with pytest.warns(RegistrationWarning, match=r"cuda:0 does not work here .*no compiler.*: computing on the CPU"):
         found = register_volumes(fixed, moving, model=mind_model(), device="auto")
     assert np.array_equal(found.field.vectors, expected)
@@ -173,7 +173,7 @@ def test_what_a_model_cannot_use_is_told():
         register_volumes((fixed, fixed), (fixed, fixed), model=mind_model())
     with pytest.raises(RegistrationError, match="fixed has 1 channels and moving 2"):
         register_volumes(fixed, (fixed, fixed), model=mind_model())
-    with pytest.raises(RegistrationError, match="channel_weights has 2 numbers, expected one for each channel: 1"):
+    with pytest.raises(RegistrationError, match="channel_weights are 2 numbers, expected one for each channel: 1"):
         register_volumes(fixed, fixed, model=mind_model(), channel_weights=(1.0, 0.5))
     flat = Volume(fixed.array[0], Grid.create(GRID.size[:2], 2.0))
     with pytest.raises(RegistrationError, match="works on 3-D images"):

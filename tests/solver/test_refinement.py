@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from itk_pdd import models
+from itk_pdd import models, registration
+from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.solver import engine
-from itk_pdd.solver.refinement import refined
-from itk_pdd.solver.search import WorkingImage
+from itk_pdd.solver import refinement
 from itk_pdd.solver.settings import Refinement, Regularisation
+from itk_pdd.solver.working import WorkingImage
 from itk_pdd.synthesis import make_pair
 
 SETTINGS = Refinement(max_voxels=10**9)
@@ -20,6 +20,12 @@ def working(volume, mask=None, **options):
     """An image as the search takes it, a 2-D one as one slice."""
     deep = volume.array if volume.grid.dimension == 3 else volume.array[None]
     return WorkingImage((deep.astype(np.float32),), volume.grid.dimension, mask=mask, **options)
+
+
+def refined(fixed, moving, start, block, settings):
+    """The refined displacements of an array on blocks of so many working voxels, and the size of the new blocks."""
+    found = refinement.refined(fixed, moving, BlockField(start, block, fixed.shape, fixed.dimension), settings)
+    return found.vectors, found.size
 
 
 def error(found, made):
@@ -178,15 +184,16 @@ def test_nothing_folds_where_the_model_forbids_it():
     wild = replace(
         models.DEFAULT, refinement=Refinement(voxels=Regularisation(diffusion=0.001, volume=0.0, radius=2), rate=0.5)
     )
-    assert engine.register_volumes(made.fixed, made.moving, model=wild).field.jacobian_determinant().min() > 0
+    assert registration.register_volumes(made.fixed, made.moving, model=wild).field.jacobian_determinant().min() > 0
     free = replace(wild, smallest_jacobian=None)
-    assert engine.register_volumes(made.fixed, made.moving, model=free).field.jacobian_determinant().min() < 0
+    assert registration.register_volumes(made.fixed, made.moving, model=free).field.jacobian_determinant().min() < 0
 
 
 def test_the_number_of_steps_can_be_chosen():
     made = make_pair((48, 44, 40), 3.0, seed=2, displacement=8)
     errors = []
     for steps in (0, 30):
-        field = engine.register_volumes(made.fixed, made.moving, refinement_iterations=steps).field
+        model = replace(models.DEFAULT, refinement=Refinement(iterations=steps))
+        field = registration.register_volumes(made.fixed, made.moving, model=model).field
         errors.append(np.linalg.norm(field.vectors - made.truth.vectors, axis=-1)[made.body].mean())
     assert errors[1] < 0.9 * errors[0]

@@ -13,13 +13,12 @@ from click.testing import CliRunner
 from conftest import rotation
 from itk_pdd.cli.register import main
 
-from itk_pdd import models
+from itk_pdd import models, registration
 from itk_pdd.commands.register import register_files
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.network.card import ModelCard
 from itk_pdd.report.quality import judged
-from itk_pdd.solver import engine
 from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty.calibration import Calibration, calibration_of
 from itk_pdd.uncertainty.quality import CANDIDATES, Quality, predicted
@@ -58,7 +57,7 @@ def test_command_writes_what_was_asked_for(files, tmp_path: Path) -> None:
         assert image.GetDirection() == pytest.approx(np.asarray(made.fixed.grid.direction).ravel(), abs=1e-5)
     arrays = {name: SimpleITK.GetArrayFromImage(image) for name, image in images.items()}
     assert images["uncertainty"].GetPixelID() == SimpleITK.sitkFloat32
-    expected = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty
+    expected = registration.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty
     assert arrays["uncertainty"] == pytest.approx(expected.standard_deviation().array, rel=1e-3)
     # xx, xy, xz, yy, yz, zz
     assert arrays["covariance"].shape[-1] == 6
@@ -99,9 +98,9 @@ def test_wrong_start_is_told_as_a_failure(files, caplog: pytest.LogCaptureFixtur
     matrix[:3, :3] = rotation(60, 0, 70)
     matrix[:3, 3] = grid.centre - matrix[:3, :3] @ grid.centre + [30, 10, 40]
     with caplog.at_level(logging.INFO, logger="itk_pdd"):
-        good = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.quality
+        good = registration.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.quality
         assert not any(r.levelno >= logging.WARNING for r in caplog.records)
-        bad = engine.register_volumes(
+        bad = registration.register_volumes(
             made.fixed, made.moving, initial=AffineMapping(matrix), uncertainty=True
         ).uncertainty.quality
         assert any(r.levelno == logging.WARNING and "probably failed" in r.message for r in caplog.records)
@@ -112,7 +111,7 @@ def test_wrong_start_is_told_as_a_failure(files, caplog: pytest.LogCaptureFixtur
 
 
 def test_quality_falls_with_worse_evidence() -> None:
-    learned = calibration_of(models.DEFAULT).quality
+    learned = calibration_of(models.DEFAULT.name).quality
     assert set(learned["weights"]) <= set(CANDIDATES)
     means = dict.fromkeys(CANDIDATES, 0.3)
     base = predicted(means, learned["intercept"], learned["weights"])
@@ -128,12 +127,12 @@ def test_trained_model_brings_its_own_calibration(tmp_path: Path, monkeypatch: p
     own = Calibration(0.1, {"strain": 0.5}, {"strain": 0.1}, 5.0)
     (tmp_path / "card.json").write_text(json.dumps({**card, "uncertainty": own.to_dict()}))
     assert ModelCard.from_folder(tmp_path).uncertainty == own.to_dict()
-    assert calibration_of(models.load(tmp_path)) == own
+    assert calibration_of(tmp_path.name, str(tmp_path)) == own
 
 
 def test_grids_of_other_dimensions_are_fine() -> None:
     made = make_pair((72, 64), 2.0, seed=1)
-    found = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty
+    found = registration.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty
     assert found.covariance().shape == (64, 72, 3)
     assert found.grid == Grid.create((72, 64), 2.0)
     assert [field.vectors.shape for field in found.sample(2)] == [(64, 72, 2)] * 2

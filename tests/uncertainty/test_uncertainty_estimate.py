@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import itk
 import numpy as np
 import pytest
@@ -216,15 +214,14 @@ def test_labels_are_drawn_once_for_both_of_their_images(monkeypatch: pytest.Monk
     draws = []
     drawn = label_images._drawn
     monkeypatch.setattr(label_images, "_drawn", lambda *given: draws.append(given) or drawn(*given))
-    result = SimpleNamespace(uncertainty=uncertainty, field=uncertainty.field)
-    writers = uncertainty_writers(result, labels.to_simpleitk(), LABEL_IMAGES)
+    writers = uncertainty_writers(uncertainty, labels.to_simpleitk(), LABEL_IMAGES)
     assert set(writers) == set(IMAGES)
     images = {name: SimpleITK.GetArrayFromImage(writers[name]().args[0]) for name in LABEL_IMAGES}
     assert len(draws) == 1
     assert images["label_probabilities"].shape == (*grid.shape, 3)
     assert images["label_entropy"] == pytest.approx(expected, abs=1e-5)
     # Alone, the entropy needs no array of all probabilities.
-    alone = uncertainty_writers(result, labels.to_simpleitk(), ("label_entropy",))["label_entropy"]().args[0]
+    alone = uncertainty_writers(uncertainty, labels.to_simpleitk(), ("label_entropy",))["label_entropy"]().args[0]
     assert SimpleITK.GetArrayFromImage(alone) == pytest.approx(expected, abs=1e-5)
 
 

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from itk_pdd.geometry.blockfield import BlockField, relaid
 from itk_pdd.network.distribution import DisplacementDistribution
-from itk_pdd.solver.settings import Stage
 from itk_pdd.uncertainty.agreement import agreement
-from itk_pdd.uncertainty.recorder import Recorder, StageRecord, relaid
-
-STAGE = Stage(shrink=1, cell=2, radius=2, step=3, dilations=(1,), smoothness=0.1, temperature=4.0)
+from itk_pdd.uncertainty.recorder import Recorder, StageRecord
 
 
 def recorded(costs: np.ndarray, found: np.ndarray | None = None) -> StageRecord:
@@ -26,10 +24,12 @@ def recorded(costs: np.ndarray, found: np.ndarray | None = None) -> StageRecord:
     moments = distribution.moments()
     padded = np.full((*costs.shape[:5], 8), 1e9, np.float32)
     padded[..., :5] = costs
-    recorder = Recorder(tuple(2 * n for n in costs.shape[:3]), 3)
+    recorder = Recorder()
     row = torch.nn.functional.pad(offsets[2], (0, 3))
     points = costs.shape[:3]
-    recorder.begin(STAGE, points, found)
+    before = BlockField.zeros(2, tuple(2 * n for n in points), 3)
+    before = before if found is None else before.with_vectors(found)
+    recorder.begin(before, scale=1, step=3, count=5, temperature=4.0)
     # In parts and out of order, as the blocks of the min-sum are.
     nodes = np.random.default_rng(1).permutation(int(np.prod(points)))
     for part in np.array_split(nodes, 2):
@@ -81,11 +81,11 @@ def test_what_was_found_before_is_part_of_the_displacements() -> None:
 
 
 def test_disagreement_is_where_a_point_ends_after_going_there_and_back() -> None:
-    recorder = Recorder((8, 8, 8), 3)
+    recorder = Recorder()
     recorder.stages.append(SimpleNamespace(block=(4, 4, 4)))
     forward, backward = (np.zeros((4, 4, 4, 3), np.float32) for _ in range(2))
     forward[..., 0], backward[..., 0] = 1.0, -0.5
-    recorder.fields([forward, backward], 2)
+    recorder.fields(*(BlockField(2 * vectors, 2, (8, 8, 8), 3) for vectors in (forward, backward)))
     assert recorder.stages[0].disagreement == pytest.approx(0.5 * 2), "half a block of two voxels"
 
 

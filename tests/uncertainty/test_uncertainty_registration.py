@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import itk
 import numpy as np
@@ -12,14 +13,13 @@ from conftest import blobs, rotation
 from scipy import ndimage
 
 import itk_pdd
-from itk_pdd import models
+from itk_pdd import models, registration
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.volume import Volume
-from itk_pdd.kernels.control_grid.cpu import restrict
 from itk_pdd.solver import engine
-from itk_pdd.solver.search import enlarged
+from itk_pdd.solver.settings import Refinement
 from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty import recorder
 
@@ -28,7 +28,7 @@ PLANE = Grid.create((96, 96), 1.0)
 
 def uncertain(fixed: Volume, moving: Volume, **options):
     """The uncertainty of a registration."""
-    return engine.register_volumes(fixed, moving, uncertainty=True, **options).uncertainty
+    return registration.register_volumes(fixed, moving, uncertainty=True, **options).uncertainty
 
 
 def stripes(shift: int) -> Volume:
@@ -42,7 +42,7 @@ def stripes(shift: int) -> Volume:
 def pair():
     """A small synthetic pair, its registration and uncertainty."""
     made = make_pair((64, 56, 48), 3.0, seed=3, displacement=12.0)
-    return made, engine.register_volumes(made.fixed, made.moving, uncertainty=True)
+    return made, registration.register_volumes(made.fixed, made.moving, uncertainty=True)
 
 
 def test_two_equally_good_places_are_two_hypotheses_and_uncertain() -> None:
@@ -114,7 +114,7 @@ def test_no_registration_is_surer_than_quantisation_allows(pair) -> None:
 
 def test_refinement_counts(pair) -> None:
     made, result = pair
-    plain = uncertain(made.fixed, made.moving, refinement_iterations=0)
+    plain = uncertain(made.fixed, made.moving, model=replace(models.DEFAULT, refinement=Refinement(iterations=0)))
     before, after = plain.evidence.features["width0"], result.uncertainty.evidence.features["width0"]
     assert (after >= before - 1e-5).all()
     assert after.mean() > before.mean()
@@ -138,7 +138,7 @@ def test_nothing_is_computed_without_being_asked_for(pair, monkeypatch: pytest.M
     for name in ("Recorder", "collect", "Uncertainty"):
         monkeypatch.setattr(engine, name, forbidden)
     monkeypatch.setattr(recorder, "_hypotheses", forbidden)
-    plain = engine.register_volumes(made.fixed, made.moving)
+    plain = registration.register_volumes(made.fixed, made.moving)
     assert plain.uncertainty is None
     assert np.array_equal(plain.field.vectors, result.field.vectors), "asking does not change the answer"
 
@@ -160,8 +160,8 @@ def test_function_returns_an_image_on_the_fixed_grid(pair) -> None:
 def test_method_gives_it_and_runs_once_if_told_before(pair, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = pair
     runs = []
-    original = engine.register_volumes
-    monkeypatch.setattr(engine, "register_volumes", lambda *a, **o: runs.append(o) or original(*a, **o))
+    original = registration.run
+    monkeypatch.setattr(registration, "run", lambda *a, **o: runs.append(o) or original(*a, **o))
     method = itk_pdd.PDDRegistrationMethod.New(fixed_image=made.fixed.to_itk(), moving_image=made.moving.to_itk())
     method.ComputeUncertaintyOn()
     method.Update()
@@ -186,7 +186,7 @@ def test_masks_channels_and_initial_transforms_are_taken(pair) -> None:
     made, _ = pair
     mask = Volume(made.body, made.fixed.grid)
     start = AffineMapping(np.array([[1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
-    found = engine.register_volumes(
+    found = registration.register_volumes(
         (made.fixed, made.fixed), (made.moving, made.moving), fixed_mask=mask, moving_mask=None, initial=start,
         uncertainty=True,
     ).uncertainty  # fmt: skip
@@ -197,9 +197,9 @@ def test_masks_channels_and_initial_transforms_are_taken(pair) -> None:
 
 def test_the_same_channel_twice_tells_what_it_tells_once() -> None:
     made = make_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
-    once = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
+    once = registration.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
     channels = (made.fixed, made.fixed), (made.moving, made.moving)
-    twice = engine.register_volumes(*channels, uncertainty=True).uncertainty.evidence
+    twice = registration.register_volumes(*channels, uncertainty=True).uncertainty.evidence
     assert twice.features["decorrelation"] == pytest.approx(once.features["decorrelation"], abs=1e-4)
     assert np.array_equal(twice.inside, once.inside)
 
@@ -208,7 +208,9 @@ def test_a_large_offset_of_the_intensities_changes_nothing() -> None:
     made = make_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
     images = [(each.array * np.float32(0.01), each.grid) for each in (made.fixed, made.moving)]
     plain, offset = (
-        engine.register_volumes(*(Volume(array + np.float32(add), grid) for array, grid in images), uncertainty=True)
+        registration.register_volumes(
+            *(Volume(array + np.float32(add), grid) for array, grid in images), uncertainty=True
+        )
         for add in (0, 10000)
     )
     # The offset itself costs digits of the intensities.
@@ -224,13 +226,11 @@ def test_evidence_lies_on_the_control_grid_whatever_the_lattice_of_the_field(blo
     search = engine.search
 
     def on_another_lattice(first, second, *arguments, **options):
-        field, size = search(first, second, *arguments, **options)
-        whole = enlarged(field / np.float32(size), (size,) * 3, first.shape)
-        return restrict(whole, (block,) * 3), block
+        return search(first, second, *arguments, **options).enlarged(1).restricted(block)
 
-    usual = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
+    usual = registration.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
     monkeypatch.setattr(engine, "search", on_another_lattice)
-    found = engine.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
+    found = registration.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
     inner = np.s_[1:-1, 1:-1, 1:-1]
     assert np.abs(found.moved - usual.moved)[inner].mean() < 0.3
     assert np.linalg.norm(usual.moved - usual.grid.points(), axis=-1).mean() > 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.solver import operations
+from itk_pdd.solver import devices
 
 
 class Gpu:
@@ -32,40 +32,40 @@ def no_gpu(monkeypatch):
 
 def test_names(two_gpus):
     names = ("auto", "cpu", "cuda", "cuda:0", torch.device("cuda:1"))
-    assert [operations.checked_device(n) for n in names] == ["cuda:0", "cpu", "cuda:1", "cuda:0", "cuda:1"]
+    assert [devices.checked_device(n) for n in names] == ["cuda:0", "cpu", "cuda:1", "cuda:0", "cuda:1"]
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cuda:-1", "cpu:0", "auto:1", "", "cuda:"])
 def test_other_names_are_refused(two_gpus, name):
     with pytest.raises(RegistrationError, match="expected 'auto', 'cpu', 'cuda'"):
-        operations.checked_device(name)
+        devices.checked_device(name)
 
 
 def test_a_gpu_that_is_not_there(two_gpus):
     with pytest.raises(RegistrationError, match="'cuda:2', but this machine has only 2"):
-        operations.checked_device("cuda:2")
+        devices.checked_device("cuda:2")
 
 
 def test_no_gpu(no_gpu):
-    assert operations.checked_device("auto") == "cpu"
-    assert operations.operations("auto").device == "cpu"
+    assert devices.checked_device("auto") == "cpu"
+    assert devices.operations("auto").device == "cpu"
     with pytest.raises(RegistrationError, match="no CUDA device"):
-        operations.checked_device("cuda")
+        devices.checked_device("cuda")
 
 
 def test_a_gpu_that_does_not_work(two_gpus, monkeypatch):
     def broken(device):
         raise OSError("no C compiler")
 
-    monkeypatch.setattr(operations, "_device_operations", broken)
+    monkeypatch.setattr(devices, "_device_operations", broken)
     with pytest.warns(RegistrationWarning, match=r"cuda:0 does not work here \(OSError: no C compiler\)"):
-        assert operations.on_device("auto", lambda chosen: chosen.device) == "cpu"
+        assert devices.on_device("auto", lambda chosen: chosen.device) == "cpu"
     with pytest.raises(RegistrationError, match=r"no C compiler.*use 'cpu'"):
-        operations.on_device("cuda", lambda chosen: chosen.device)
+        devices.on_device("cuda", lambda chosen: chosen.device)
 
 
 def test_too_little_memory(two_gpus, monkeypatch):
-    monkeypatch.setattr(operations, "_device_operations", lambda device: Gpu)
+    monkeypatch.setattr(devices, "_device_operations", lambda device: Gpu)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
     def compute(chosen):
@@ -74,16 +74,16 @@ def test_too_little_memory(two_gpus, monkeypatch):
         return "done"
 
     with pytest.warns(RegistrationWarning, match=r"8\.0 GB of cuda:0 are not enough .* computing on the CPU"):
-        assert operations.on_device("auto", compute) == "done"
+        assert devices.on_device("auto", compute) == "done"
     with pytest.raises(RegistrationError, match="spacing"):
-        operations.on_device("cuda:0", compute)
+        devices.on_device("cuda:0", compute)
 
 
 def test_other_errors_are_not_the_memory(two_gpus, monkeypatch):
-    monkeypatch.setattr(operations, "_device_operations", lambda device: Gpu)
+    monkeypatch.setattr(devices, "_device_operations", lambda device: Gpu)
 
     def compute(chosen):
         raise KeyError("stopped by an observer")
 
     with pytest.raises(KeyError):
-        operations.on_device("auto", compute)
+        devices.on_device("auto", compute)

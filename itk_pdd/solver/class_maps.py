@@ -1,20 +1,20 @@
-"""What a trained network says about an image, as codes that the dense search compares."""
+"""Class probabilities of a trained network, as codes that the dense search compares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from itk_pdd.geometry.grid import Grid, slabs
+from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.kernels.interpolation.cpu import sample_linear
-from itk_pdd.solver.operations import HostOperations
+from itk_pdd.kernels.operations import HOST, Array, Operations
 
 __all__ = ["ClassMaps"]
 
-_SLAB = 24  # slices that are encoded at once: the probabilities of a whole fine grid would not fit
+_SLICES_AT_ONCE = 24  # the probabilities of a whole fine grid would not fit into memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ClassMaps:
     working : Grid
         The working grid.
     weight : float
-        What a difference in all bits costs, beside 1 for one in all bits of the MIND-SSC features.
+        Cost of a difference in all bits, beside 1 for one in all bits of the MIND-SSC features.
     mapping : callable, optional
         Takes physical points of the working grid to physical points of the image.
     """
@@ -42,11 +42,11 @@ class ClassMaps:
     bits: Sequence[int]
     working: Grid
     weight: float
-    mapping: Callable[[np.ndarray], np.ndarray] | None = None
+    mapping: Mapping | None = None
 
     @property
     def scale(self) -> float:
-        """What a differing bit costs."""
+        """Cost of a differing bit."""
         return self.weight / sum(self.bits)
 
     @property
@@ -54,10 +54,10 @@ class ClassMaps:
         """Working voxels per voxel of the probabilities along each axis: finer than this they cannot tell."""
         return max(1, round(min(self.grid.spacing) / min(self.working.spacing)))
 
-    def codes(self, shrink: int, operations: Any = HostOperations) -> Any:
-        """Thermometer codes at the centres of blocks of ``shrink`` working voxels, 64 bits (z, y, x).
+    def codes(self, shrink: int, operations: Operations = HOST) -> Array:
+        """Make thermometer codes at the centres of blocks of ``shrink`` working voxels, 64 bits (z, y, x).
 
-        ``operations`` are those of the device that computes, see :func:`itk_pdd.solver.operations.operations`.
+        ``operations`` are those of the device that computes.
         """
         target = self.working.blocks(shrink)
         codes = operations.no_codes(target.shape)
@@ -66,7 +66,7 @@ class ClassMaps:
         return codes
 
     def features(self, shrink: int) -> np.ndarray:
-        """Probabilities at the centres of blocks of ``shrink`` working voxels as bytes, uint8 (z, y, x, 16 n).
+        """Sample the probabilities at the centres of blocks of ``shrink`` working voxels, uint8 (z, y, x, 16 n).
 
         They are scaled so that the squared difference of a class counts as much as its bits do in a code, 255 for the
         class that counts most; channels beyond the classes are zero.
@@ -75,23 +75,23 @@ class ClassMaps:
         classes = len(self.bits)
         factors = (255 * np.sqrt(np.asarray(self.bits) / max(self.bits))).astype(np.float32)
         result = np.zeros((*target.shape, -(-classes // 16) * 16), np.uint8)
-        for part, values in self._sampled(target, HostOperations):
+        for part, values in self._sampled(target, HOST):
             result[part][..., :classes] = np.rint(values * factors)
         return result
 
-    def _sampled(self, target: Grid, operations: Any) -> Iterator[tuple[slice, Any]]:
-        """Probabilities on a grid, some slices at a time, as arrays of the operations."""
+    def _sampled(self, target: Grid, operations: Operations) -> Iterator[tuple[slice, Array]]:
+        """Sample the probabilities on a grid, some slices at a time, as arrays of the operations."""
         lines = self.grid.lines(target) if self.mapping is None else None
         if lines is not None:
             axes, (z, y, x) = lines
             source = operations.array(self.probabilities.transpose(*axes, 3))
-            for first in range(0, len(z), _SLAB):
-                part = slice(first, first + _SLAB)
+            for first in range(0, len(z), _SLICES_AT_ONCE):
+                part = slice(first, first + _SLICES_AT_ONCE)
                 yield part, operations.sample_lines(source, (z[part], y, x))
             return
         for slab, points in slabs(target):
-            for first in range(0, len(points), _SLAB):
-                moved = points[first : first + _SLAB]
+            for first in range(0, len(points), _SLICES_AT_ONCE):
+                moved = points[first : first + _SLICES_AT_ONCE]
                 moved = moved if self.mapping is None else self.mapping(moved)
                 begin = range(target.shape[0])[slab][first]
                 part = slice(begin, begin + len(moved))

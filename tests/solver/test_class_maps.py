@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from conftest import rotation
 
-from itk_pdd import models
+from itk_pdd import models, registration
 from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.thermometer.cpu import thermometer_codes
-from itk_pdd.solver import engine
+from itk_pdd.solver.class_maps import ClassMaps
 from itk_pdd.solver.refinement import refined
-from itk_pdd.solver.search import WorkingImage
-from itk_pdd.solver.semantics import ClassMaps
 from itk_pdd.solver.settings import Refinement
+from itk_pdd.solver.working import WorkingImage
 
 
 def ramp(grid):
@@ -69,8 +69,9 @@ def test_descent_on_class_probabilities_finds_a_small_shift():
     settings = models.load("abdomen-ct").refinement
     assert settings.features == "classes"
     start = np.zeros((*grid.shape, 3), np.float32)
-    found, block = refined(fixed, moving, start, 1, settings)
-    assert block == 1
+    result = refined(fixed, moving, BlockField(start, 1, grid.shape, 3), settings)
+    found = result.vectors
+    assert result.size == 1
     surface = np.abs(radius - 18) < 4
     normal = (grid.points() - grid.centre)[surface] / radius[surface][:, None]
     # Along the surface nothing tells how far it moved.
@@ -104,7 +105,7 @@ def test_classes_lead_where_the_image_says_nothing(monkeypatch):
 
     monkeypatch.setattr("itk_pdd.network.semantic.SemanticNetwork", Network)
     model = replace(models.DEFAULT, network="somewhere", class_weight=20.0, refinement=Refinement(iterations=0))
-    found = engine.register_volumes(fixed, moving, model=model).field
+    found = registration.register_volumes(fixed, moving, model=model).field
     organ = ball(grid, centre) > 0
     moved = ball(Grid.create((40, 40, 40), 2.0), centre + shift)
     from itk_pdd.kernels.interpolation.cpu import sample_linear

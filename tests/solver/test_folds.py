@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from itk_pdd.kernels.unfolding.cpu import smallest_determinants
-from itk_pdd.solver.unfolding import without_folds
+from itk_pdd.solver.folds import without_folds
 
 
 @pytest.mark.parametrize("across", ["y", "x"])

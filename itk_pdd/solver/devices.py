@@ -1,81 +1,30 @@
-"""Where the dense search computes: its operations on numpy arrays, or on the tensors of a GPU."""
+"""Choose the device that computes: the CPU, or a GPU that gives the same answers to a small test."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError, warn
-from itk_pdd.kernels.control_grid.cpu import make_consistent, restrict, spread, upsample
-from itk_pdd.kernels.correlation.cpu import LocalCorrelation
-from itk_pdd.kernels.hamming.cpu import masked_costs
-from itk_pdd.kernels.interpolation.cpu import sample_lines
-from itk_pdd.kernels.mind.cpu import add_codes
-from itk_pdd.kernels.thermometer.cpu import thermometer_codes
-from itk_pdd.kernels.tree.cpu import min_marginals
+from itk_pdd.kernels.operations import HOST, Operations
 from itk_pdd.kernels.tree.spanning import spanning_tree
-from itk_pdd.kernels.unfolding.cpu import unfold
-from itk_pdd.kernels.volume_change.cpu import add_volume_gradient
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["HostOperations", "checked_device", "on_device", "operations"]
+__all__ = ["checked_device", "computing_threads", "on_device", "operations"]
 
 log = logging.getLogger("itk_pdd")
 T = TypeVar("T")
 
-_AGREEMENT = 1e-3  # of the largest value, by which a device may differ from the CPU
-
-
-class HostOperations:
-    """The operations of the dense search and of the descent on numpy arrays, by compiled kernels.
-
-    :class:`itk_pdd.kernels.search_cuda.DeviceOperations` has the same ones for tensors on a GPU. Images, masks and
-    trees are numpy arrays for both; codes, costs and fields are arrays of the operations.
-    """
-
-    device = "cpu"
-    array = staticmethod(np.ascontiguousarray)
-    numpy = staticmethod(np.asarray)
-    add_codes = staticmethod(add_codes)
-    sample_lines = staticmethod(sample_lines)
-    thermometer_codes = staticmethod(thermometer_codes)
-    masked_costs = staticmethod(masked_costs)
-    min_marginals = staticmethod(min_marginals)
-    restrict = staticmethod(restrict)
-    upsample = staticmethod(upsample)
-    spread = staticmethod(spread)
-    make_consistent = staticmethod(make_consistent)
-    local_correlation = LocalCorrelation
-    add_volume_gradient = staticmethod(add_volume_gradient)
-    unfold = staticmethod(unfold)
-
-    @staticmethod
-    def no_codes(shape: tuple[int, ...]) -> np.ndarray:
-        """Codes without a bit set."""
-        return np.zeros(shape, np.uint64)
-
-    @staticmethod
-    def tensor(costs: np.ndarray) -> Tensor:
-        """Costs for the operations of :mod:`itk_pdd.kernels`, any array for those of torch: the same memory."""
-        import torch
-
-        return torch.from_numpy(costs)
-
-    @staticmethod
-    def from_tensor(tensor: Tensor) -> np.ndarray:
-        """What those return, as these operations take it."""
-        return tensor.numpy()
+_AGREEMENT = 1e-3  # share of the largest value by which a device may differ from the CPU
 
 
 def checked_device(device: str) -> str:
-    """The device that a name stands for: "auto" is the first CUDA device where there is one, and the CPU elsewhere.
+    """Resolve the name of a device: "auto" is the first CUDA device where there is one, and the CPU elsewhere.
 
     Raises
     ------
@@ -100,7 +49,7 @@ def checked_device(device: str) -> str:
 
 
 @functools.cache
-def _device_operations(device: str) -> Any:
+def _device_operations(device: str) -> Operations:
     import torch
 
     from itk_pdd.kernels.search_cuda import DeviceOperations
@@ -111,7 +60,7 @@ def _device_operations(device: str) -> Any:
     return result
 
 
-def check(device: Any, shape: tuple[int, int, int] = (16, 16, 16)) -> None:
+def check(device: Operations, shape: tuple[int, int, int] = (16, 16, 16)) -> None:
     """Compare the operations of a device with those of the CPU on a small problem, before anything depends on them.
 
     Drivers, compilers and cards are many, and a wrong field looks like any other. Most of the few seconds is spent on
@@ -119,8 +68,8 @@ def check(device: Any, shape: tuple[int, int, int] = (16, 16, 16)) -> None:
 
     Parameters
     ----------
-    device : object
-        The operations.
+    device : Operations
+        Its operations.
     shape : tuple of int
         Voxels along z, y, x, even numbers; hundreds of control points make the programs of a GPU wait for each other.
 
@@ -129,7 +78,7 @@ def check(device: Any, shape: tuple[int, int, int] = (16, 16, 16)) -> None:
     RuntimeError
         If they do not agree: numbers to a thousandth of the largest of their kind, codes to a thousandth of their bits.
     """
-    both = zip(_answers(HostOperations, shape), _answers(device, shape), strict=True)
+    both = zip(_answers(HOST, shape), _answers(device, shape), strict=True)
     for (name, expected), (_, found) in both:
         if expected.dtype == np.uint64:
             # A bit may depend on the last digit of a distance.
@@ -141,8 +90,8 @@ def check(device: Any, shape: tuple[int, int, int] = (16, 16, 16)) -> None:
             raise RuntimeError(f"{name} differ by {share:.3g} of their size from those of the CPU in a small test")
 
 
-def _answers(operations: Any, shape: tuple[int, int, int]) -> Iterator[tuple[str, np.ndarray]]:
-    """What every operation makes of the same numbers, so that one that is wrong can be named."""
+def _answers(operations: Operations, shape: tuple[int, int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Run every operation on the same numbers, and name the results."""
     import torch
 
     rng = np.random.default_rng(0)
@@ -196,8 +145,8 @@ def _answers(operations: Any, shape: tuple[int, int, int]) -> Iterator[tuple[str
     yield "samples", numpy(operations.sample_lines(given(shares), lines))
 
 
-def operations(device: str) -> Any:
-    """The operations of a device, ready for use.
+def operations(device: str) -> Operations:
+    """Get the operations of a device, ready for use.
 
     Parameters
     ----------
@@ -211,7 +160,7 @@ def operations(device: str) -> Any:
     """
     found = checked_device(device)
     if found == "cpu":
-        return HostOperations()
+        return HOST
     try:
         return _device_operations(found)
     except Exception as error:  # a driver, a compiler or a library of many kinds
@@ -219,10 +168,10 @@ def operations(device: str) -> Any:
         if device != "auto":
             raise RegistrationError(f"device is {device!r}, but {problem}: use 'cpu'") from error
         warn(f"{problem}: computing on the CPU")
-        return HostOperations()
+        return HOST
 
 
-def on_device(device: str, compute: Callable[[Any], T]) -> T:
+def on_device(device: str, compute: Callable[[Operations], T]) -> T:
     """Call a function with the operations of a device.
 
     Parameters
@@ -255,4 +204,20 @@ def on_device(device: str, compute: Callable[[Any], T]) -> T:
     # Outside of the handler, whose exception would keep the tensors alive.
     torch.cuda.empty_cache()
     warn(f"{problem}: computing on the CPU")
-    return compute(HostOperations())
+    return compute(HOST)
+
+
+@contextlib.contextmanager
+def computing_threads(count: int | None) -> Iterator[None]:
+    """Limit the CPU threads of torch and of the compiled kernels for a while; None leaves them as they are."""
+    import torch
+
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

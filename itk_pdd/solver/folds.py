@@ -1,15 +1,14 @@
-"""Fields without folds: what every registration does with what it found, and what it says about it."""
+"""Fields without folds: the last step of every registration."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from itk_pdd.errors import warn
-from itk_pdd.solver.operations import HostOperations
+from itk_pdd.kernels.operations import HOST, Array, Operations
 
 __all__ = ["unfold", "without_folds"]
 
@@ -17,9 +16,9 @@ log = logging.getLogger("itk_pdd")
 
 
 def unfold(
-    field: Any, *, minimum: float, scale: Sequence[float] = (1.0, 1.0, 1.0), operations: Any = HostOperations
-) -> tuple[Any, int, int]:
-    """Relax a field where it folds, a single slice across whichever axis.
+    field: Array, *, minimum: float, scale: Sequence[float] = (1.0, 1.0, 1.0), operations: Operations = HOST
+) -> tuple[Array, int, int]:
+    """Unfold a field, also of a single slice across any axis.
 
     Parameters
     ----------
@@ -42,7 +41,7 @@ def unfold(
     order = [0, 1, 2]
     order[2 - single[0]], order[2] = 2, 2 - single[0]
 
-    def turned(array: Any) -> Any:
+    def turned(array: Array) -> Array:
         return operations.from_tensor(operations.tensor(array).swapaxes(0, single[0])[..., order].contiguous())
 
     found, moved, left = operations.unfold(turned(field), scale=tuple(scale[i] for i in order), minimum=minimum)
@@ -50,9 +49,9 @@ def unfold(
 
 
 def without_folds(
-    field: np.ndarray, scale: Sequence[float], minimum: float, operations: Any = HostOperations
+    field: np.ndarray, scale: Sequence[float], minimum: float, operations: Operations = HOST
 ) -> np.ndarray:  # fmt: skip
-    """Relax a field where it folds; warn where that does not succeed.
+    """Unfold a field; warn where that does not succeed.
 
     Parameters
     ----------
@@ -62,8 +61,8 @@ def without_folds(
         Distance of neighbouring nodes along x, y, z in the unit of the displacements.
     minimum : float
         See :func:`itk_pdd.kernels.unfolding.cpu.unfold`.
-    operations : object
-        Those of the device that computes, see :func:`itk_pdd.solver.operations.operations`.
+    operations : Operations
+        Those of the device that computes.
 
     Returns
     -------

@@ -1,0 +1,196 @@
+"""What goes into a registration and what comes out: the problem, the options, the result, and what a model is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import Mapping
+from itk_pdd.io.volume import Volume
+from itk_pdd.solver.intensities import without_outliers
+
+if TYPE_CHECKING:
+    from itk_pdd.uncertainty.estimate import Uncertainty  # slow to import, and only named here
+
+__all__ = ["Model", "Options", "Problem", "Result"]
+
+
+def _quiet(fraction: float, text: str) -> None:
+    """Take in the progress and tell nobody."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two images to register: read and checked.
+
+    Parameters
+    ----------
+    fixed_channels, moving_channels : tuple of Volume
+        The channels of each image, all on one grid, of one dimension.
+    initial : Mapping, optional
+        Where the registration starts, from fixed to moving points; None for the physical coordinates as they are.
+    fixed_mask, moving_mask : Volume, optional
+        bool volumes on the grids of the images; only voxels inside count.
+    weights : tuple of float
+        How much each channel counts beside the others; empty for all alike.
+
+    Raises
+    ------
+    RegistrationError
+        If the images have not as many channels, or the channels of one lie on different grids.
+    """
+
+    fixed_channels: tuple[Volume, ...]
+    moving_channels: tuple[Volume, ...]
+    initial: Mapping | None = None
+    fixed_mask: Volume | None = None
+    moving_mask: Volume | None = None
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = len(self.fixed_channels), len(self.moving_channels)
+        if counts[0] != counts[1]:
+            raise RegistrationError(
+                f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many: leave out those alone"
+            )
+        for name, channels in (("fixed", self.fixed_channels), ("moving", self.moving_channels)):
+            if any(channel.grid != channels[0].grid for channel in channels):
+                raise RegistrationError(f"the channels of {name} lie on different grids, expected one: resample them")
+        if not self.weights:
+            object.__setattr__(self, "weights", (1.0,) * counts[0])
+
+    @property
+    def fixed(self) -> Volume:
+        """The first channel of the fixed image."""
+        return self.fixed_channels[0]
+
+    @property
+    def moving(self) -> Volume:
+        """The first channel of the moving image."""
+        return self.moving_channels[0]
+
+    def without_outliers(self) -> Problem:
+        """Replace the intensities of single voxels far beyond all others (see :mod:`itk_pdd.solver.intensities`)."""
+        fixed, moving = (
+            tuple(without_outliers(volume, name) for volume in channels)
+            for name, channels in (("fixed", self.fixed_channels), ("moving", self.moving_channels))
+        )
+        return replace(self, fixed_channels=fixed, moving_channels=moving)
+
+    def weighted(self, weights: Sequence[float]) -> Problem:
+        """Give the channels other weights.
+
+        Raises
+        ------
+        RegistrationError
+            If there is not one finite number for each channel, not below 0 and some above.
+        """
+        channels = len(self.fixed_channels)
+        try:
+            found = tuple(float(weight) for weight in weights)
+        except (TypeError, ValueError) as error:
+            raise RegistrationError(f"channel_weights is {weights!r}, expected a number for each channel") from error
+        if len(found) != channels:
+            raise RegistrationError(
+                f"channel_weights are {len(found)} numbers, expected one for each channel: {channels}"
+            )
+        if not (np.isfinite(found).all() and min(found) >= 0 and sum(found) > 0):
+            raise RegistrationError(f"channel_weights are {found}, expected finite numbers from 0 on, some above 0")
+        return replace(self, weights=found)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to register, whatever the model.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda", "cuda:1", ...}
+        Where to compute: "auto" is a GPU where torch finds one that works, else the CPU. Resampling, spanning trees and
+        the descent on class probabilities are the CPU's on every device.
+    threads : int, optional
+        CPU threads; as many as torch uses by default.
+    spacing : float, optional
+        Working spacing in millimetres instead of the model's; smaller is more exact and slower. It overrides the
+        model's limit of voxels.
+    smoothness : float
+        Factor of the model's regularisation; a larger one gives a smoother field that fits less closely.
+    memory : float, optional
+        What the process may hold in memory, in GB (10^9 bytes); by default nearly all that is free. Where it is short,
+        the costs are computed in blocks (the same result, slower), or the images compared at a coarser spacing (with a
+        warning).
+    uncertainty : {False, True, "where possible"}
+        Whether to estimate how far the field can be believed; without it nothing is computed for that.
+    progress : callable
+        Called with a fraction from 0 to 1 and the name of the step at hand.
+
+    Raises
+    ------
+    RegistrationError
+        If a number makes no sense.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    spacing: float | None = None
+    smoothness: float = 1.0
+    memory: float | None = None
+    uncertainty: bool | str = False
+    progress: Callable[[float, str], None] = _quiet
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smoothness < math.inf:
+            raise RegistrationError(f"smoothness is {self.smoothness}, expected a finite number above 0")
+        if self.spacing is not None and not self.spacing > 0:
+            raise RegistrationError(f"spacing is {self.spacing}, expected a length above 0 mm")
+        if self.threads is not None and self.threads < 1:
+            raise RegistrationError(f"threads is {self.threads}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a registration found.
+
+    Parameters
+    ----------
+    field : DisplacementField
+        From fixed to moving points on the grid of the fixed image, the initial transform included.
+    model : Model
+        The model that was used.
+    working_grid : Grid
+        Grid on which the images were compared.
+    capture_range_mm : float
+        Displacement in millimetres, beside the initial transform, up to which a deformation is found.
+    uncertainty : Uncertainty, optional
+        How far the field can be believed, where that was asked for.
+    """
+
+    field: DisplacementField
+    model: Model
+    working_grid: Grid
+    capture_range_mm: float
+    uncertainty: Uncertainty | None = None
+
+
+class Model(Protocol):
+    """A way to register two images, with all its settings and weights."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+
+    def register(self, problem: Problem, options: Options) -> Result:
+        """Register two images.
+
+        Raises
+        ------
+        RegistrationError
+            If the model cannot use an image or an option, there is no such device, or the memory is not enough.
+        """

@@ -1,0 +1,210 @@
+"""The working grid, and both images on it: where the search and the refinement compare them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import Mapping
+from itk_pdd.geometry.resampling import resample
+from itk_pdd.io.volume import Volume
+from itk_pdd.kernels.control_grid.cpu import per_axis, restrict
+from itk_pdd.kernels.mind.cpu import code_bits, mind_features
+from itk_pdd.kernels.operations import Array, Operations
+from itk_pdd.network.preparation import canonical_volume
+from itk_pdd.solver.class_maps import ClassMaps
+from itk_pdd.solver.settings import MAX_WORKING_VOXELS, Settings
+
+__all__ = ["WorkingImage", "search_grid", "working_grid"]
+
+log = logging.getLogger("itk_pdd")
+
+
+@dataclass(frozen=True)
+class WorkingImage:
+    """An image on the working grid, as a stack of slices.
+
+    Parameters
+    ----------
+    channels : tuple of numpy.ndarray
+        Intensities of each channel, float32 (z, y, x); a 2-D image has z = 1.
+    dimension : int
+        2 or 3.
+    weights : tuple of float
+        How much each channel counts beside the others.
+    mask : numpy.ndarray, optional
+        Voxels that count, bool (z, y, x).
+    classes : ClassMaps, optional
+        Class probabilities that a trained network gives the image.
+    descriptor : callable, optional
+        Gives the learned descriptors of intensities (z, y, x), uint64 (z, y, x).
+    factor : int
+        Working voxels per voxel along each axis.
+    """
+
+    channels: tuple[np.ndarray, ...]
+    dimension: int
+    weights: tuple[float, ...] = (1.0,)
+    mask: np.ndarray | None = None
+    classes: ClassMaps | None = None
+    descriptor: Callable[[np.ndarray], np.ndarray] | None = None
+    factor: int = 1
+
+    @classmethod
+    def from_volumes(
+        cls,
+        channels: Sequence[Volume],
+        grid: Grid,
+        mapping: Mapping | None = None,
+        mask: Volume | None = None,
+        weights: tuple[float, ...] = (1.0,),
+    ) -> WorkingImage:
+        """Resample the channels of an image and its mask onto the working grid.
+
+        Parameters
+        ----------
+        channels : sequence of Volume
+            The channels, on one grid.
+        grid : Grid
+            The working grid.
+        mapping : Mapping, optional
+            Takes physical points of the working grid to those of the image.
+        mask : Volume, optional
+            Voxels of the image that count.
+        weights : tuple of float
+            How much each channel counts beside the others.
+        """
+        # However the voxels are stored, they are interpolated in the same order: else rounding decides ties anew.
+        arrays = [resample(canonical_volume(volume), grid, mapping=mapping).array for volume in channels]
+        used = None
+        if mask is not None:
+            mask = canonical_volume(mask)
+            used = resample(mask, grid, mapping=mapping, interpolation="nearest", outside="zero").array
+        if grid.dimension == 2:
+            arrays, used = [array[None] for array in arrays], None if used is None else used[None]
+        # A mask of everything is none.
+        used = None if used is None or used.all() else used.astype(bool)
+        return cls(tuple(np.ascontiguousarray(a) for a in arrays), grid.dimension, weights, used)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x."""
+        depth, height, width = self.channels[0].shape
+        return depth, height, width
+
+    @property
+    def similarities(self) -> int:
+        """Number of MIND-SSC features per channel and dilation."""
+        return 12 if self.dimension == 3 else 4
+
+    def per_axis(self, value: int) -> tuple[int, int, int]:
+        """Give a number for each axis z, y, x; 1 for the missing axis of a 2-D image."""
+        return per_axis(value, self.dimension)
+
+    def features(self, dilation: int, channel: int = 0) -> np.ndarray:
+        """Compute the MIND-SSC features of a channel, uint8 (z, y, x, 16)."""
+        array = self.channels[channel]
+        return mind_features(array if self.dimension == 3 else array[0], dilation=dilation)
+
+    def codes(
+        self, dilations: Sequence[int], operations: Operations, *, learned: float = 0.0
+    ) -> tuple[Array, tuple[float, ...]]:
+        """Encode the features in binary, 64 bits (words, z, y, x), and say what a bit of each word is worth.
+
+        There is a word for each channel, of the MIND-SSC features of several dilations, another for each of its learned
+        descriptors, where these count (see :class:`itk_pdd.solver.settings.Stage`), and one for the classes.
+        """
+        bits = code_bits(self.similarities * len(dilations))
+        described = self.descriptor if learned > 0 else None
+        channels = len(self.channels)
+        words = channels * (1 if described is None else 2) + (self.classes is not None)
+        codes = operations.no_codes((words, *self.shape))
+        for channel, code in zip(self.channels, codes, strict=False):
+            array = operations.array(channel if self.dimension == 3 else channel[0])
+            for i, dilation in enumerate(dilations):
+                operations.add_codes(array, code, bits=bits, shift=i * self.similarities * bits, dilation=dilation)
+        total = sum(self.weights) * self.similarities * len(dilations) * bits
+        scales = [weight / total for weight in self.weights]
+        if described is not None:
+            for i, channel in enumerate(self.channels):
+                codes[channels + i] = operations.array(described(channel))
+            worth = [weight / (sum(self.weights) * 64) for weight in self.weights]
+            scales = [*((1 - learned) * scale for scale in scales), *(learned * word for word in worth)]
+        if self.classes is not None:
+            codes[-1] = self.classes.codes(self.factor, operations)
+            scales.append(self.classes.scale)
+        return codes, tuple(scales)
+
+    def guide(self, cell: tuple[int, int, int]) -> np.ndarray:
+        """Average the intensities of each cell, over the channels scaled alike."""
+        return restrict(self.channels[0], cell) if len(self.channels) == 1 else self.contrasts(cell).sum(axis=0)
+
+    def contrasts(self, cell: tuple[int, int, int]) -> np.ndarray:
+        """Average the intensities of each cell by channel, scaled alike and weighted: (channels, z, y, x)."""
+        both = zip(self.weights, self.channels, strict=True)
+        return np.stack([weight / (np.std(channel) or 1.0) * restrict(channel, cell) for weight, channel in both])
+
+    def counted(self, cell: tuple[int, int, int]) -> np.ndarray | None:
+        """Find the cells at least half of which lie in the mask, bool (z, y, x); None without a mask."""
+        return None if self.mask is None else restrict(self.mask, cell) >= 0.5
+
+    def shrunk(self, factor: int) -> WorkingImage:
+        """Average the image over blocks of ``factor`` voxels along each axis."""
+        if factor == 1:
+            return self
+        cell = self.per_axis(factor)
+        channels = tuple(restrict(c, cell) for c in self.channels)
+        return replace(self, channels=channels, mask=self.counted(cell), factor=self.factor * factor)
+
+
+def working_grid(grid: Grid, *, spacing: float | None = None, max_voxels: int = MAX_WORKING_VOXELS) -> Grid:
+    """Choose the grid on which images are compared: anatomical axes, the same spacing along all of them.
+
+    Parameters
+    ----------
+    grid : Grid
+        Grid of the fixed image.
+    spacing : float, optional
+        Spacing in millimetres; by default the edge of a cube of the volume of a voxel.
+    max_voxels : int
+        Upper limit of voxels; a larger image has a coarser spacing.
+    """
+    canonical = grid.canonical()
+    spacing = spacing or float(np.prod(grid.spacing) ** (1 / grid.dimension))
+    smallest = float((np.prod(canonical.extent) / max_voxels) ** (1 / grid.dimension))
+    if spacing < smallest:
+        log.info("working spacing %.3g mm instead of %.3g mm: the image is large", smallest, spacing)
+        spacing = smallest
+    return canonical.with_spacing(spacing)
+
+
+def search_grid(fixed: Grid, moving: Grid, initial: Mapping | None, settings: Settings) -> Grid:
+    """Extend the working grid by the part of the moving image that displacements reach, if there is any."""
+    inner = working_grid(fixed, spacing=settings.spacing, max_voxels=settings.max_voxels)
+    reach = sum(stage.reach for stage in settings.stages)  # the farthest that all stages together can go
+    return inner.padded(*_margins(inner, moving, initial, reach))
+
+
+def _margins(grid: Grid, moving: Grid, initial: Mapping | None, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Count the voxels to add on each side so that the grid holds the part of the moving image within reach."""
+    wide = grid.padded([reach] * grid.dimension, [reach] * grid.dimension)
+    # Sample points of the extended grid that lie in the moving image.
+    axes = [np.linspace(0, n - 1, min(n, 24)) for n in wide.size]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    points = wide.to_physical(index)
+    seen = moving.to_index(points if initial is None else initial(points))
+    inside = ((seen > -1) & (seen < np.asarray(moving.size))).all(axis=-1)
+    if not inside.any():
+        return np.zeros(grid.dimension, int), np.zeros(grid.dimension, int)
+    used = index[inside]
+    last = np.asarray(grid.size) - 1
+    needed = reach - used.min(axis=0), used.max(axis=0) - reach - last
+    # The border of the image lies somewhere before the next sample point. A few voxels are not worth it.
+    mesh = (np.asarray(wide.size) - 1) / np.maximum([len(a) - 1 for a in axes], 1)
+    small = np.maximum(1, 0.05 * np.asarray(grid.size))
+    lower, upper = (np.where(n > small, np.clip(np.ceil(n + mesh), 0, reach), 0).astype(int) for n in needed)
+    return lower, upper
