@@ -15,7 +15,7 @@ import click
 
 PATH = click.Path(path_type=Path)
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-# Exit codes a script can rely on; 2 is click's own, for wrong usage.
+# Exit codes; click itself ends with 2 after wrong usage.
 OK, FAILED, NOT_WRITTEN, INTERRUPTED = 0, 1, 3, 130
 STOPPED = "Interrupted; nothing was written."
 RESUMABLE = "Interrupted; the same command goes on from what is done."
@@ -106,7 +106,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_args: Any, 
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[float, str], None] | None]:
-    """A bar on a terminal, nothing in a pipe."""
+    """Show a bar on a terminal, nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["deformation_grid", "jacobian", "overlay", "uncertainty"]
 
-# Array axis (z, y, x) that is fixed, and whether the head is at the end of the rows.
+# Array axis (z, y, x) that is fixed; True if the head is at the end of the rows.
 _PLANES = {"axial": (0, False), "coronal": (1, True), "sagittal": (2, True)}
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """A slice in axes along the patient's: rows, columns, and where they lie in millimetres."""
+    """A slice along the patient's axes: its rows and columns, with their places in millimetres."""
 
     plane: str
     position: float
@@ -57,24 +57,24 @@ class _Cut:
 
     @property
     def flipped(self) -> bool:
-        """Whether the second axis runs upwards."""
+        """True if the second axis runs upwards."""
         return self.across is not None and _PLANES[self.plane][1]
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
-        """The slice of an array on the grid; axes rows, columns (, components)."""
+        """Cut an array on the grid; axes rows, columns (, components)."""
         array = upright(array, self.grid)
         if self.across is None:
             return array
         return np.take(array, round(self.position * (array.shape[self.across] - 1)), axis=self.across)
 
     def coordinates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Millimetres of the columns and of the rows from the first voxel, along the patient's axes."""
+        """Return the distances of columns and rows from the first voxel along the patient's axes, in millimetres."""
         canonical = self.grid.canonical()
         columns, rows = (np.arange(canonical.size[a]) * canonical.spacing[a] for a in self.axes)
         return columns, rows
 
     def prepare(self, axes: Axes | None, title: str) -> Axes:
-        """The axes to draw into, with equal scales and the right way up."""
+        """Set up the axes to draw into: equal scales, the right way up."""
         axes = _pyplot().subplots()[1] if axes is None else axes
         canonical = self.grid.canonical()
         spans = [(-0.5 * canonical.spacing[a], (canonical.size[a] - 0.5) * canonical.spacing[a]) for a in self.axes]
@@ -105,18 +105,18 @@ def overlay(
     position: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Two images on one grid over each other: fixed green, moving magenta, grey where they agree.
+    """Draw two images over each other: fixed green, moving magenta, grey where they agree.
 
     Parameters
     ----------
     fixed, moving : itk.Image, SimpleITK.Image, Volume, str or path-like
         The images; warp the moving one first.
     plane : {"axial", "coronal", "sagittal"}
-        Which plane of a 3-D image.
+        Plane of a 3-D image.
     position : float, optional
-        Which slice, from 0 (first) to 1 (last); the middle by default.
+        Slice, from 0 (first) to 1 (last); the middle by default.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
+        Axes to draw into; a new figure by default.
 
     Returns
     -------
@@ -147,14 +147,14 @@ def deformation_grid(
     position: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Lines that are straight in the moving image, as they lie in the fixed image.
+    """Draw lines that are straight in the moving image, as they lie in the fixed image.
 
     Parameters
     ----------
     field : DisplacementField, ITK or SimpleITK displacement field (transform or image), str or path-like
         From fixed to moving points in millimetres.
     image : itk.Image, SimpleITK.Image, Volume, str or path-like, optional
-        What to draw below: the fixed or the warped image, on the grid of the field.
+        Image to draw below: the fixed or the warped one, on the grid of the field.
     step : float, optional
         Distance of the lines in millimetres; by default a sixteenth of the image, rounded.
     plane, position, ax
@@ -193,14 +193,12 @@ def jacobian(
     position: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of the Jacobian determinant: blue shrinks, orange grows, black folds.
+    """Draw a map of the Jacobian determinant: blue shrinks, orange grows, black folds.
 
     Parameters
     ----------
-    field : DisplacementField, ITK or SimpleITK displacement field (transform or image), str or path-like
-        From fixed to moving points in millimetres.
-    image : itk.Image, SimpleITK.Image, Volume, str or path-like, optional
-        What to draw below, on the grid of the field.
+    field, image
+        As for :func:`deformation_grid`.
     plane, position, ax
         As for :func:`overlay`.
 
@@ -236,14 +234,14 @@ def uncertainty(
     position: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of the standard deviation of the displacement.
+    """Draw a map of the standard deviation of the displacement.
 
     Parameters
     ----------
     deviation : itk.Image, SimpleITK.Image, Volume, str or path-like
         Standard deviation in millimetres, not negative.
     image : itk.Image, SimpleITK.Image, Volume, str or path-like, optional
-        What to draw below, on the same grid.
+        Image to draw below, on the same grid.
     plane, position, ax
         As for :func:`overlay`.
 
@@ -273,7 +271,7 @@ def _pyplot() -> Any:
 
 
 def _field(field: Any) -> DisplacementField:
-    """A displacement field in any of the forms in which this package gives or writes it."""
+    """Read a displacement field in any form in which this package returns or writes it."""
     if isinstance(field, DisplacementField):
         return field
     from itk_pdd.io.fields import field_from_image, read_field

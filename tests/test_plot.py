@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
@@ -143,3 +144,13 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'itk_pdd\[compare\]'"):
         plot.jacobian(DisplacementField.zeros(TURNED))
+
+
+def test_it_is_there_after_the_package_is_imported() -> None:
+    """Neither the pictures nor matplotlib are loaded before they are used."""
+    code = (
+        "import sys, itk_pdd\n"
+        "assert not {'itk_pdd.plot', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert callable(itk_pdd.plot.overlay) and 'plot' in dir(itk_pdd) and 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

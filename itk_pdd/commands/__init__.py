@@ -1,1 +1,1 @@
-"""What the command line does, from files to files, without click. May import everything but cli and filter."""
+"""The work of each command, from files to files, without click. May import everything but cli and filter."""

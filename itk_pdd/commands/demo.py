@@ -1,4 +1,4 @@
-"""A registration to look at: a synthetic abdominal pair with known truth, registered, scored and drawn."""
+"""Register a synthetic abdominal pair with known truth, score it and draw it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from itk_pdd.warp.images import warp_simpleitk
 __all__ = ["run_demo"]
 
 _SIZE, _SPACING = (128, 112, 96), 3.0
-# The labels of the organs come first, those of other tissues after them.
+# Labels 1 to 13 are organs, higher ones other tissues.
 _ORGANS = 13
 
 
@@ -40,16 +40,16 @@ def run_demo(
     Parameters
     ----------
     folder : path-like
-        Where the images, labels, fields (NIfTI) and ``overview.png`` go; made if it is not there.
+        Folder for the images, labels, fields (NIfTI) and ``overview.png``; made if it is not there.
     seed : int
-        Which pair; also the seed of the registration.
+        Seed of the pair, and of the registration.
     initialise, threads, progress, **options
         As for :func:`itk_pdd.register`.
 
     Returns
     -------
     str
-        What came out: Dice overlap and true error before and after, in words.
+        Dice overlap and true error before and after, in words.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def _organs_only(labels: Volume) -> Volume:
 
 
 def _warped(moving: Volume, labels: Volume, field: DisplacementField) -> tuple[Volume, Volume]:
-    """The moving image and its labels on the grid of a field."""
+    """Resample the moving image and its labels onto the grid of a field."""
     import SimpleITK
 
     images = (

@@ -1,4 +1,4 @@
-"""Register images from files to files, as the command line does: no output is written unless all of them are."""
+"""Register images from files to files; all outputs are written or none."""
 
 from __future__ import annotations
 

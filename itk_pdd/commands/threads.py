@@ -1,4 +1,4 @@
-"""How many threads SimpleITK's filters use."""
+"""Set the number of threads of SimpleITK's filters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apply transforms from files to files, as the command line does, without itk: nothing is written unless all is."""
+"""Apply transforms from files to files, without itk; all outputs are written or none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 PathLike = str | os.PathLike[str]
 
 FORMATS = ("field", "composite", "elastix", "niftyreg")
-"""What a composition can be written as."""
+"""Forms in which a composition can be written."""
 
 
 def image_file(

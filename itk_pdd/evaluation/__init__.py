@@ -1,1 +1,1 @@
-"""Measuring registrations: metrics, data sets, baselines and the comparison of methods."""
+"""Measure registrations: metrics, data sets, baselines, comparison of methods. May import all rooms up to views."""

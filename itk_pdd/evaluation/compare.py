@@ -1,9 +1,9 @@
-"""The comparison: every method on every pair, each in a process of its own, resumable.
+"""Compare methods: register every pair by every method, each in a process of its own; resumable.
 
 The folder of results holds one JSON file per registration (``runs/``), what the programs printed (``logs/``), small
-pictures for the report (``views/``), the fields where asked for (``fields/``), and the tables made from them. A file of
-``runs/`` is named after everything the result depends on: files, method, settings, versions and rules. What is there is
-not done again.
+pictures for the report (``views/``), on request the fields (``fields/``), and the tables made from them. A file of
+``runs/`` is named after everything the result depends on: files, method, settings, versions and rules. A registration
+whose file is there is not done again.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Run:
     key : str
         Name of its files.
     job : mapping
-        What the process is told; empty if it cannot be done at all.
+        Instructions for the process; empty if it cannot be done at all.
     problem : str
         Why it cannot be done, empty if it can.
     skipped : bool
-        Whether the problem is that of the pair, not that of the method.
+        True if the problem is that of the pair, not that of the method.
     listed : bool
-        Whether the pair is in the list, or is the swap of one, needed for the inverse consistency only.
+        True if the pair is in the list; False for a swapped pair, which the inverse consistency needs.
     """
 
     pair: str
@@ -82,7 +82,7 @@ def _fingerprint(content: Any) -> str:
 
 @cache
 def _digest(path: Path, size: int, changed: int) -> str:
-    """What tells a file from another one: its content, so that copies elsewhere are the same."""
+    """Hash a file; copies elsewhere have the same hash."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -92,7 +92,7 @@ def _stamp(path: Path) -> str:
     digest = _digest(path.absolute(), status.st_size, status.st_mtime_ns)
     if path.suffix.lower() not in _HEADERS:
         return digest
-    # What lies in another file is new where that, or the header, was written again.
+    # The voxels lie in another file: a new time of writing, of it or of the header, counts as a new image.
     times = (other.stat().st_mtime_ns for other in sorted(path.parent.glob(f"{path.stem}.*")))
     return " ".join([digest, *map(str, times)])
 
@@ -107,7 +107,7 @@ def plan(
     inverse_consistency: bool = False,
     views: bool = False,
 ) -> list[Run]:
-    """All registrations of a comparison, in the order of the pairs, then of the methods.
+    """List all registrations of a comparison, in the order of the pairs, then of the methods.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def _run(
             problem = f"{error.filename or name} cannot be read ({error.strerror or error})"
     if problem or method.problem:
         return Run(name, method.name, "", {}, problem or method.problem, skipped=bool(problem), listed=listed)
-    # The limits are left out: they decide whether there is a result, not which one.
+    # The limits are left out: they do not change a result.
     fingerprint = _fingerprint(
         {
             "files": stamps,
@@ -203,7 +203,7 @@ def _run(
 
 
 def load_result(run: Run, folder: Path) -> dict[str, Any] | None:
-    """The result of a run, None if there is none yet."""
+    """Return the result of a run, None if there is none yet."""
     if run.problem:
         return {**failed(run.problem), "status": "skipped" if run.skipped else "failed"}
     return _read(folder / "runs" / f"{run.key}.json")
@@ -229,7 +229,7 @@ def compare(
     views: bool = False,
     progress: Callable[[int, int, Run, Mapping[str, Any]], None] | None = None,
 ) -> list[tuple[Run, dict[str, Any]]]:
-    """Register all pairs by all methods and measure the results; what a former call has done is not done again.
+    """Register all pairs by all methods and measure the results; finished registrations are not repeated.
 
     Parameters
     ----------
@@ -246,9 +246,9 @@ def compare(
     inverse_consistency : bool
         Also measure how far the fields of a pair and of the swapped pair are from being inverse to each other.
     retry_failed : bool
-        Do again what failed in a former call.
+        Repeat registrations that failed in a former call.
     views : bool
-        Keep pictures for the report, some megabytes each; those of runs that are done already are not made.
+        Keep pictures for the report, some megabytes each; runs that are done already get none.
     progress : callable, optional
         Called after each run with the number done, the number of all, the run and its result.
 
@@ -301,7 +301,7 @@ def compare(
 
 
 def _field_there(run: Run, checks: Mapping[str, tuple[Run, dict[str, Any]]], fields: bool, folder: Path) -> bool:
-    """Whether the field of a finished run is there, or is no longer needed."""
+    """Return True if the field of a finished run is there, or is no longer needed."""
     if not run.job["field"] or Path(run.job["field"]).is_file():
         return True
     if fields or run.key not in checks:
@@ -316,7 +316,7 @@ def _both_there(job: Mapping[str, Any]) -> bool:
 
 
 def _consistency_jobs(runs: Sequence[Run], folder: Path) -> dict[str, tuple[Run, dict[str, Any]]]:
-    """For every run of a method: the run of the swapped pair and the job that compares both fields."""
+    """Find for every run of a method the run of the swapped pair, and the job that compares both fields."""
     by_ends = {(r.method, r.job["pair"]["fixed"], r.job["pair"]["moving"]): r for r in runs if r.job and r.job["field"]}
     jobs = {}
     for (method, fixed, moving), run in by_ends.items():
@@ -373,7 +373,7 @@ def _execute(
 
 
 def _description(methods: Sequence[Candidate], rules: Rules, jobs: int) -> dict[str, Any]:
-    """What was compared how and where, for whoever reads the tables later."""
+    """Describe methods, rules and machine, for readers of the tables."""
     return {
         "version": __version__,
         "machine": {

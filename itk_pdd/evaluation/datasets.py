@@ -57,15 +57,15 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """Short name for tables: the file names of the fixed and the moving image without their endings."""
+        """A short name for tables: the file names of the fixed and the moving image without their endings."""
         return f"{_stem(self.fixed)}_{_stem(self.moving)}"
 
     def files(self) -> dict[str, Path]:
-        """The files that are given, by their role."""
+        """Return the files that are given, by their role."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def swapped(self) -> Pair:
-        """The pair with fixed and moving image exchanged."""
+        """Return the pair with fixed and moving image exchanged."""
         swap = {"fixed": "moving", "moving": "fixed"}
         role = {f.name: f.name.split("_") for f in fields(self)}
         return Pair(**{n: getattr(self, "_".join([swap[r[0]], *r[1:]])) for n, r in role.items()})
@@ -202,7 +202,7 @@ def _points_of_both(path: Path, columns: Sequence[str], name: str) -> np.ndarray
 
 
 def data_folder() -> Path:
-    """Folder of the benchmark data: the environment variable ``ITK_PDD_DATA``, or ``../shared/data`` of the repository.
+    """Return the folder of the benchmark data: ``ITK_PDD_DATA``, or ``../shared/data`` of the repository.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def _members(folder: Path, dataset: str, split: str) -> list[str]:
 
 
 def _chosen(members: list[str], count: int | None, seed: int) -> list[tuple[str, str]]:
-    """All ordered pairs, or ``count`` of them in an order that depends on nothing but names and seed."""
+    """Choose all ordered pairs, or ``count`` of them in an order that depends on names and seed alone."""
     pairs = list(itertools.permutations(members, 2))
     if count is None:
         return pairs
@@ -237,7 +237,7 @@ def _chosen(members: list[str], count: int | None, seed: int) -> list[tuple[str,
 
 
 def abdomen_pairs(split: str = "validation", count: int | None = None, seed: int = 0) -> list[Pair]:
-    """Ordered pairs of different patients of the abdominal CT data: all (12 in validation) or ``count`` of them."""
+    """Return ordered pairs of different patients of the abdominal CT: all (12 in validation) or ``count`` of them."""
     folder = data_folder()
     base = folder / "abdomen_ct"
     return [
@@ -250,7 +250,7 @@ def abdomen_pairs(split: str = "validation", count: int | None = None, seed: int
 
 
 def hippocampus_pairs(split: str = "validation", count: int | None = 20, seed: int = 0) -> list[Pair]:
-    """``count`` ordered pairs of different subjects of the hippocampus MR data, the same ones for the same seed."""
+    """Return ``count`` ordered pairs of different subjects of the hippocampus MR data, the same for the same seed."""
     folder = data_folder()
     base = folder / "hippocampus_mr"
     return [
@@ -263,7 +263,7 @@ def hippocampus_pairs(split: str = "validation", count: int | None = 20, seed: i
 
 
 def lung_pair() -> Pair:
-    """The baseline (fixed) and follow-up (moving) CT of one lung, with landmarks and lung masks."""
+    """Return the baseline (fixed) and follow-up (moving) CT of one lung, with landmarks and lung masks."""
     base = data_folder() / "lung_ct"
     return Pair(
         fixed=base / "3DCT_lung_baseline.mha",

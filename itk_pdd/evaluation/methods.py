@@ -1,4 +1,4 @@
-"""What a comparison compares: baselines by name, ``pdd`` itself, and any program by a command template."""
+"""Methods of a comparison: baselines by name, ``pdd`` itself, and any program by a command template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INITIAL = "initial"
 """Name of the row that measures what was there before registration."""
 
 PLACEHOLDERS = ("fixed", "moving", "field", "fixed_mask", "moving_mask", "threads", "folder")
-"""What a command template can ask for; ``field`` is the file it has to write, ``folder`` a scratch folder."""
+"""Placeholders of a command template; ``field`` is the file it has to write, ``folder`` a scratch folder."""
 
 _NAMED = re.compile(r"([A-Za-z0-9][\w.+-]*)=(.*)", re.DOTALL)
 _PDD = [sys.executable, "-m", "itk_pdd.cli.register", "{fixed}", "{moving}", "-o", "{field}", "--threads", "{threads}"]
@@ -67,7 +67,7 @@ def available() -> dict[str, str]:
 def candidates(
     methods: Sequence[str], commands: Sequence[str] = (), *, settings: str | Path | None = None
 ) -> list[Candidate]:
-    """The methods of a comparison, in the order given, with the row before registration in front.
+    """Make the methods of a comparison, in the order given, after the row before registration.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ def _check_shapes(first: np.ndarray, second: np.ndarray, names: str) -> None:
 
 
 def labels_of(labels: np.ndarray) -> list[int]:
-    """The labels that occur in a label map, background (0) left out, in ascending order."""
+    """List the labels of a label map without the background (0), in ascending order."""
     return [int(label) for label in np.unique(labels) if label != 0]
 
 
@@ -117,7 +117,7 @@ def surface_distances(first: np.ndarray, second: np.ndarray, spacing: Iterable[f
         raise RegistrationError(f"spacing must have {first.ndim} components for this image, found {len(sampling)}.")
     if not first.any() or not second.any():
         return np.empty(0), np.empty(0)
-    # Everything that matters lies in the bounding box of both regions: a margin of one voxel keeps borders borders.
+    # Crop to the bounding box of both regions; with a margin of one voxel their surfaces stay the same.
     box = ndimage.find_objects((first | second).astype(np.uint8))[0]
     first, second = np.pad(first[box], 1), np.pad(second[box], 1)
     surfaces = [region & ~ndimage.binary_erosion(region) for region in (first, second)]

@@ -1,4 +1,4 @@
-"""Running a program under limits of time and memory, and measuring what it took."""
+"""Run a program under limits of time and memory, and measure both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POLL = 0.05  # seconds between two looks at the memory
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a program.
+    """Outcome of a program.
 
     Attributes
     ----------
@@ -136,7 +136,7 @@ def kill_session(pid: int) -> None:
 
 
 def _status(pid: int, names: Sequence[str]) -> list[int]:
-    """Figures (kB in the file, bytes here) from ``/proc/<pid>/status``; 0 for a process that is gone."""
+    """Read figures (kB in the file, bytes here) from ``/proc/<pid>/status``; 0 for a process that is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -146,7 +146,7 @@ def _status(pid: int, names: Sequence[str]) -> list[int]:
 
 
 def _tree_memory(launcher: int) -> tuple[int, int]:
-    """Resident memory of all descendants of a process now, and the highest of any one of them so far, in bytes."""
+    """Measure the resident memory of all descendants of a process, and the peak of any one of them, in bytes."""
     total = highest = 0
     waiting = _children(launcher)
     while waiting:
@@ -166,7 +166,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _failure(code: int, log: Path) -> str:
-    """Why a program failed: its last words, and how it ended."""
+    """Say why a program failed: its last line, and how it ended."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     last = lines[-1][:500] if lines else "it printed nothing"
     if code < 0:

@@ -1,7 +1,7 @@
-"""One registration of the comparison, in a process of its own: ``python -m itk_pdd.evaluation.run JOB.json``.
+"""Do one registration of a comparison, in a process of its own: ``python -m itk_pdd.evaluation.run JOB.json``.
 
 Prepares the images by the common rules, runs the method under its limits, measures the result, and writes one JSON
-file, whole or not at all. Whatever goes wrong becomes a result that says so.
+file, whole or not at all. An error becomes a result with its message.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Rules:
-    """What holds for all methods alike.
+    """Rules that hold for all methods alike.
 
     Attributes
     ----------
@@ -76,12 +76,12 @@ def write_json(content: Any, path: Path) -> None:
 
 
 def failed(reason: str, **more: Any) -> dict[str, Any]:
-    """The result of a run that failed."""
+    """Make the result of a run that failed."""
     return {"status": "failed", "reason": reason, **more}
 
 
 def fill_template(template: Sequence[str], values: Mapping[str, Any]) -> list[str]:
-    """The words of a command with every ``{name}`` replaced; words stay words, whatever a file is called.
+    """Replace every ``{name}`` in the words of a command; a file name with blanks stays one word.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def fill_template(template: Sequence[str], values: Mapping[str, Any]) -> list[st
 
 
 def perform(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what a job says and return its result (see :func:`itk_pdd.evaluation.compare.plan` for the content)."""
+    """Do a job and return its result (see :func:`itk_pdd.evaluation.compare.plan` for the content)."""
     pair = Pair(**{role: Path(path) for role, path in job["pair"].items()})
     rules = Rules(**job["rules"])
     scratch = Path(job["scratch"])
@@ -129,7 +129,7 @@ def perform(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep_view(case: Case, field: DisplacementField, path: Path) -> None:
-    """Keep small copies of what came out, for the report."""
+    """Keep small pictures of the result for the report."""
     from itk_pdd.views.display import moved_view, save_view
     from itk_pdd.views.picture import grey_limits
 
@@ -152,7 +152,7 @@ def _register(job: Mapping[str, Any], case: Case, rules: Rules, shift: np.ndarra
     return run_limited(
         command,
         log=Path(job["log"]),
-        # A command of the user's may name files relative to where the comparison was started.
+        # A command template may name files relative to the folder in which the comparison was started.
         folder=scratch if job["kind"] == "baseline" else None,
         environment=dict.fromkeys(THREAD_VARIABLES, str(rules.threads)),
         time_limit=rules.time_limit,
@@ -161,7 +161,7 @@ def _register(job: Mapping[str, Any], case: Case, rules: Rules, shift: np.ndarra
 
 
 def _prepare(case: Case, rules: Rules, shift: np.ndarray | None, scratch: Path) -> dict[str, Path]:
-    """Write the images as every method gets them: float NIfTI, clamped, the moving image shifted."""
+    """Write the images for the method: float NIfTI, clamped, the moving image shifted."""
     written = {}
     for name in ("fixed", "moving", "fixed_mask", "moving_mask"):
         volume = getattr(case, name)
@@ -182,7 +182,7 @@ def _prepare(case: Case, rules: Rules, shift: np.ndarray | None, scratch: Path) 
 
 
 def _bring_home(path: Path, grid: Grid) -> DisplacementField:
-    """The field a method has written, on the grid of the fixed image."""
+    """Read the field that a method has written, on the grid of the fixed image."""
     if not path.is_file():
         raise RegistrationError("the method ended without an error, but wrote no field.")
     field = read_field(path)
@@ -192,7 +192,7 @@ def _bring_home(path: Path, grid: Grid) -> DisplacementField:
 
 
 def _consistency(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse consistency of the fields of a pair and of the swapped pair."""
+    """Measure the inverse consistency of the fields of a pair and of the swapped pair."""
     errors = warping.inverse_consistency_error(read_field(job["forward"]), read_field(job["backward"]))
     known = errors[np.isfinite(errors)]
     if not known.size:
@@ -201,7 +201,7 @@ def _consistency(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
-    """NaN is not JSON: None stands for it."""
+    """Replace NaN, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {str(k): _clean(v) for k, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The tables of a comparison: one row per pair, method and label, and a summary with tests."""
+"""Make the tables of a comparison: one row per pair, method and label, and a summary with tests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COLUMNS = ("pair", "method", "label", "status", "reason", *LABEL_MEASURES, *PAIR
 def rows(
     results: Iterable[tuple[Run, Mapping[str, Any]]], *, groups: Mapping[str, Sequence[int]] | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of ``results.csv``: for each pair and method one per label, one per group of labels, and one for ``all``.
+    """Make the rows of ``results.csv``: per pair and method one per label and per group of labels, and one for ``all``.
 
     The row ``all`` holds the means over the labels of the pair and the measures of the pair as a whole. Labels that
     are absent from one of the images have a row that says so, and are in no mean. A label that is lost in warping
@@ -99,7 +99,7 @@ def _means(values: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def summary(table: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows of ``summary.csv``: for each method, label and measure the mean over the pairs and the test.
+    """Make the rows of ``summary.csv``: for each method, label and measure the mean over the pairs and the test.
 
     ``p`` is the Wilcoxon signed-rank test against the first method that registers, on the pairs both have a value of;
     ``difference`` is the mean difference from it there. ``p_holm`` is corrected by Holm's method within one measure:
@@ -176,18 +176,18 @@ SUMMARY_COLUMNS = (
 
 
 def _number(row: Mapping[str, Any], measure: str) -> float:
-    # What a failed run took until it failed is no time of a registration.
+    # The time of a failed run is no time of a registration.
     value = row.get(measure) if row.get("status") == "ok" else None
     return float("nan") if value is None else float(value)
 
 
 def label_order(label: str) -> tuple[int, int, str]:
-    """Key to sort labels by: ``all`` first, then the groups, then the labels by number."""
+    """Return a key to sort labels by: ``all`` first, then the groups, then the labels by number."""
     return (2, int(label), "") if label.isdigit() else (0 if label == ALL else 1, 0, label)
 
 
 def write_csv(table: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Write a table, whole or not at all; what is unknown is an empty cell."""
+    """Write a table, whole or not at all; unknown values are empty cells."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)

@@ -1,8 +1,8 @@
-"""Applying displacement fields with numpy and scipy: to images, label maps, points and other fields.
+"""Apply displacement fields with numpy and scipy: to images, label maps, points and other fields.
 
-The conventions are those of ITK's resampling, so that a measure taken here is the measure of what an ITK user gets:
-a voxel belongs to the image up to its border (half a voxel beyond its centre), outside there is a fill value, and
-outside its own grid a field displaces by zero.
+The conventions are those of ITK's resampling, so that the measures hold for the results of an ITK user: a voxel
+belongs to the image up to its border (half a voxel beyond its centre), outside there is a fill value, and outside its
+own grid a field displaces by zero.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _linear(array: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def warp_image(moving: Volume, field: DisplacementField, *, fill: float | None = None) -> Volume:
-    """The moving image on the grid of the field, by linear interpolation.
+    """Resample the moving image onto the grid of the field by linear interpolation.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def warp_image(moving: Volume, field: DisplacementField, *, fill: float | None =
     field : DisplacementField
         Field from the points of the fixed image to those of the moving image.
     fill : float, optional
-        Value of what lies outside the moving image; by default the smallest value of the moving image (air in CT).
+        Value outside the moving image; by default the smallest value of the moving image (air in CT).
 
     Returns
     -------
@@ -58,7 +58,7 @@ def warp_image(moving: Volume, field: DisplacementField, *, fill: float | None =
 
 
 def warp_labels(moving: Volume, field: DisplacementField) -> Volume:
-    """The moving label map on the grid of the field, by nearest neighbour; 0 outside, pixel type kept.
+    """Resample the moving label map onto the grid of the field by nearest neighbour; 0 outside, pixel type kept.
 
     Parameters
     ----------
@@ -79,15 +79,15 @@ def warp_labels(moving: Volume, field: DisplacementField) -> Volume:
 
 
 def onto_grid(field: DisplacementField, grid: Grid) -> DisplacementField:
-    """The field on another grid, by linear interpolation and zero outside its own; untouched if they are the same."""
-    # Headers of files round positions: what is the same space must not be interpolated.
+    """Resample a field onto a grid, linearly and zero outside its own; a field on the same grid stays untouched."""
+    # Headers of files round positions: grids at the same place need no interpolation.
     return DisplacementField(field.vectors, grid) if field.grid.same_space(grid) else field.resampled(grid)
 
 
 def target_registration_error(
     fixed_points: np.ndarray, moving_points: np.ndarray, field: DisplacementField | None = None
 ) -> np.ndarray:
-    """Distance of every mapped fixed landmark from its moving landmark, in millimetres.
+    """Measure the distance of every mapped fixed landmark from its moving landmark, in millimetres.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def target_registration_error(
 
 
 def inverse_consistency_error(forward: DisplacementField, backward: DisplacementField) -> np.ndarray:
-    """How far every fixed voxel ends from where it started after going forward and back, in millimetres.
+    """Measure how far every fixed voxel is from its start after going forward and back, in millimetres.
 
     Parameters
     ----------
@@ -124,8 +124,7 @@ def inverse_consistency_error(forward: DisplacementField, backward: Displacement
     Returns
     -------
     numpy.ndarray
-        |u(x) + v(x + u(x))| on ``forward.grid``, axes (z,) y, x; NaN where x + u(x) lies outside the backward field,
-        about which nothing is known there.
+        |u(x) + v(x + u(x))| on ``forward.grid``, axes (z,) y, x; NaN where x + u(x) lies outside the backward field.
     """
     result = np.empty(forward.grid.shape)
     for part, points in slabs(forward.grid):

@@ -1,1 +1,1 @@
-"""Reports to look at in a browser: one HTML file each, without network, for a comparison or for one registration."""
+"""Reports for a browser: one HTML file for a comparison or a registration. May import all rooms up to uncertainty."""

@@ -1,4 +1,4 @@
-"""The report of a comparison: summary, charts, one page per pair with the viewer, and how it was made."""
+"""Make the report of a comparison: summary, charts, a section per pair with the viewer, methods and machine."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _means(summary: Rows, label: str = ALL) -> dict[tuple[str, str], Mapping[str
 
 
 def _measured(measures: Iterable[str], cells: Cells, methods: Sequence[str]) -> list[str]:
-    """The measures of which some method has a value."""
+    """Keep the measures of which some method has a value."""
     return [measure for measure in measures if any((method, measure) in cells for method in methods)]
 
 
@@ -264,7 +264,7 @@ def _pair_table(names: Sequence[str], table: Rows, methods: Sequence[str], shown
 
 
 def _method_table(name: str, table: Rows, methods: Sequence[str]) -> Table:
-    """What each method reached on a pair."""
+    """Tabulate the measures of each method on a pair."""
     found = _rows_of(table, name)
     measures = [m for m in MEASURES if any(row.get(m) is not None for row in found.values())]
     rows: list[list[str | Cell]] = []
@@ -276,7 +276,7 @@ def _method_table(name: str, table: Rows, methods: Sequence[str]) -> Table:
 
 
 def _ranking(table: Rows, methods: Sequence[str]) -> dict[str, float]:
-    """How well each pair went with the first method that registers, to choose pairs of all kinds."""
+    """Score each pair by the first method that registers, to choose pairs from the worst to the best."""
     first = next((m for m in methods if m != INITIAL), INITIAL)
     ranking = {}
     for row in table:

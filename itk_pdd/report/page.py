@@ -162,7 +162,7 @@ def fill(
 
 
 class PairPictures:
-    """What the viewer shows of one pair: the views, made small enough, and their description for the script.
+    """Pictures of one pair for the viewer: made small enough for the page, and described for the script.
 
     Parameters
     ----------

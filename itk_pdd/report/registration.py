@@ -1,4 +1,4 @@
-"""The page of one registration: a traffic light, what it rests on, and the viewer."""
+"""Make the page of one registration: a traffic light, its signs, and the viewer."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def registration_page(
     displacements : DisplacementField
         From fixed to moving points in millimetres, on the grid of the fixed image.
     initial : Mapping, optional
-        What ``before`` means: the initial transform, by default the physical coordinates as they are.
+        The initial transform, which is ``before``; by default the physical coordinates as they are.
     fixed_labels, moving_labels : Volume, optional
         Label maps, each in the space of its image; with both their overlap is measured.
     fixed_mask : Volume, optional
@@ -65,11 +65,11 @@ def registration_page(
     uncertainty : Volume, optional
         Standard deviation of the displacement in millimetres, on the grid of the fixed image.
     quality : Quality, optional
-        What the registration says of itself.
+        The quality that the registration estimates of itself.
     title : str
         Title of the page.
     facts : mapping, optional
-        What else to tell, names with values, such as files and settings.
+        Names with values, such as files and settings, for the table "About".
     limits : Limits, optional
         Where the lights change.
 

@@ -1,4 +1,4 @@
-"""Which pairs the report of a comparison shows, and how finely: what fits into one file."""
+"""Select the pairs that a report shows, and their resolution, so that they fit into one file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["pictures_of"]
 log = logging.getLogger("itk_pdd")
 
 BYTES_PER_VOXEL = 0.6
-"""What a voxel of a CT takes on the page, compressed and written as text, its labels and maps included."""
+"""Bytes of a voxel of a CT on the page, compressed and written as text, its labels and maps included."""
 
 PAIR_MEGABYTES, LEAST_MEGABYTES = 14.0, 3.0
-"""No pair takes more of the page than the first, and none is shown where it would get less than the second."""
+"""Largest share of a pair, and the least with which it is shown."""
 
 
 def pictures_of(
@@ -37,7 +37,7 @@ def pictures_of(
     megabytes: float,
     ranking: Mapping[str, float],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """What the viewer shows: as many pairs as fit, at the resolution that fits.
+    """Select and pack the pictures for the viewer: as many pairs as fit, at the resolution that fits.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def pictures_of(
 def _spread(
     able: Sequence[tuple[str, Pair]], wanted: Mapping[str, float], megabytes: float, ranking: Mapping[str, float]
 ) -> list[tuple[str, Pair]]:
-    """All pairs if each gets its least share, otherwise some, evenly from the worst to the best."""
+    """Choose all pairs if each gets its least share, otherwise some, evenly from the worst to the best."""
     least = sum(min(wanted[name], LEAST_MEGABYTES) for name, _ in able)
     if least <= megabytes:
         return list(able)

@@ -2,7 +2,7 @@
 
 Label maps (:mod:`~itk_pdd.synthesis.anatomy`) become images (:mod:`~itk_pdd.synthesis.rendering`); smooth invertible
 deformations (:mod:`~itk_pdd.synthesis.deformation`) make pairs of them (:mod:`~itk_pdd.synthesis.pair`).
-The names below are imported on first use.
+The names below are imported on first use. May import io and what is below it.
 """
 
 from __future__ import annotations

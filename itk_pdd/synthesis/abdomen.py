@@ -230,7 +230,7 @@ class _Painter(Brushes):
             self.canvas.paint(L.BOWEL_GAS, gas_level, part, over=(L.BOWEL_CONTENT,))
 
     def _walk(self, count: int, *, centre: Sequence[float], radii: Sequence[float], step: float) -> np.ndarray:
-        """A random walk with momentum inside an ellipsoid."""
+        """Walk at random with momentum inside an ellipsoid."""
         rng, radii = self.rng, np.asarray(radii)
         position = rng.uniform(-0.8, 0.8, 3)
         heading = rng.normal(0, 1, 3)
@@ -247,7 +247,7 @@ class _Painter(Brushes):
         return np.asarray(points)
 
     def organs(self, cavity: np.ndarray, above: np.ndarray) -> None:
-        """The solid organs, stomach, gallbladder and bladder."""
+        """Paint the solid organs, stomach, gallbladder and bladder."""
         rng = self.rng
         limit = np.maximum(cavity + 2, above + 3)
         self._stomach(limit)
@@ -324,7 +324,7 @@ class _Painter(Brushes):
                     self.tube(L.HEPATIC_VESSEL, twig, np.linspace(3, 1.2, len(twig)), over=(L.LIVER,))
 
     def vessels(self) -> None:
-        """The great vessels with their branches, the vessels of the mesentery and lymph nodes."""
+        """Paint the great vessels with their branches, the vessels of the mesentery and lymph nodes."""
         rng = self.rng
         within = (*SOFT, L.PANCREAS, L.MUSCLE, L.LIVER)
         split = self.near((4, 12, -82), 3)

@@ -110,7 +110,7 @@ class Anatomy:
         return canvas.tissue_map(texture)
 
     def labels(self, grid: Grid | None = None, displacement: DisplacementField | None = None) -> Volume:
-        """The label map alone, uint8 (see :meth:`sample`)."""
+        """Sample the label map alone, uint8 (see :meth:`sample`)."""
         grid = self.grid if grid is None else grid
         return Volume(self.sample(grid, displacement).labels, grid)
 
@@ -161,7 +161,7 @@ class Anatomy:
 
 
 def abdomen_labels(grid: Grid, *, seed: int) -> Volume:
-    """A random schematic abdomen as a uint8 label map; the labels are :class:`AbdomenLabel`.
+    """Make a random schematic abdomen as a uint8 label map; the labels are :class:`AbdomenLabel`.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ __all__ = ["Brushes"]
 
 
 class Brushes:
-    """What a painter holds in hand.
+    """Random numbers and noise for painting an anatomy.
 
     Every stroke draws the same random numbers whether or not it touches the canvas, so that the same seed gives the
     same anatomy on any canvas.
@@ -33,7 +33,7 @@ class Brushes:
         self.wobble = tuple(wobble)
 
     def near(self, point: Sequence[float], spread: float = 5.0) -> np.ndarray:
-        """A point moved at random."""
+        """Move a point at random."""
         return np.asarray(point) + self.rng.normal(0, spread, 3).clip(-2 * spread, 2 * spread)
 
     def vary(self, values: Sequence[float], spread: float = 0.1) -> np.ndarray:
@@ -42,7 +42,7 @@ class Brushes:
         return np.asarray(values) * np.exp((common + single).clip(-2 * spread, 2 * spread))
 
     def tilt(self, degrees: Sequence[float], spread: float = 7.0) -> np.ndarray:
-        """A rotation about x, then y, then z, by random angles around those given."""
+        """Make a rotation about x, then y, then z, by random angles around the given ones."""
         result = np.eye(3)
         for axis, angle in enumerate(np.deg2rad(self.rng.normal(degrees, spread))):
             turn = np.eye(3)

@@ -19,7 +19,7 @@ _OUTSIDE = np.float32(1e3)
 
 @dataclass(frozen=True)
 class TissueMap:
-    """Which tissue fills each voxel, the runner-up and its share of the voxel (partial volume).
+    """Tissue of each voxel, the runner-up and its share of the voxel (partial volume).
 
     Parameters
     ----------
@@ -72,11 +72,11 @@ class Canvas:
 
     @property
     def everywhere(self) -> Region:
-        """The region of all points."""
+        """Return the region of all points."""
         return tuple(slice(0, n) for n in self.labels.shape)
 
     def region(self, lower: Sequence[float], upper: Sequence[float]) -> Region | None:
-        """The smallest block of the arrays that holds all points of a box, or None where it holds no point."""
+        """Find the smallest block of the arrays that holds all points of a box; None if there is no point in it."""
         lower = np.asarray(lower)[:, None] - self.width
         upper = np.asarray(upper)[:, None] + self.width
         slices = []
@@ -88,7 +88,7 @@ class Canvas:
         return tuple(slices)
 
     def at(self, region: Region) -> tuple[np.ndarray, ...]:
-        """The coordinates x, y, z of a region."""
+        """Return the coordinates x, y, z of a region."""
         return tuple(c[region] for c in self.coordinates)
 
     def paint(
@@ -205,12 +205,12 @@ class Canvas:
         return np.sqrt(squared) - (first + t * (last - first)).astype(np.float32)
 
     def tissue_map(self, texture: np.ndarray | None = None) -> TissueMap:
-        """What has been painted."""
+        """Return the painted tissues."""
         return TissueMap(self.labels, self.second, self.share, texture)
 
 
 def smooth_path(points: Sequence[Sequence[float]], per_segment: int = 4) -> np.ndarray:
-    """A Catmull-Rom curve through the points, (n, 3), as a polyline with ``per_segment`` pieces between them."""
+    """Draw a Catmull-Rom curve through the points, (n, 3), as a polyline with ``per_segment`` pieces between them."""
     points = np.asarray(points, dtype=float)
     padded = np.concatenate([[2 * points[0] - points[1]], points, [2 * points[-1] - points[-2]]])
     t = (np.arange(per_segment) / per_segment)[:, None]

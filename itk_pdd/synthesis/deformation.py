@@ -237,7 +237,7 @@ def _check_affine(affine: np.ndarray | None, dimension: int) -> np.ndarray | Non
 
 
 def _lattice(grid: Grid, covered: Sequence[Grid], step: float, margin: float) -> Grid:
-    """A grid along the axes of ``grid`` with spacing ``step`` that contains all ``covered`` grids and a margin (mm)."""
+    """Make a grid along the axes of ``grid`` with spacing ``step`` that contains the ``covered`` grids and a margin."""
     corners = np.concatenate([other.corners() for other in covered])
     direction = np.asarray(grid.direction)
     along = corners @ np.linalg.inv(direction).T

@@ -63,7 +63,7 @@ _CT = {
 
 @dataclass(frozen=True)
 class Contrast:
-    """How tissues look.
+    """Intensities and textures of the tissues.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Acquisition:
-    """How the scanner sees them.
+    """Blur, noise and artefacts of a scanner.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def random_contrast(rng: np.random.Generator) -> Contrast:
 
 
 def random_acquisition(rng: np.random.Generator, dimension: int) -> Acquisition:
-    """A scanner of any modality: blur, noise, bias field, gamma and, for every third one, thick slices."""
+    """Draw a scanner of any modality: blur, noise, bias field, gamma and, for every third one, thick slices."""
     return Acquisition(
         blur=rng.uniform(0.3, 1.0),
         noise=rng.uniform(0.005, 0.12),
@@ -242,7 +242,7 @@ def render_labels(
     rng = np.random.default_rng(seed)
     contrast = contrast or random_contrast(rng)
     acquisition = acquisition or random_acquisition(rng, labels.grid.dimension)
-    # A raster of labels has hard edges; no scanner is that sharp.
+    # A raster of labels has hard edges; no scanner resolves them.
     acquisition = replace(acquisition, blur=float(np.hypot(acquisition.blur, 0.4)))
     return render(TissueMap.from_labels(array.astype(np.uint8)), labels.grid, contrast, acquisition, rng)
 

@@ -56,7 +56,7 @@ class _Painter(Brushes):
         return int(self.rng.choice(self.labels))
 
     def mosaic(self, tile: NoiseTile) -> None:
-        """A body with a skin, filled by the largest of several noise fields at each point (or no outline at all)."""
+        """Paint a body with a skin, filled by the largest of several noise fields at each point (or no outline)."""
         rng, canvas = self.rng, self.canvas
         radii = np.maximum(self.half, 0.4 * self.half.max()) * rng.uniform(0.65, 0.98, 3)
         # Some bodies are cut by the field of view, as an abdomen is.
@@ -91,7 +91,7 @@ class _Painter(Brushes):
             largest = np.maximum(largest, noise)
 
     def shell(self) -> None:
-        """A bent superellipsoid, often with another tissue inside."""
+        """Paint a bent superellipsoid, often with another tissue inside."""
         rng = self.rng
         size = np.exp(rng.uniform(np.log(2.5), np.log(20)))
         centre = rng.uniform(-0.9, 0.9, 3) * self.half
@@ -106,7 +106,7 @@ class _Painter(Brushes):
             self._stroke(labels, (0.0, wall)[: len(labels)], *found, mixture, None, tuple(self.labels))
 
     def vessel(self) -> None:
-        """A bent tube of varying width, sometimes hollow."""
+        """Paint a bent tube of varying width, sometimes hollow."""
         rng = self.rng
         points = [rng.uniform(-1, 1, 3) * self.half]
         heading = rng.normal(0, 1, 3)

@@ -1,4 +1,4 @@
-"""What a viewer shows of a registration: 8-bit copies along the patient's axes, and of a size that a page can carry.
+"""Views of a registration: 8-bit copies along the patient's axes, small enough for a page.
 
 All arrays have the axes z, y, x of the *canonical* grid (:meth:`itk_pdd.Grid.canonical`): x runs to the patient's
 left, y to the back, z to the head. A 2-D image has one slice.
@@ -53,7 +53,7 @@ class Picture:
     array : numpy.ndarray
         uint8 or uint16, axes z, y, x.
     kind : {"grey", "labels", "jacobian", "map"}
-        What the numbers mean; it decides how the picture is made smaller.
+        Meaning of the numbers; it decides how the picture is made smaller.
     """
 
     array: np.ndarray
@@ -62,7 +62,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class View:
-    """The pictures of one image or of one registration.
+    """Pictures of one image or of one registration.
 
     Attributes
     ----------
@@ -81,13 +81,13 @@ class View:
 
 
 def grey(volume: Volume, limits: tuple[float, float]) -> Picture:
-    """An image in 256 grey levels between the limits."""
+    """Convert an image to 256 grey levels between the limits."""
     levels = np.rint(window(volume.array, limits) * 255).astype(np.uint8)
     return Picture(_canonical(levels, volume.grid), "grey")
 
 
 def fixed_view(image: Volume, labels: Volume | None = None) -> View:
-    """The pictures of the fixed image."""
+    """Make the pictures of the fixed image."""
     pictures = {"image": grey(image, grey_limits(image.array)), "labels": labels and _labels(labels)}
     return View({name: picture for name, picture in pictures.items() if picture})
 
@@ -101,7 +101,7 @@ def moved_view(
     determinant: np.ndarray | None = None,
     uncertainty: Volume | None = None,
 ) -> View:
-    """The pictures of a moving image on the grid of the fixed one.
+    """Make the pictures of a moving image on the grid of the fixed one.
 
     Parameters
     ----------
@@ -134,19 +134,19 @@ def moved_view(
 
 
 def encode_jacobian(determinant: np.ndarray) -> np.ndarray:
-    """Jacobian determinants as uint8: 0 where folded, else 128 + 127 log2(J) / span, within 1 to 255."""
+    """Encode Jacobian determinants as uint8: 0 where folded, else 128 + 127 log2(J) / span, within 1 to 255."""
     with np.errstate(divide="ignore", invalid="ignore"):
         level = 128 + 127 / JACOBIAN_SPAN * np.log2(determinant)
     return np.where(determinant > 0, np.clip(np.rint(np.nan_to_num(level)), 1, 255), 0).astype(np.uint8)
 
 
 def decode_jacobian(codes: np.ndarray) -> np.ndarray:
-    """The determinants of :func:`encode_jacobian`, 0 where folded."""
+    """Decode the determinants of :func:`encode_jacobian`; 0 where folded."""
     return np.where(codes > 0, 2.0 ** ((codes.astype(float) - 128) * JACOBIAN_SPAN / 127), 0.0)
 
 
 def shrunk_shape(grid: Grid, voxels: float) -> tuple[int, int, int]:
-    """Shape (z, y, x) on the canonical axes with at most about ``voxels`` voxels, as nearly cubic as they can be.
+    """Return the shape (z, y, x) on the canonical axes with at most about ``voxels`` nearly cubic voxels.
 
     The finest axes are coarsened first; nothing is made finer than it is.
     """
@@ -164,7 +164,7 @@ def shrunk_shape(grid: Grid, voxels: float) -> tuple[int, int, int]:
 
 
 def shrunken(picture: Picture, shape: tuple[int, ...]) -> Picture:
-    """A picture with fewer voxels.
+    """Resample a picture to fewer voxels.
 
     Grey values and maps are averaged, labels sampled, and a voxel of a Jacobian map counts as folded where any of the
     voxels it stands for is, so that no fold is lost.
@@ -177,7 +177,7 @@ def shrunken(picture: Picture, shape: tuple[int, ...]) -> Picture:
     if picture.kind == "jacobian":
         from scipy import ndimage
 
-        # Far enough to see every voxel from the one that is sampled.
+        # Half the distance of two samples: every voxel is seen from one of them.
         reach = [-(-old // (2 * new)) if old > new else 0 for old, new in zip(array.shape, shape, strict=True)]
         folded = ndimage.maximum_filter(array == 0, size=[2 * r + 1 for r in reach])
         return Picture(np.where(_sampled(folded, shape), 0, np.maximum(1, _sampled(array, shape))), "jacobian")
@@ -198,7 +198,7 @@ def save_view(view: View, path: Path) -> None:
 
 
 def load_view(path: Path) -> View:
-    """Read what :func:`save_view` has written.
+    """Read a file of :func:`save_view`.
 
     Raises
     ------
@@ -235,7 +235,7 @@ def _labels(labels: Volume) -> Picture | None:
 
 
 def _nodes(displacements: DisplacementField) -> np.ndarray:
-    """The field at the nodes of the viewer, components along the canonical axes."""
+    """Sample the field at the nodes of the viewer, components along the canonical axes."""
     from scipy import ndimage
 
     grid = displacements.grid
@@ -250,7 +250,7 @@ def _nodes(displacements: DisplacementField) -> np.ndarray:
 
 
 def _sampled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The voxel nearest to the centre of each new one."""
+    """Take the voxel nearest to the centre of each new one."""
     picks = [
         np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
         for old, new in zip(array.shape, shape, strict=True)

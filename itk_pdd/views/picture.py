@@ -1,4 +1,4 @@
-"""One picture of a registration to look at: the images, their overlay before and after, and the deformed grid."""
+"""Draw a registration as one picture: the images, their overlay before and after, and the deformed grid."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def write_png(picture: np.ndarray, path: Path) -> None:
 
 
 def grey_limits(array: np.ndarray) -> tuple[float, float]:
-    """Intensities to show as black and white: 1st and 99.5th percentile of what stands out from the background.
+    """Return the intensities shown as black and white: 1st and 99.5th percentile of the foreground.
 
     A background is a dark half whose intensities hardly vary, such as the air of a CT. Where there is none, as in a
     crop of a brain, all intensities count: its dark half is anatomy too.
@@ -118,13 +118,13 @@ def grey_limits(array: np.ndarray) -> tuple[float, float]:
 
 
 def window(array: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """Intensities as grey values from 0 to 1, between the limits (by default :func:`grey_limits` of the array)."""
+    """Map intensities to grey values from 0 to 1, between the limits (by default :func:`grey_limits` of the array)."""
     low, high = grey_limits(array) if limits is None else limits
     return np.clip((array.astype(np.float32) - low) / (high - low), 0, 1)
 
 
 def upright(array: np.ndarray, grid: Grid) -> np.ndarray:
-    """An array (z, y, x, ...) on a grid with its axes along the patient's."""
+    """Turn an array (z, y, x, ...) on a grid so that its axes lie along the patient's."""
     order, flipped = grid.canonical_axes()
     last = grid.dimension - 1
     axes = [last - order[last - axis] for axis in range(grid.dimension)]
@@ -133,7 +133,7 @@ def upright(array: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def _line_strength(field: DisplacementField, canonical: Grid, step: float) -> np.ndarray:
-    """How near every voxel comes to a line of the moving image, 0 to 1, per axis x, y, z of the patient."""
+    """Return how near every voxel is to a line of the moving image, 0 to 1, per axis x, y, z of the patient."""
     grid = field.grid
     place = canonical.to_index(grid.points() + field.vectors) * np.asarray(canonical.spacing)
     distance = np.abs(place - step * np.round(place / step))
@@ -141,7 +141,7 @@ def _line_strength(field: DisplacementField, canonical: Grid, step: float) -> np
 
 
 def _cut(array: np.ndarray, plane: _Plane, canonical: Grid, scale: float, *, nearest: bool = False) -> np.ndarray:
-    """The middle slice in square pixels."""
+    """Cut the middle slice and resample it to square pixels."""
     from skimage.transform import resize
 
     extent = list(canonical.extent[::-1])
@@ -171,7 +171,7 @@ def _outlined(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
 
 
 def _page(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """Tiles in rows and columns under titles."""
+    """Paste tiles in rows and columns under titles."""
     from PIL import Image, ImageDraw
 
     margin = _MARGIN if any(names) else _GAP
@@ -198,6 +198,6 @@ def _page(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], names: Se
 
 
 def _round(value: float) -> float:
-    """The nearest of 1, 2, 5, 10, 20, ... below a value."""
+    """Round down to one of 1, 2, 5, 10, 20, ..."""
     power = 10.0 ** np.floor(np.log10(value))
     return float(max(step for step in (1, 2, 5) if step * power <= value) * power)

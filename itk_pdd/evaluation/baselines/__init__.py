@@ -83,7 +83,7 @@ METHODS = {
 
 
 def find_settings(method: str, folder: str | Path | None = None) -> list[Path]:
-    """The settings files of a method: the one of the package and, if there is one, that of ``folder``, in this order.
+    """List the settings files of a method: that of the package and, if there is one, that of ``folder``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the baselines share: bringing both images onto one plain grid, and the field back."""
+"""Bring both images of a baseline onto one plain grid, and its field back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itk_pdd.io.images import grid_of
 
 
 def read_float(path: Path):
-    """The image as a SimpleITK image of float."""
+    """Read an image as a SimpleITK image of float."""
     import SimpleITK as sitk
 
     return sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
@@ -51,7 +51,7 @@ def write_plain_field(vectors: np.ndarray, grid: Grid, path: Path) -> None:
 
 
 def normalised(image):
-    """The image with its 1st and 99th percentile at 0 and 1 and clipped there, for tools that compare intensities."""
+    """Scale the 1st and 99th percentile to 0 and 1 and clip, for tools that compare intensities."""
     import SimpleITK as sitk
 
     low, high = np.percentile(sitk.GetArrayViewFromImage(image), [1, 99])
