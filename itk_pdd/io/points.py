@@ -6,16 +6,29 @@ import os
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io.formats.brain import FREESURFER, read_freesurfer, read_gifti
 from itk_pdd.io.formats.landmarks import read_csv, read_fcsv
 from itk_pdd.io.formats.markups import read_markups
 from itk_pdd.io.formats.pointfile import PointFile
+from itk_pdd.io.formats.surfaces import read_obj, read_ply, read_stl
 from itk_pdd.io.formats.vtk import read_vtk
+from itk_pdd.io.formats.vtp import read_vtp
 
-__all__ = ["POINT_EXTENSIONS", "read_points"]
+__all__ = ["POINT_EXTENSIONS", "is_freesurfer", "read_points"]
 
-_READERS = {".csv": read_csv, ".fcsv": read_fcsv, ".json": read_markups, ".vtk": read_vtk}
+_READERS = {
+    ".csv": read_csv,
+    ".fcsv": read_fcsv,
+    ".json": read_markups,
+    ".vtk": read_vtk,
+    ".vtp": read_vtp,
+    ".stl": read_stl,
+    ".ply": read_ply,
+    ".obj": read_obj,
+    ".gii": read_gifti,
+}
 POINT_EXTENSIONS = tuple(_READERS)
-"""Formats of points: tables, 3D Slicer's fiducials and markups, VTK's legacy files."""
+"""Formats of points: tables, 3D Slicer's fiducials and markups, and surfaces."""
 
 
 def read_points(
@@ -26,12 +39,12 @@ def read_points(
     Parameters
     ----------
     path : path-like
-        ``.csv`` with columns x, y, z (as ANTs' tables), 3D Slicer's ``.fcsv`` or ``.mrk.json``, or a legacy ``.vtk``
-        file.
+        ``.csv`` with columns x, y, z (as ANTs' tables), 3D Slicer's ``.fcsv`` or ``.mrk.json``; or a surface in
+        ``.vtk`` (legacy), ``.vtp``, ``.stl``, ``.ply``, ``.obj``, ``.surf.gii`` or FreeSurfer's own format.
     dimension : int
         Number of coordinates; in 2-D a third one is left alone.
     system : {"LPS", "RAS", None}
-        Coordinate system. By default what the file says; LPS where it says nothing (CSV, VTK).
+        Coordinate system. By default what the file says; LPS where it says nothing (CSV, VTK, STL, PLY, OBJ).
     name : str
         What to call it in errors.
 
@@ -46,13 +59,22 @@ def read_points(
         If it is no such file, holds no points or not finite ones, or says another system than ``system``.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise RegistrationError(f"{name}: {path} is no file of points, expected one of {', '.join(POINT_EXTENSIONS)}")
     if system not in (None, "LPS", "RAS"):
         raise RegistrationError(f"system is {system!r}, expected 'LPS', 'RAS' or None")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None and not is_freesurfer(path):
+        raise RegistrationError(f"{name}: {path} is no file of points, expected one of {', '.join(POINT_EXTENSIONS)}")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RegistrationError(f"{name}: {path} cannot be read ({(error.strerror or str(error)).lower()})") from error
-    return reader(content, dimension, system, f"{name} ({path})")
+    return (reader or read_freesurfer)(content, dimension, system, f"{name} ({path})")
+
+
+def is_freesurfer(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is a surface of FreeSurfer, by its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(3) == FREESURFER
+    except OSError:
+        return False

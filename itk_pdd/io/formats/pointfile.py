@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,11 +10,12 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["MILLIMETRES", "PointFile", "decimal", "finite", "stated_system", "to_lps"]
+__all__ = ["MILLIMETRES", "PointFile", "decimal", "finite", "number_text", "stated_space", "stated_system", "to_lps"]
 
 MILLIMETRES = {"nm": 1e-6, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1000.0}
 """Length of a unit in millimetres."""
 
+_SPACE = re.compile(rb"SPACE=(LPS|RAS)")
 # Slicer wrote numbers once.
 _SYSTEMS = {"0": "RAS", "1": "LPS", "RAS": "RAS", "LPS": "LPS"}
 
@@ -72,6 +74,14 @@ def stated_system(found: str, asked: str | None, name: str) -> str:
     return own
 
 
+def stated_space(head: bytes, asked: str | None, name: str) -> tuple[str, bool]:
+    """Return the system that 3D Slicer's "SPACE=" in a header names, else LPS, and True if it is named there."""
+    told = _SPACE.search(head)
+    if told is None:
+        return asked or "LPS", False
+    return stated_system(told[1].decode(), asked, name), True
+
+
 def finite(points: np.ndarray, name: str) -> None:
     """Refuse a file without points, or with some that are not finite."""
     if not len(points):
@@ -85,3 +95,8 @@ def decimal(value: float) -> str:
     """Write a coordinate with 6 decimals, and with up to 12 where they say more (images of micrometres)."""
     whole, _, fraction = f"{round(float(value), 12) + 0.0:.12f}".rstrip("0").partition(".")  # no -0
     return f"{whole}.{fraction:0<6}"
+
+
+def number_text(values: np.ndarray, digits: int) -> bytes:
+    """Write numbers with so many digits at most, separated by blanks."""
+    return " ".join(f"{value:.{digits}g}" for value in values).encode()

@@ -9,12 +9,11 @@ import warnings
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, RegistrationWarning
-from itk_pdd.io.formats.pointfile import PointFile, finite, to_lps
+from itk_pdd.io.formats.pointfile import PointFile, finite, number_text, stated_space, to_lps
 
 __all__ = ["read_vtk"]
 
 _POINTS = re.compile(rb"^[ \t]*POINTS[ \t]+(\d+)[ \t]+(\w+)[ \t]*\r?\n", re.MULTILINE | re.IGNORECASE)
-_SPACE = re.compile(rb"SPACE=(LPS|RAS)")
 _TYPES = {b"float": ">f4", b"double": ">f8"}
 
 
@@ -35,10 +34,7 @@ def read_vtk(content: bytes, dimension: int, system: str | None, name: str) -> P
     lines = content[:2048].split(b"\n", 3)
     if len(lines) < 4 or not lines[0].startswith(b"# vtk DataFile") or b"POINTS" not in content:
         raise RegistrationError(f"{name} is no legacy VTK file with points: save it as one (.vtk), text or binary")
-    told = _SPACE.search(lines[1])
-    own = told[1].decode() if told else None
-    if system is not None and own is not None and own != system:
-        raise RegistrationError(f"{name} says that its points are {own}, but {system} was asked for: leave that out")
+    own, stated = stated_space(lines[1], system, name)
     coding, match = lines[2].strip().upper(), _POINTS.search(content)
     if match is None or coding not in (b"ASCII", b"BINARY") or match[2].lower() not in _TYPES:
         raise RegistrationError(f"{name}: the section POINTS cannot be read, expected float or double numbers")
@@ -70,7 +66,7 @@ def read_vtk(content: bytes, dimension: int, system: str | None, name: str) -> P
             body = new.astype(number).tobytes()
         else:
             digits = 9 if number.itemsize == 4 else 17
-            body = "\n".join(" ".join(f"{value:.{digits}g}" for value in row) for row in new).encode()
+            body = b"\n".join(number_text(row, digits) for row in new)
         return content[: match.end()] + body + content[end:]
 
-    return to_lps(PointFile(positions[:, :dimension], rewrite, system or own or "LPS", stated=own is not None))
+    return to_lps(PointFile(positions[:, :dimension], rewrite, own, stated))
