@@ -16,15 +16,19 @@ from itk_pdd.geometry.mapping import AffineMapping, check_reach
 from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_writer, niftyreg_writer
 from itk_pdd.io.formats import niftyreg
+from itk_pdd.io.formats import tensors as tensor_files
 from itk_pdd.io.formats.elastix import parameter_writer
-from itk_pdd.io.images import image_to_simpleitk, reference_grid, simpleitk_image
-from itk_pdd.io.points import POINT_EXTENSIONS, read_points
+from itk_pdd.io.formats.segmentation import labels_writer
+from itk_pdd.io.images import reference_grid, simpleitk_image
+from itk_pdd.io.points import POINT_EXTENSIONS, is_freesurfer, read_points
 from itk_pdd.io.transforms import as_mapping, transform_writer
 from itk_pdd.warp.composition import inverse_field, simplest
 from itk_pdd.warp.fit import grid_for
 from itk_pdd.warp.images import warp_image
+from itk_pdd.warp.jacobian import determinants
 from itk_pdd.warp.labels import warp_labels
 from itk_pdd.warp.points import warp_points
+from itk_pdd.warp.tensors import warp_tensors
 
 __all__ = [
     "FORMATS",
@@ -52,12 +56,18 @@ def image_file(
     default: float = 0.0,
     threads: int | None = None,
 ) -> None:
-    """Warp an image file; the parameters are those of :func:`itk_pdd.warp_image`."""
-    target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
+    """Warp an image, series or tensor file; see :func:`itk_pdd.warp_image` and :func:`warp_tensors`."""
+    tensors = tensor_files.holds_tensors(image)
+    target = outputs.Output(output, "output", tensor_files.EXTENSIONS if tensors else files.IMAGE_EXTENSIONS)
     check([target], image, reference, *transforms)
     with simpleitk_threads(threads):
+        if tensors:
+            given = tensor_files.read_tensors(image)
+            turned = warp_tensors(given, list(transforms), reference=reference, interpolation=interpolation)
+            write([(target, tensor_files.tensor_writer(turned))])
+            return
         warped = warp_image(
-            image_to_simpleitk(image), list(transforms), reference=reference, interpolation=interpolation,
+            files.read_image(image), list(transforms), reference=reference, interpolation=interpolation,
             default=default,
         )  # fmt: skip
         write([(target, partial(files.write_image, warped))])
@@ -78,7 +88,7 @@ def labels_file(
     with simpleitk_threads(threads):
         given = files.read_image(labels, name="labels")
         warped = warp_labels(given, list(transforms), reference=reference, interpolation=interpolation)
-        write([(target, partial(files.write_image, warped))])
+        write([(target, labels_writer(warped, output))])
 
 
 def points_file(
@@ -98,7 +108,11 @@ def points_file(
         What was done, in one line.
     """
     kind = Path(points).suffix.lower()
-    target = outputs.Output(output, "output", (kind,) if kind in POINT_EXTENSIONS else POINT_EXTENSIONS)
+    if is_freesurfer(points):
+        kind = outputs.extension(output)  # its names end as they like
+    elif kind not in POINT_EXTENSIONS:
+        kind = ""
+    target = outputs.Output(output, "output", (kind,) if kind else POINT_EXTENSIONS)
     check([target], points, *transforms)
     mapping = as_mapping(list(transforms))
     source = read_points(points, dimension=mapping.dimension, system=system)
@@ -125,10 +139,7 @@ def jacobian_file(
     target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
     check([target], reference, *transforms)
     with simpleitk_threads(threads):
-        mapping = as_mapping(list(transforms))
-        grid = grid_for(mapping, reference)
-        check_reach(mapping, grid)
-        determinant = mapping.field(grid).jacobian_determinant()
+        determinant, grid = determinants(as_mapping(list(transforms)), reference)
         write([(target, partial(files.write_image, simpleitk_image(determinant, grid)))])
     folded = float((determinant <= 0).mean())
     return (

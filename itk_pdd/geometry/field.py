@@ -119,10 +119,10 @@ class DisplacementField:
         )
         return DisplacementField(vectors, grid or self.grid), error.largest
 
-    def jacobian_determinant(self) -> np.ndarray:
-        """Determinant of the Jacobian of x -> x + u(x) per voxel, float32, shape of the grid.
+    def jacobian(self) -> np.ndarray:
+        """Compute the Jacobian of x -> x + u(x) per voxel, float32 (..., dim, dim); [i, j] is d(x + u)_i / dx_j.
 
-        Central differences inside, one-sided at the border. Below zero the mapping folds.
+        Central differences inside, one-sided at the border.
         """
         # du/dx = du/dindex @ inverse(direction @ spacing)
         dimension = self.grid.dimension
@@ -135,7 +135,11 @@ class DisplacementField:
         ]
         jacobian = np.stack(gradient, axis=-1) @ inverse
         jacobian += np.eye(dimension, dtype=np.float32)
-        return np.linalg.det(jacobian).astype(np.float32)
+        return jacobian
+
+    def jacobian_determinant(self) -> np.ndarray:
+        """Compute the determinant of the Jacobian per voxel, float32, shape of the grid; below zero it folds."""
+        return np.linalg.det(self.jacobian()).astype(np.float32)
 
 
 @dataclass(frozen=True)

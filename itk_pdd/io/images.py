@@ -232,15 +232,15 @@ def image_to_simpleitk(image: Any, *, name: str = "image") -> SimpleITK.Image:
 
 
 def reference_grid(reference: Any, *, name: str = "reference") -> Grid:
-    """Give the grid of a Grid, a Volume, an image or an image file."""
+    """Give the grid of a Grid, a Volume, an image or an image file; of a series (4-D) that of its volumes."""
     if isinstance(reference, Grid):
         return reference
     if isinstance(reference, Volume):
         return reference.grid
     if is_itk_image(reference):
         reference.UpdateOutputInformation()
-        return grid_of(reference, name)
-    return grid_of(opened(reference, name), name)
+        return grid_of(reference, name, channels=True)
+    return grid_of(opened(reference, name), name, channels=True)
 
 
 def answer(result: SimpleITK.Image, image: Any, reference: Any = None, *, same_pixels: bool = True) -> Any:
@@ -264,7 +264,7 @@ def answer(result: SimpleITK.Image, image: Any, reference: Any = None, *, same_p
         answered = itk_image(array, grid, type(image))
     else:
         answered = itk_image(array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False), grid)
-    if is_itk_image(reference):
+    if is_itk_image(reference) and len(reference.GetSpacing()) == grid.dimension:
         # Also where the reference begins at another index than 0.
         answered.CopyInformation(reference)
         answered.SetRegions(reference.GetLargestPossibleRegion())

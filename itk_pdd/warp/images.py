@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid, slab_grids
 from itk_pdd.io.fields import field_to_simpleitk
-from itk_pdd.io.images import answer, grid_of, image_to_simpleitk, simpleitk_image
+from itk_pdd.io.formats.tensors import holds_tensors
+from itk_pdd.io.images import (
+    answer,
+    array_of,
+    grid_of,
+    image_kind,
+    image_to_simpleitk,
+    itk_image,
+    opened,
+    simpleitk_image,
+)
 from itk_pdd.io.transforms import mapping_to_simpleitk
 from itk_pdd.io.volume import Volume
 from itk_pdd.warp.fit import fitted
@@ -21,6 +32,8 @@ if TYPE_CHECKING:
     import SimpleITK
 
 __all__ = ["INTERPOLATIONS", "warp_channels", "warp_image", "warp_simpleitk"]
+
+log = logging.getLogger("itk_pdd")
 
 _SLAB_VOXELS = 8_000_000  # voxels warped at once: bounds the memory of transforms
 
@@ -41,7 +54,9 @@ def warp_image(
     Parameters
     ----------
     image : itk.Image, SimpleITK.Image, Volume, str or path-like
-        The moving image, 2-D or 3-D, scalars or vectors of any real pixel type.
+        The moving image, 2-D or 3-D, scalars or vectors of any real pixel type; or a series (4-D), of which every
+        volume is warped and the fourth axis kept. Vectors are resampled component by component and not turned, whatever
+        they mean; tensors are refused here (see :mod:`itk_pdd.warp.tensors`).
     transform : transform, matrix, DisplacementField, str, path-like or list
         From fixed to moving points in physical (LPS) millimetres, of ITK, SimpleITK, ANTs or elastix, or files of
         them (see :func:`itk_pdd.register`). A list is given in ANTs' order: a fixed point goes through the first one
@@ -69,11 +84,39 @@ def warp_image(
     """
     if interpolation not in INTERPOLATIONS:
         raise RegistrationError(f"interpolation is {interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}")
-    moving = image_to_simpleitk(image)
+    if "SSRT" in type(image).__name__ or (isinstance(image, str | os.PathLike) and holds_tensors(image)):
+        raise RegistrationError(
+            "image holds tensors, which turn with the tissue: use pdd-transform image, or "
+            "itk_pdd.warp.tensors.warp_tensors with what itk_pdd.io.formats.tensors.read_tensors reads"
+        )
+    given = image if isinstance(image, Volume) else opened(image, "image")
+    if _axes(given) == 4:
+        return _warped_series(given, transform, reference, interpolation, default)
+    moving = image_to_simpleitk(given)
     mapping, grid = fitted(grid_of(moving, "image"), transform, reference, "image")
     outside = _outside_value(default, _dtype_of(moving))
     result = _resampled(moving, mapping_to_simpleitk(mapping), grid, interpolation, outside)
     return answer(result, image, reference)
+
+
+def _warped_series(series: Any, transform: Any, reference: Any, interpolation: str, default: float) -> Any:
+    """Warp every volume of a 4-D image; spacing and origin of the fourth axis are kept."""
+    import SimpleITK
+
+    source, array = grid_of(series, "image", channels=True), array_of(series, "image")
+    mapping, grid = fitted(source, transform, reference, "image")
+    if len(array) == 6 and array.dtype.kind == "f":
+        log.info("image is taken for a series of 6 volumes; tensors are recognised by the NIfTI intent 1005")
+    outside, moves = _outside_value(default, array.dtype), mapping_to_simpleitk(mapping)
+    volumes = (simpleitk_image(volume, source) for volume in array)
+    warped = [_resampled(volume, moves, grid, interpolation, outside) for volume in volumes]
+    first, step = float(series.GetOrigin()[3]), float(series.GetSpacing()[3])
+    if image_kind(series, reference) == "simpleitk":
+        return SimpleITK.JoinSeries(warped, first, step)
+    direction = np.eye(4)
+    direction[:3, :3] = grid.direction
+    times = Grid.create((*grid.size, len(warped)), (*grid.spacing, step), (*grid.origin, first), direction)
+    return itk_image(np.stack([array_of(volume, "image") for volume in warped]), times, type(series))
 
 
 def _resampled(
@@ -128,11 +171,7 @@ def _outside_value(default: float, dtype: np.dtype) -> float:
         high = high if int(high) <= np.iinfo(dtype).max else float(np.nextafter(high, 0))
     held = min(max(value, low), high)
     if held != value:
-        warnings.warn(
-            f"default is {value:g}, which {dtype} pixels cannot hold: {held:g} is used instead",
-            RegistrationWarning,
-            stacklevel=3,
-        )
+        warn(f"default is {value:g}, which {dtype} pixels cannot hold: {held:g} is used instead")
     return held if dtype.kind == "f" else float(np.rint(held))
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from itk_pdd.geometry.mapping import check_reach
+import numpy as np
+
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import Mapping, check_reach
 from itk_pdd.io.images import answer, simpleitk_image
 from itk_pdd.io.transforms import as_mapping
 from itk_pdd.warp.fit import grid_for
 
-__all__ = ["jacobian_determinant"]
+__all__ = ["determinants", "jacobian_determinant"]
 
 
 def jacobian_determinant(transform: Any, *, reference: Any = None) -> Any:
@@ -25,9 +28,14 @@ def jacobian_determinant(transform: Any, *, reference: Any = None) -> Any:
     itk.Image or SimpleITK.Image
         float32: above 1 where the moving image is larger than the fixed one, not positive where the transform folds.
         SimpleITK's if the reference is, itk's otherwise. Central differences between voxels, one-sided at the border.
+        Beyond a field smaller than the reference its nearest displacement counts: its border is no fold.
     """
-    mapping = as_mapping(transform)
+    determinant, grid = determinants(as_mapping(transform), reference)
+    return answer(simpleitk_image(determinant, grid), reference, reference, same_pixels=False)
+
+
+def determinants(mapping: Mapping, reference: Any) -> tuple[np.ndarray, Grid]:
+    """Compute the determinant per voxel, float32 (z, y, x), and its grid; see :func:`jacobian_determinant`."""
     grid = grid_for(mapping, reference)
     check_reach(mapping, grid)
-    result = simpleitk_image(mapping.field(grid).jacobian_determinant(), grid)
-    return answer(result, reference, reference, same_pixels=False)
+    return mapping.extended().field(grid).jacobian_determinant(), grid

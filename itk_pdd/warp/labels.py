@@ -8,7 +8,8 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import slabs
-from itk_pdd.io.images import answer, simpleitk_image
+from itk_pdd.io.formats.segmentation import carry_segments, layers_of
+from itk_pdd.io.images import answer, opened, simpleitk_image
 from itk_pdd.io.volume import Volume
 from itk_pdd.warp.fit import fitted
 
@@ -23,7 +24,8 @@ def warp_labels(labels: Any, transform: Any, *, reference: Any = None, interpola
     Parameters
     ----------
     labels : itk.Image, SimpleITK.Image, Volume, str or path-like
-        Whole numbers of any pixel type, 64-bit ones too.
+        Whole numbers of any pixel type, 64-bit ones too. 3D Slicer's segmentations (.seg.nrrd) may have several
+        layers, and keep names, colours and label values of their segments.
     transform, reference
         As for :func:`warp_image`.
     interpolation : {"nearest", "partial-volume"}
@@ -43,15 +45,20 @@ def warp_labels(labels: Any, transform: Any, *, reference: Any = None, interpola
     """
     if interpolation not in LABEL_INTERPOLATIONS:
         raise RegistrationError(f"interpolation is {interpolation!r}, expected 'nearest' or 'partial-volume'")
-    volume = Volume.labels_from_image(labels, name="labels")
-    mapping, grid = fitted(volume.grid, transform, reference, "labels")
-    result = np.zeros(grid.shape, volume.array.dtype)
+    given = labels if isinstance(labels, Volume) else opened(labels, "labels")
+    layers = [Volume.labels_from_image(layer, name="labels") for layer in layers_of(given)]
+    source = layers[0].grid
+    mapping, grid = fitted(source, transform, reference, "labels")
+    results = [np.zeros(grid.shape, layer.array.dtype) for layer in layers]
     vote = _nearest if interpolation == "nearest" else _largest_share
     for slab, points in slabs(grid):
-        index = volume.grid.to_index(mapping(points))
-        inside = volume.grid.contains_index(index)
-        result[slab][inside] = vote(volume.array, index[inside])
-    return answer(simpleitk_image(result, grid), labels, reference)
+        index = source.to_index(mapping(points))
+        inside = source.contains_index(index)
+        for layer, result in zip(layers, results, strict=True):
+            result[slab][inside] = vote(layer.array, index[inside])
+    warped = simpleitk_image(np.stack(results, axis=-1) if len(results) > 1 else results[0], grid)
+    carry_segments(given, warped)
+    return answer(warped, labels, reference)
 
 
 def _nearest(labels: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -89,4 +89,4 @@ def _refuse(outside: np.ndarray, points: np.ndarray, where: str) -> None:
 
 
 def _told(point: np.ndarray) -> str:
-    return f"at {', '.join(f'{value:.1f}' for value in point)} mm"
+    return f"at {', '.join(f'{value:.6g}' for value in point)} mm"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import pytest
 import SimpleITK
 from conftest import GEOMETRIES, rotation
 
 from itk_pdd import jacobian_determinant
+from itk_pdd.errors import RegistrationWarning
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.images import simpleitk_image
@@ -32,3 +36,13 @@ def test_jacobian_of_an_affine_is_its_determinant(grid: Grid) -> None:
     np.testing.assert_allclose(itk.array_view_from_image(theirs), 2**grid.dimension, rtol=1e-3)
     folded = DisplacementField.from_function(lambda p: p * [-1, *[1] * (grid.dimension - 1)], grid)
     assert (itk.array_view_from_image(jacobian_determinant(folded)) < 0).all()
+
+
+@pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3-D", "2-D"])
+def test_the_border_of_a_field_smaller_than_the_reference_is_no_fold(grid: Grid) -> None:
+    small = grid.padded([-3] * grid.dimension, [-3] * grid.dimension)
+    shift = DisplacementField(np.full((*small.shape, grid.dimension), -7.0, np.float32), small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RegistrationWarning)  # how much of the image lies outside
+        found = array_of(jacobian_determinant(shift, reference=simpleitk_image(np.zeros(grid.shape), grid)))
+    np.testing.assert_allclose(found, 1, atol=1e-5)

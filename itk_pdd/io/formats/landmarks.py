@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.io.formats.pointfile import MILLIMETRES, PointFile, decimal, finite, stated_system, to_lps
 
 __all__ = ["read_csv", "read_fcsv"]
@@ -137,11 +136,7 @@ def _unnamed(rows: Rows, dimension: int, name: str) -> _Columns:
                 f"{name} has {len(rows[0])} columns and no head, and its first column may be an index: name the "
                 f"columns ({', '.join(_AXES[:dimension])}) in a first line"
             )
-        warnings.warn(
-            f"{name} has no head; its first column counts the lines and is taken for an index",
-            RegistrationWarning,
-            stacklevel=5,
-        )
+        warn(f"{name} has no head; its first column counts the lines and is taken for an index")
         first = 1
     return _Columns(list(range(first, first + dimension)))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.io.formats.pointfile import MILLIMETRES, PointFile, finite, stated_system
 
 __all__ = ["read_markups"]
@@ -177,7 +176,7 @@ def _warn(document: dict[str, Any], frames: list[Any], name: str) -> None:
     if _measured(document):
         notes.append("measurements (their values are dropped; Slicer computes them again)")
     if notes:
-        warnings.warn(f"{name} holds {' and '.join(notes)}", RegistrationWarning, stacklevel=5)
+        warn(f"{name} holds {' and '.join(notes)}")
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-import warnings
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.io.formats.pointfile import PointFile, finite, number_text, stated_space, to_lps
 
 __all__ = ["read_vtk"]
@@ -55,9 +54,7 @@ def read_vtk(content: bytes, dimension: int, system: str | None, name: str) -> P
         end = match.end() + (tokens[-1].end() if tokens else 0)
     finite(positions, name)
     if b"\nNORMALS " in content:
-        warnings.warn(
-            f"{name} holds normals, which stay as they were: compute them again", RegistrationWarning, stacklevel=4
-        )
+        warn(f"{name} holds normals, which stay as they were: compute them again")
 
     def rewrite(moved: np.ndarray) -> bytes:
         new = positions.copy()
