@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 PATH = click.Path(path_type=Path)
+COUNT, POSITIVE = click.IntRange(min=1), click.FloatRange(min=0, min_open=True)
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # Exit codes; click itself ends with 2 after wrong usage.
 OK, FAILED, NOT_WRITTEN, INTERRUPTED = 0, 1, 3, 130

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._console import PATH, SETTINGS
+from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
 
 from itk_pdd._version import __version__
 
@@ -88,20 +88,10 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
 )
 @click.option("--inverse-consistency", is_flag=True, help="Also register the swapped pairs and compare both fields.")
 @click.option("--fields", is_flag=True, help="Keep the displacement fields.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Registrations at a time.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of each.")
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Longest time of one registration.",
-)
-@click.option(
-    "--memory-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GIB",
-    help="Most memory of one registration.",
-)
+@click.option("--jobs", type=COUNT, default=1, show_default=True, help="Registrations at a time.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of each.")
+@click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="Longest time of one registration.")
+@click.option("--memory-limit", type=POSITIVE, metavar="GIB", help="Most memory of one registration.")
 @click.option("--retry-failed", is_flag=True, help="Do again what failed before.")
 @click.option("--no-report", is_flag=True, help="Write the tables only, and keep no pictures.")
 @click.option(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
-from itk_pdd.cli._console import PATH, SETTINGS
+from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
 
 from itk_pdd._version import __version__
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
@@ -142,23 +142,23 @@ class _Model(click.Option):
 )
 @click.option("--model", cls=_Model, default="auto", show_default=True, metavar="NAME", help="A model.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
+@click.option("--threads", type=COUNT, metavar="N", help="CPU threads  [default: all]")
 @click.option(
     "--memory",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="GB",
     help="Hold no more than this in memory: slower, and coarser (with a warning) where that is not enough.  "
     "[default: what is free]",
 )
 @click.option(
     "--spacing",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="MM",
     help="Compare the images at this voxel size in mm; smaller is more exact and slower.  [default: the model's]",
 )
 @click.option(
     "--smoothness",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=1.0,
     show_default=True,
     metavar="FACTOR",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._console import PATH, SETTINGS
+from itk_pdd.cli._console import COUNT, PATH, SETTINGS
 
 from itk_pdd._version import __version__
 
@@ -41,7 +41,7 @@ REFERENCE = click.option(
     metavar="IMAGE",
     help="The FIXED image; only its grid counts.  [default: the grid of the displacement field]",
 )
-THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: all]")
+THREADS = click.option("--threads", type=COUNT, metavar="N", help="CPU threads  [default: all]")
 VERBOSE = click.option("-v", "--verbose", count=True, help="Say what is done.")
 
 
