@@ -85,6 +85,8 @@ def read_image(
     check_header(path, name=name)
     head = read_head(path) if nifti_ending(path) else None
     if head is not None:
+        if head.version == 2:
+            raise RegistrationError(f"{where} is NIfTI-2, which ITK does not read: convert it to NIfTI-1")
         check_shear(head, where=where)
         _check_voxels(path, name)
     image = _read_alone(path, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 
 import nibabel
 import numpy as np
@@ -196,3 +197,20 @@ def test_tensors_are_refused_in_plain_words(tmp_path, kind: str) -> None:
         path.write_bytes(head.encode() + tensors.tobytes())
     with pytest.raises(RegistrationError, match=r"^image: .*dti.* holds tensors.*fractional anisotropy"):
         read_image(path)
+
+
+def test_kinds_that_no_library_reads_are_named(tmp_path) -> None:
+    nibabel.save(nibabel.Nifti2Image(np.ones((4, 5, 6), np.float32), np.eye(4)), tmp_path / "two.nii")
+    with pytest.raises(RegistrationError, match="is NIfTI-2, which ITK does not read: convert"):
+        read_image(tmp_path / "two.nii")
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + np.arange(8, dtype=">u2").tobytes() for _ in range(3))
+    (tmp_path / "deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 4, 3, 16, 4, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )  # fmt: skip
+    with pytest.raises(RegistrationError, match="16-bit grey pixels with an alpha channel: save it without"):
+        read_image(tmp_path / "deep.png")

@@ -116,7 +116,8 @@ def test_analyze(tmp_path, order: str) -> None:
         header = nibabel.AnalyzeHeader(endianness=order)
         header.set_data_dtype(dtype)
         nibabel.save(nibabel.AnalyzeImage(voxels(dtype).T, np.diag([*SPACING, 1.0]), header), tmp_path / f"{dtype}.hdr")
-        image = read_image(tmp_path / f"{dtype}.img")
+        with pytest.warns(RegistrationWarning, match="Analyze"):
+            image = read_image(tmp_path / f"{dtype}.img")
         np.testing.assert_array_equal(array_of(image, "image"), voxels(dtype))
         np.testing.assert_allclose(image.GetSpacing(), SPACING)
 

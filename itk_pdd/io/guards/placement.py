@@ -95,7 +95,7 @@ def check_placement(image: SimpleITK.Image, head: Head, *, where: str) -> None:
     Warns
     -----
     RegistrationWarning
-        If sform and qform differ by more than a tenth of a voxel.
+        If sform and qform differ by more than a tenth of a voxel, or there is neither.
     """
     dimension = image.GetDimension()
     if dimension < 3:
@@ -106,6 +106,8 @@ def check_placement(image: SimpleITK.Image, head: Head, *, where: str) -> None:
     sform, qform = sform_of(head), qform_of(head)
     stated = qform if sform is None else sform
     if stated is None:
+        what = "has neither sform nor qform" if head.is_nifti else "is Analyze, which says nothing about directions"
+        warn(f"{where} {what}: ITK puts its first voxel at the origin, where other programs put its centre")
         return
     voxels, mm = _apart(stated, read, read, size)
     if voxels > _ELSEWHERE_VOXELS:

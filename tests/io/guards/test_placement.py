@@ -93,3 +93,14 @@ def test_forms_are_those_of_nibabel(tmp_path, unit: str, factor: float) -> None:
     scale = np.diag([factor, factor, factor, 1.0])
     np.testing.assert_allclose(sform_of(head), LPS @ scale @ again.get_sform(), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(qform_of(head), LPS @ scale @ again.get_qform(), rtol=1e-5, atol=1e-5 * factor)
+
+
+@pytest.mark.parametrize("kind, words", [("NIfTI", "neither sform nor qform"), ("Analyze", "says nothing")])
+def test_an_image_without_a_place_is_told(tmp_path, kind: str, words: str) -> None:
+    if kind == "NIfTI":
+        write(tmp_path / "a.hdr", form(), form(), (0, 0), nibabel.Nifti1Pair)
+    else:
+        nibabel.save(nibabel.AnalyzeImage(VOXELS, np.diag([-2.0, 2, 2, 1])), tmp_path / "a.hdr")
+    with pytest.warns(RegistrationWarning, match=f"{words}.*first voxel at the origin"):
+        image = read_image(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(image.GetOrigin(), 0.0)
