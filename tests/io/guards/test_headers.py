@@ -136,7 +136,7 @@ def test_a_dicom_slice_with_an_impossible_number_of_samples(made, tmp_path) -> N
     content = (tmp_path / "1.dcm").read_bytes()
     place = content.index(struct.pack("<HH", 0x0028, 0x0002)) + 8
     (tmp_path / "1.dcm").write_bytes(content[:place] + struct.pack("<H", 9) + content[place + 2 :])
-    with pytest.raises(RegistrationError, match=r"^moving: the DICOM slices in .* cannot be read"):
+    with pytest.raises(RegistrationError, match=r"^moving: .* cannot be read"):
         read_image(tmp_path, name="moving")
 
 
