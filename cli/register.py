@@ -23,7 +23,7 @@ class _Groups(click.Command):
         "Outputs": (*_FILES, "default"),
         "Uncertainty": IMAGES,
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
-        "Registration": ("model", "smoothness", "spacing", "device", "threads", "memory", "seed", "quality"),
+        "Registration": ("model", "smoothness", "spacing", "device", "threads", "memory", "seed", "quality", "stages"),
     }
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -165,7 +165,20 @@ class _Model(click.Option):
     help="Of the model's regularisation: 2 gives a smoother field, 0.5 one that fits more closely.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed gives the same result."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Not used: nothing is random, and the same input gives the same result. Accepted for compatibility.",
+)
+@click.option(
+    "--stages",
+    type=click.Choice(["all", "affine"]),
+    default="all",
+    show_default=True,
+    help="affine: stop after the alignment (--initialise, affine by default). --transform writes it as a linear "
+    "transform, -o its displacements.",
 )
 @click.option(
     "--quality/--no-quality",
@@ -206,6 +219,8 @@ def main(**arguments: Any) -> None:
         _check_usage(fixed, moving, arguments)
     elif fixed or moving or any(arguments[name] for name in (*_OUTPUTS, *_INPUTS)):
         raise click.UsageError("--demo makes its own images and names its own files: leave the others out.")
+    elif arguments["stages"] != "all":
+        raise click.UsageError("--stages has no meaning with --demo: leave it out.")
     if arguments["default"] is None:
         arguments["default"] = 0.0
     elif arguments["warped"] is None:

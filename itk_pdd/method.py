@@ -181,7 +181,7 @@ class PDDRegistrationMethod:
         return self._settings["device"]
 
     def SetSeed(self, seed: int) -> None:
-        """Set the seed; the same one gives the same result."""
+        """Set the seed. It is not used: nothing is random, and the same input gives the same result."""
         self._set("seed", seed)
 
     def GetSeed(self) -> int:

@@ -13,17 +13,19 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.mapping import AffineMapping, Mapping, spread_points
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
 from itk_pdd.io.images import image_kind
-from itk_pdd.io.transforms import as_mapping
+from itk_pdd.io.transforms import as_mapping, mapping_to_itk, mapping_to_simpleitk
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
 from itk_pdd.solver.problem import Options, Problem, Result
 
-__all__ = ["INITIALISATIONS", "Problem", "prepare", "register", "register_volumes", "solve"]
+__all__ = ["INITIALISATIONS", "STAGES", "Problem", "aligned", "prepare", "register", "register_volumes", "solve"]
 
 log = logging.getLogger("itk_pdd")
 
 INITIALISATIONS = ("center", "affine")
 """Ways to align two images roughly before the deformable registration."""
+STAGES = ("all", "affine")
+"""Where a registration may end: after the deformable part, or after the alignment."""
 
 
 def register(
@@ -43,6 +45,7 @@ def register(
     smoothness: float = 1.0,
     memory: float | None = None,
     return_uncertainty: bool | str = False,
+    stages: str = "all",
     progress: Callable[[float, str], None] | None = None,
 ) -> Any:
     """Register two images by probabilistic dense displacements.
@@ -88,6 +91,9 @@ def register(
         compared at a coarser spacing, with a warning, or, with ``spacing``, an error says how much is needed.
     return_uncertainty : {False, True, "full"}, optional
         Return how far the result can be believed as well. Nothing is computed for it otherwise.
+    stages : {"all", "affine"}, optional
+        "affine" stops after the alignment: it is that of ``initialise``, by default "affine". Options of the deformable
+        registration have no effect then, and the uncertainty is not estimated.
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand. If it raises, the registration stops.
 
@@ -96,7 +102,7 @@ def register(
     itk.DisplacementFieldTransform[itk.D, dim]
         Maps fixed points to moving points in physical millimetres, on the grid of ``fixed``, the initial transform
         included: give it to ``itk.resample_image_filter`` as it is. A ``SimpleITK.DisplacementFieldTransform`` if the
-        images are SimpleITK's.
+        images are SimpleITK's. With ``stages="affine"`` an ``itk.AffineTransform[itk.D, dim]`` (or SimpleITK's).
     uncertainty
         Only with ``return_uncertainty``. True: an ``itk.Image[itk.F, dim]`` (or SimpleITK's) on the grid of ``fixed``,
         the calibrated standard deviation of the displacement in millimetres (root of the trace of its covariance).
@@ -117,15 +123,22 @@ def register(
     """
     if return_uncertainty not in (False, True, "full"):
         raise RegistrationError(f"return_uncertainty is {return_uncertainty!r}, expected False, True or 'full'")
+    if stages == "affine" and return_uncertainty:
+        raise RegistrationError("return_uncertainty is given with stages='affine', which does not estimate it")
     problem = prepare(
         fixed,
         moving,
         initial_transform=initial_transform,
         initialise=initialise,
+        stages=stages,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         threads=threads,
     )
+    simple = image_kind(fixed, moving) == "simpleitk"
+    if stages == "affine":
+        assert problem.initial is not None
+        return mapping_to_simpleitk(problem.initial) if simple else mapping_to_itk(problem.initial)
     result = solve(
         problem,
         channel_weights=channel_weights,
@@ -139,7 +152,6 @@ def register(
         uncertainty=bool(return_uncertainty),
         progress=progress,
     )
-    simple = image_kind(fixed, moving) == "simpleitk"
     transform = (field_to_simpleitk if simple else field_to_itk)(result.field)
     if not return_uncertainty:
         return transform
@@ -158,6 +170,7 @@ def prepare(
     initialise: str | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
+    stages: str = "all",
     threads: int | None = None,
 ) -> Problem:
     """Read, check and roughly align two images; the parameters are those of :func:`register`.
@@ -167,6 +180,14 @@ def prepare(
     RegistrationError
         If some input cannot be used.
     """
+    if stages not in STAGES:
+        raise RegistrationError(f"stages is {stages!r}, expected 'all' or 'affine'")
+    if stages == "affine":
+        if initial_transform is not None:
+            raise RegistrationError(
+                "initial_transform is given with stages='affine', which finds its own start: leave one of them out"
+            )
+        initialise = initialise or "affine"
     if initialise not in (None, *INITIALISATIONS):
         raise RegistrationError(f"initialise is {initialise!r}, expected None, 'center' or 'affine'")
     if initialise is not None and initial_transform is not None:
@@ -196,6 +217,15 @@ def prepare(
         initial = prealignment.align_affine(fixed, moving, model=models.DEFAULT, threads=threads, **masks)
     _check_overlap(fixed, moving, initial, "initial_transform" if initial_transform is not None else None)
     return replace(problem, initial=initial, **masks)
+
+
+def aligned(problem: Problem) -> Result:
+    """Make a result of the alignment alone: the field of the initial transform, linear as it is."""
+    from itk_pdd import models
+
+    assert problem.initial is not None
+    grid = problem.fixed.grid
+    return Result(problem.initial.field(grid), models.DEFAULT, grid, 0.0)
 
 
 def solve(problem: Problem, *, channel_weights: Sequence[float] | None = None, **options: Any) -> Result:

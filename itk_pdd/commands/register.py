@@ -18,7 +18,7 @@ from itk_pdd.io.fields import field_writer
 from itk_pdd.io.formats.elastix import parameter_writer
 from itk_pdd.io.transforms import transform_writer
 from itk_pdd.io.volume import Volume
-from itk_pdd.registration import prepare, solve
+from itk_pdd.registration import aligned, prepare, solve
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty.images import uncertainty_writers
 from itk_pdd.warp.composition import inverse_field, kept_apart
@@ -54,6 +54,7 @@ def register_files(
     initialise: str | None = None,
     fixed_mask: str | os.PathLike[str] | None = None,
     moving_mask: str | os.PathLike[str] | None = None,
+    stages: str = "all",
     seed: int = 0,
     threads: int | None = None,
     progress: Callable[[float, str], None] | None = None,
@@ -92,7 +93,7 @@ def register_files(
     quality : bool
         Judge the registration (see :mod:`itk_pdd.uncertainty.quality`) even if no image of the uncertainty is wanted:
         the log tells the figure, as a warning if the registration has probably failed.
-    initial_transform, initialise, fixed_mask, moving_mask, seed, threads, progress, **options
+    initial_transform, initialise, fixed_mask, moving_mask, stages, seed, threads, progress, **options
         As for :func:`itk_pdd.register`.
 
     Raises
@@ -125,6 +126,8 @@ def register_files(
         raise RegistrationError(
             "moving_labels and warped_labels (or label_probabilities, label_entropy) belong together: give both or none"
         )
+    if stages == "affine" and not targets.keys().isdisjoint(IMAGES):
+        raise RegistrationError("images of the uncertainty are asked for with stages='affine', which has none")
     starts = initial_transform if isinstance(initial_transform, list | tuple) else [initial_transform]
     inputs = (fixed, moving, moving_labels, *starts, fixed_mask, moving_mask)
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
@@ -138,6 +141,7 @@ def register_files(
         initialise=initialise,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
+        stages=stages,
         threads=threads,
     )
     if labels is not None:
@@ -148,13 +152,18 @@ def register_files(
         options["uncertainty"] = True
     elif quality:
         options["uncertainty"] = "where possible"
-    result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
+    if stages == "affine":
+        result = aligned(problem)
+    else:
+        result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
+    # An alignment alone is written as the linear transform that it is, and its inverse is exact.
+    alone = problem.initial if stages == "affine" else None
 
     writers: dict[str, Callable[[], Callable[[Path], None]]] = {
         "output": lambda: field_writer(result.field),
-        "transform": lambda: field_writer(result.field),
-        "composite": lambda: transform_writer(kept_apart(result.field, problem.initial)),
-        "inverse": lambda: field_writer(inverse_field(FieldMapping(result.field), problem.moving.grid)[0]),
+        "transform": lambda: field_writer(result.field) if alone is None else transform_writer(alone),
+        "composite": lambda: transform_writer(alone or kept_apart(result.field, problem.initial)),
+        "inverse": lambda: field_writer(inverse_field(alone or FieldMapping(result.field), problem.moving.grid)[0]),
         "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
         "report": lambda: _report_writer(fixed, moving, problem, labels, result),
         "warped": lambda: partial(files.write_image, _warped(moving_image, result.field, default)),

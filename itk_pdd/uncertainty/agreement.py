@@ -7,7 +7,8 @@ they differ by). The step d is what is left to do; r^2 trace(A^-1) how exactly t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -20,7 +21,8 @@ _SUMS = 16
 _NEIGHBOURS = (0.25, 0.5, 0.25)
 
 
-class Agreement(NamedTuple):
+@dataclass(frozen=True)
+class Agreement:
     """Sums over cells, axes z, y, x.
 
     Attributes
@@ -46,9 +48,16 @@ class Agreement(NamedTuple):
     count: np.ndarray
     total: np.ndarray
 
+    def plus(self, other: Agreement) -> Agreement:
+        """Add the sums of another channel."""
+        return Agreement(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
 
 @compiled
-def _collect(first, last, fixed, moving, field, block, stride, cell, factor, channels, mask, allowed, out):
+def _collect(
+    first: int, last: int, fixed: Any, moving: Any, field: Any, block: Any, stride: Any, cell: Any, factor: Any,
+    channels: int, mask: Any, allowed: Any, out: Any,
+) -> None:  # fmt: skip
     """Cells of the slices ``first`` to ``last`` of the control grid."""
     depth, height, width = moving.shape[:3]
     tall, wide, broad = fixed.shape[:3]

@@ -207,7 +207,7 @@ def _from_images(
         if sums is None:
             sums = found
         else:
-            sums = {k: type(v)(*[a + b for a, b in zip(v, found[k], strict=True)]) for k, v in sums.items()}
+            sums = {k: v.plus(found[k]) for k, v in sums.items()}
     result, spread = {}, {}
     for name, each in sums.items():
         damped = each.normal + np.float32(_DAMPING) * np.eye(3, dtype=np.float32)

@@ -170,7 +170,9 @@ class Recorder:
 
 
 @compiled
-def _find(first, last, costs, temperature, count, limit, found, weight):
+def _find(
+    first: int, last: int, costs: Any, temperature: Any, count: int, limit: Any, found: Any, weight: Any
+) -> None:  # fmt: skip
     depth, height = costs.shape[1:3]
     room = found.shape[1]
     for task in range(first, last):
