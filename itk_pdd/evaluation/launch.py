@@ -10,9 +10,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import signal
 import sys
+
+try:
+    import resource
+except ImportError:  # Windows, where this program is not used
+    resource = None  # type: ignore[assignment]
 
 _PR_SET_PDEATHSIG = 1
 

@@ -21,7 +21,7 @@ from itk_pdd.io.guards.placement import check_placement, check_shear
 from itk_pdd.io.guards.trial import check_hdf5
 from itk_pdd.io.guards.twins import alone
 from itk_pdd.io.gzipping import compress_file, holds
-from itk_pdd.io.messages import READ_ERRORS, itk_reason, library_messages
+from itk_pdd.io.messages import READ_ERRORS, check_file_name, itk_reason, library_messages
 from itk_pdd.io.outputs import OutputError, extension, free_space
 from itk_pdd.io.units import check_nrrd_units
 
@@ -147,6 +147,7 @@ def _existing(path: str | os.PathLike[str], name: str) -> Path:
     path = Path(path)
     if not path.exists():
         raise RegistrationError(f"{name}: there is no file {path}")
+    check_file_name(path, name=name, error=RegistrationError)
     return path
 
 
@@ -160,7 +161,7 @@ def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transfo
     """
     import SimpleITK
 
-    path = Path(path)
+    path = _existing(path, name)
     if not path.is_file():
         raise RegistrationError(f"{name}: there is no file {path}")
     if extension(path).lower() not in TRANSFORM_EXTENSIONS:

@@ -1,4 +1,4 @@
-"""Messages of the file libraries: their errors in one line, and what they print in the log."""
+"""Messages of the file libraries: their errors in one line, and their prints in the log."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from typing import BinaryIO
 
-__all__ = ["READ_ERRORS", "itk_reason", "library_messages"]
+from itk_pdd.errors import RegistrationError
+
+__all__ = ["READ_ERRORS", "check_file_name", "itk_reason", "library_messages"]
 
 log = logging.getLogger("itk_pdd")
 
 READ_ERRORS = (RuntimeError, MemoryError, UnicodeDecodeError)
 """SimpleITK raises these about a file; the last one where a message quotes bytes of the file that are no text."""
 
+# Held by the one thread that has turned standard error away.
+_redirecting = threading.Lock()
+_descriptor: int | None = None  # the real standard error meanwhile
+
 
 def itk_reason(error: BaseException) -> str:
-    """The last line of a message of ITK, without its file names, addresses and line numbers."""
+    """Return the last line of a message of ITK, without its file names, addresses and line numbers."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = next((line for line in reversed(lines) if "rror:" in line or "ERROR:" in line), lines[-1] if lines else "")
     line = line.split("ERROR:")[-1].split("Error:")[-1].strip()
@@ -27,23 +35,73 @@ def itk_reason(error: BaseException) -> str:
     return line.rstrip(".") or type(error).__name__
 
 
+def check_file_name(path: str | os.PathLike[str], *, name: str, error: type[RegistrationError]) -> None:
+    """Refuse a file name that is not UTF-8: ITK ends the process over it.
+
+    Raises
+    ------
+    error
+        If the path cannot be encoded.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise error(f"{name}: the file name {os.fspath(path)!a} is not UTF-8, which ITK needs: rename it") from None
+
+
 @contextlib.contextmanager
 def library_messages() -> Iterator[None]:
-    """Send what C libraries print on standard error (HDF5's traces, for instance) to the log instead."""
-    try:
-        descriptor = os.dup(2)
-    except OSError:  # no standard error at all
+    """Send what C libraries print on standard error (HDF5's traces, for instance) to the log instead.
+
+    Standard error belongs to the whole process: while one thread has turned it away, others leave it as it is.
+    """
+    global _descriptor
+    if not _redirecting.acquire(blocking=False):
         yield
         return
-    with tempfile.TemporaryFile() as caught:
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                caught = stack.enter_context(_memory_file())
+                _descriptor = os.dup(2)
+            except OSError:  # no standard error, or no room for a temporary file
+                yield
+                return
+            _flush()
+            os.dup2(caught.fileno(), 2)
+            try:
+                yield
+            finally:
+                _flush()
+                os.dup2(_descriptor, 2)
+                os.close(_descriptor)
+                _descriptor = None
+                caught.seek(0)
+                if text := caught.read().decode(errors="replace").strip():
+                    log.debug("messages of the file library:\n%s", text)
+    finally:
+        _redirecting.release()
+
+
+def _memory_file() -> BinaryIO:
+    """Open a nameless file, in memory where the system can: there may be no temporary folder."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("itk_pdd"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _flush() -> None:
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be no stream, or a closed one
         sys.stderr.flush()
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(descriptor, 2)
-            os.close(descriptor)
-            caught.seek(0)
-            text = caught.read().decode(errors="replace").strip()
-            if text:
-                log.debug("messages of the file library:\n%s", text)
+
+
+def _restore_in_child() -> None:
+    """Give a forked process its standard error: the thread that would restore it does not exist there."""
+    global _redirecting, _descriptor
+    if _descriptor is not None:
+        os.dup2(_descriptor, 2)
+    _redirecting, _descriptor = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restore_in_child)

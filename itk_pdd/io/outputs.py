@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io.messages import check_file_name
 
 __all__ = [
     "Output",
@@ -79,6 +80,7 @@ def check_outputs(outputs: Sequence[Output], *, inputs: Sequence[str | os.PathLi
     seen: dict[Path, str] = {Path(path).resolve(): "an input" for path in inputs}
     for output in outputs:
         path, target = Path(output.path), Path(output.path).resolve()
+        check_file_name(target, name=output.name, error=OutputError)
         found = extension(path)
         if found not in output.extensions:
             raise OutputError(

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import platformdirs
 from numba.core import config, event
 from numba.core.caching import FunctionCache
 
-__all__ = ["allocating", "cache_folder", "compiled", "inlined", "run"]
+__all__ = ["allocating", "cache_folder", "compiled", "inlined", "run", "usable_threads"]
 
 _log = logging.getLogger("itk_pdd")
 _SHARED = ("arithmetic.py", "parallel.py", "slots.py", "vectors.py")
@@ -120,14 +121,29 @@ _pool_size = 0
 _pool_lock = threading.Lock()
 
 
-def _forget_pool() -> None:
-    """In a forked process the threads of its parent do not exist."""
-    global _pool, _pool_size, _pool_lock
+_max_torch_threads: int | None = None  # None: no limit
+
+
+def _after_fork() -> None:
+    """Forget the threads of the parent in a forked process, where they do not exist.
+
+    The OpenMP library of torch does not notice that its threads are gone, and waits for them without end: a child that
+    was forked after torch was loaded gets one thread.
+    """
+    global _pool, _pool_size, _pool_lock, _max_torch_threads
     _pool, _pool_size, _pool_lock = None, 0, threading.Lock()
+    if "torch" in sys.modules:
+        _max_torch_threads = 1
+        sys.modules["torch"].set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def usable_threads(count: int) -> int:
+    """Return ``count``, or 1 in a forked process where torch's further threads do not exist."""
+    return count if _max_torch_threads is None else min(count, _max_torch_threads)
 
 
 def _helpers(number: int) -> ThreadPoolExecutor:

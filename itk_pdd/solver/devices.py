@@ -13,6 +13,7 @@ import numpy as np
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.kernels.operations import HOST, Operations
+from itk_pdd.kernels.parallel import usable_threads
 from itk_pdd.kernels.tree.spanning import spanning_tree
 
 __all__ = ["checked_device", "computing_threads", "on_device", "operations"]
@@ -216,7 +217,7 @@ def computing_threads(count: int | None) -> Iterator[None]:
         yield
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(usable_threads(count))
     try:
         yield
     finally:

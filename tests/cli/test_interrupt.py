@@ -18,8 +18,8 @@ from conftest import GEOMETRIES, blobs
 _BUSY = """
     import hashlib, os, sys
     from pathlib import Path
-    from itk_pdd import outputs
-    import itk_pdd.filewise
+    from itk_pdd.io import outputs
+    import itk_pdd.commands.register
 
     def register_files(fixed, moving, *, output, **rest):
         def write(path):
@@ -36,8 +36,8 @@ _BUSY = """
 """
 
 
-def interrupted(code: str, folder: Path) -> subprocess.Popen:
-    """A process that was told of Ctrl-C once it had said that it is busy."""
+def interrupted(code: str, folder: Path, number: int = signal.SIGINT) -> subprocess.Popen:
+    """A process that was told of Ctrl-C (or another signal) once it had said that it is busy."""
     command = [sys.executable, "-P", "-c", textwrap.dedent(code), "f.nii", "m.nii", "-o", str(folder / "u.nii")]
     process = subprocess.Popen(
         command,
@@ -45,10 +45,10 @@ def interrupted(code: str, folder: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         # Where the tests are a job in the background of a shell, Ctrl-C would not be for them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "busy\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     return process
 
 
@@ -63,9 +63,29 @@ def test_ctrl_c_while_a_library_is_busy(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize("busy", ["library", "python"])
+def test_other_signals_end_like_ctrl_c(tmp_path, name, code, busy) -> None:
+    """While a library computes and while Python can be told: nothing half written stays, and the code tells which."""
+    program = (
+        _BUSY if busy == "library" else _BUSY.replace('hashlib.pbkdf2_hmac("sha256", b"", b"", 120_000_000)', _NAP)
+    )
+    process = interrupted(program, tmp_path, getattr(signal, name))
+    sent = time.perf_counter()
+    _, stderr = process.communicate(timeout=50)
+    assert time.perf_counter() - sent < 5
+    assert process.returncode == code
+    if busy == "library":  # else standard error is turned away when Python writes the sentence
+        assert stderr == "Interrupted; nothing was written.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+_HASH = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 120_000_000)'
+_NAP = "import time; time.sleep(60)"
 _BETWEEN = """
     import sys, threading, time
-    import itk_pdd.filewise
+    import itk_pdd.commands.register
 
     def register_files(*files, **options):
         # Another thread computes on, and the exception passes through code made from text.
@@ -146,6 +166,20 @@ def test_ctrl_c_ends_a_registration_of_a_comparison(pair, tmp_path) -> None:
     last = note.stat().st_size
     time.sleep(0.5)
     assert note.stat().st_size <= last + 1, "the program goes on"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_nohup_keeps_its_meaning(tmp_path) -> None:
+    code = """
+        import os, signal, sys
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        from itk_pdd.cli._interrupt import interruptible
+        with interruptible(130, "stopped"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        print("goes on", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+    """
+    found = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "goes on True\n", "")
 
 
 @pytest.fixture

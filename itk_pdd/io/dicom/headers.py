@@ -177,7 +177,7 @@ def _slices_of(header: pydicom.Dataset, path: Path, name: str) -> list[Slice]:
         )
     frames = int(_number(header, "NumberOfFrames") or 1)
     size = int(header.Columns), int(header.Rows)
-    if frames < 1 or min(size) < 1:
+    if not 1 <= frames <= path.stat().st_size or min(size) < 1:
         raise RegistrationError(f"{name}: {path} is {size[0]} x {size[1]} pixels in {frames} frames: make it again")
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
     if per_frame and len(per_frame) != frames:

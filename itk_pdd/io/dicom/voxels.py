@@ -175,7 +175,7 @@ def _flaw(piece: Slice, error: BaseException) -> str:
             header = pydicom.dcmread(piece.path, force=True)
         syntax = header.file_meta.get("TransferSyntaxUID")
         if syntax is not None and syntax.is_encapsulated:
-            return f"GDCM cannot decode {syntax.name}: decompress it first, for instance by gdcmconv --raw"
+            return f"its pixels, compressed as {syntax.name}, cannot be decoded: copy it again, or decompress it first"
         needed = piece.frames * math.prod(piece.size) * header.get("SamplesPerPixel", 1) * header.BitsAllocated // 8
         if 0 < (missing := needed - len(header.PixelData)):
             return f"it was cut short, it lacks {missing} bytes: copy it again"
@@ -248,7 +248,13 @@ def _straightened(
             "resampled onto an orthogonal grid"
         )
         low = np.floor(aside.min(axis=0) + 1e-6)
-        room = (np.ceil(aside.max(axis=0) - 1e-6) - low).astype(int)
+        room = np.ceil(aside.max(axis=0) - 1e-6) - low
+        if (room > _MAX_FILLED * np.array(first.size)).any():
+            raise RegistrationError(
+                f"{name}: the slices in {where} lie up to {room.max():.3g} voxels aside, expected a stack: "
+                "remove those that belong to another image"
+            )
+        room = room.astype(int)
         array = np.stack([_shifted(plane, shift - low, room, fill) for plane, shift in zip(array, aside, strict=True)])
         origin = origin + (low * columns_rows) @ axes
     step = mean

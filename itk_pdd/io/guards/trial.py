@@ -1,14 +1,21 @@
-"""Files read on trial by another process, where a library is known not to survive all damaged ones."""
+"""Read files on trial in another process, where a library does not survive all damaged ones."""
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
 
 __all__ = ["check_hdf5"]
+
+log = logging.getLogger("itk_pdd")
 
 # 77 tells that the trial itself did not work, which says nothing about the file.
 _CODE = """
@@ -28,15 +35,16 @@ _SECONDS, _BYTES_PER_SECOND = 20.0, 5e6
 def check_hdf5(path: Path, *, name: str) -> None:
     """Refuse an HDF5 transform that the library never finishes to read, or crashes on.
 
-    Damaged files make it go round in circles (and impossible grids make ITK write beyond its memory), from which no
-    process comes back; reading one on trial takes about half a second.
+    Damaged files send it round in circles, and impossible grids make ITK write beyond its memory. Reading one on trial
+    takes about half a second. Programs that are not a Python interpreter (frozen ones, or ones with Python inside) are
+    not started a second time: there a fork reads the file or, on systems without fork, nothing does.
 
     Parameters
     ----------
     path : pathlib.Path
         An existing file.
     name : str
-        What to call it in errors.
+        Name of the file in errors.
 
     Raises
     ------
@@ -44,10 +52,17 @@ def check_hdf5(path: Path, *, name: str) -> None:
         If the process that read it crashed or took too long.
     """
     limit = _SECONDS + path.stat().st_size / _BYTES_PER_SECOND
+    python = _interpreter()
     try:
-        command = [sys.executable, "-P", "-c", _CODE, str(path.resolve())]
-        code = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=limit).returncode
-    except subprocess.TimeoutExpired:
+        if python is not None:
+            command = [python, "-P", "-c", _CODE, str(path.resolve())]
+            code = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=limit).returncode
+        elif hasattr(os, "fork"):
+            code = _forked(path, limit)
+        else:
+            log.debug("%s: %s is read without a trial, no Python interpreter is at hand", name, path)
+            return
+    except (subprocess.TimeoutExpired, TimeoutError):
         raise RegistrationError(
             f"{name}: {path} is damaged (it could not be read within {limit:.0f} s): make it again"
         ) from None
@@ -55,3 +70,37 @@ def check_hdf5(path: Path, *, name: str) -> None:
         return  # no other process can be started here
     if code < 0:
         raise RegistrationError(f"{name}: {path} is damaged (reading it crashed a process on trial): make it again")
+
+
+def _interpreter() -> str | None:
+    """Return the path of the Python that runs this, or None in a program that is no interpreter."""
+    if getattr(sys, "frozen", False) or not sys.executable:
+        return None
+    known = re.match(r"(python|pypy)[\w.-]*$", Path(sys.executable).name, re.IGNORECASE)
+    return sys.executable if known else None
+
+
+def _forked(path: Path, limit: float) -> int:
+    """Read the file in a fork of this process; return its exit code, negative for a signal."""
+    import SimpleITK
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking is safe: the child calls one reader and ends
+        child = os.fork()
+    if child == 0:
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            SimpleITK.ReadTransform(str(path))
+        finally:
+            os._exit(0)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    raise TimeoutError
