@@ -94,7 +94,11 @@ def _run(verbose: int, function: str, *arguments: Any, **options: Any) -> None:
 @click.option("--default", type=float, default=0.0, show_default=True, metavar="VALUE", help="Value outside MOVING.")
 @_options(THREADS, VERBOSE)
 def image(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
-    """Resample the image MOVING onto the grid of the fixed image; scalars or vectors, pixel type kept."""
+    """Resample the image MOVING onto the grid of the fixed image; scalars or vectors, pixel type kept.
+
+    Every volume of a series (4-D) is resampled. Diffusion tensors (NIfTI intent 1005, NRRD) are turned with the tissue;
+    vectors are not.
+    """
     _run(verbose, "image_file", moving, output, transforms, **options)
 
 
@@ -110,7 +114,10 @@ def image(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int,
 )
 @_options(THREADS, VERBOSE)
 def labels(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
-    """Resample the label image MOVING onto the grid of the fixed image; any integer type, kept; 0 outside."""
+    """Resample the label image MOVING onto the grid of the fixed image; any integer type, kept; 0 outside.
+
+    3D Slicer's segmentations (.seg.nrrd) keep the names and colours of their segments.
+    """
     _run(verbose, "labels_file", moving, output, transforms, **options)
 
 
@@ -128,7 +135,7 @@ def labels(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int
     "--coordinates",
     "system",
     type=click.Choice(["LPS", "RAS"]),
-    help="Of CSV and VTK files, which do not say.  [default: what the file says, else LPS]",
+    help="Of CSV, VTK, STL, PLY and OBJ files, which need not say.  [default: what the file says, else LPS]",
 )
 @click.option(
     "--outside",
@@ -139,9 +146,10 @@ def labels(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int
 )
 @_options(VERBOSE)
 def points(file: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
-    """Move the points of FILE: .csv (columns x, y, z in mm), 3D Slicer's .fcsv and .mrk.json, legacy .vtk meshes.
+    """Move the points of FILE: .csv (columns x, y, z in mm), 3D Slicer's .fcsv and .mrk.json, or a surface.
 
-    The result has the format, the coordinate system and all other content of FILE.
+    Surfaces are .vtk, .vtp, .stl, .ply, .obj, .surf.gii and FreeSurfer's. The result has the format, the coordinate
+    system and all other content of FILE; normals of surfaces are computed again or dropped.
     """
     _run(verbose, "points_file", file, output, transforms, **options)
 

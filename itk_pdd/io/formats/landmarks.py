@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, warn
-from itk_pdd.io.formats.pointfile import MILLIMETRES, PointFile, decimal, finite, stated_system, to_lps
+from itk_pdd.io.formats.pointfile import PointFile, decimal, finite, stated_system, to_lps
+from itk_pdd.io.units import MM_PER_UNIT
 
 __all__ = ["read_csv", "read_fcsv"]
 
@@ -111,7 +112,7 @@ def _named(head: list[str], dimension: int) -> _Columns | None:
     if all(axis in found for axis in _AXES[:dimension]):
         places = [found[axis] for axis in _AXES[:dimension]]
         units = {unit for _, unit in places}
-        return _Columns([number for number, _ in places], unit=MILLIMETRES[units.pop()]) if len(units) == 1 else None
+        return _Columns([number for number, _ in places], unit=MM_PER_UNIT[units.pop()]) if len(units) == 1 else None
     for system in ("LPS", "RAS"):
         letters = list(system.lower()[:dimension])
         if all(letter in head for letter in letters):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, warn
-from itk_pdd.io.formats.pointfile import MILLIMETRES, PointFile, finite, stated_system
+from itk_pdd.io.formats.pointfile import PointFile, finite, stated_system
+from itk_pdd.io.units import MM_PER_UNIT
 
 __all__ = ["read_markups"]
 
@@ -161,10 +162,10 @@ def _measured(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _millimetres(unit: Any, name: str) -> float:
     """Return the length of a unit; Slicer also writes it as [code, coding scheme, meaning]."""
-    code = unit[0] if isinstance(unit, list) and unit else unit
-    if code not in MILLIMETRES:
-        raise RegistrationError(f"{name} names the unit {code!r}, expected one of {', '.join(MILLIMETRES)}")
-    return MILLIMETRES[code]
+    code = str(unit[0] if isinstance(unit, list) and unit else unit)
+    if code.lower() not in MM_PER_UNIT:
+        raise RegistrationError(f"{name} names the unit {code!r}, expected a unit of length such as mm or um")
+    return MM_PER_UNIT[code.lower()]
 
 
 def _warn(document: dict[str, Any], frames: list[Any], name: str) -> None:

@@ -10,10 +10,7 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["MILLIMETRES", "PointFile", "decimal", "finite", "number_text", "stated_space", "stated_system", "to_lps"]
-
-MILLIMETRES = {"nm": 1e-6, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1000.0}
-"""Length of a unit in millimetres."""
+__all__ = ["PointFile", "decimal", "finite", "number_text", "stated_space", "stated_system", "to_lps"]
 
 _SPACE = re.compile(rb"SPACE=(LPS|RAS)")
 # Slicer wrote numbers once.

@@ -131,10 +131,10 @@ def read_ply(content: bytes, dimension: int, system: str | None, name: str) -> P
             keys = list(properties)
             table = [b" ".join(row[keys.index(key)] for key in kept) for row in rows]
             return head + b"\n".join(table + body[count:])
-        table = np.empty(count, np.dtype([(key, kind[key]) for key in kept]))
+        packed = np.empty(count, np.dtype([(key, kind[key]) for key in kept]))
         for key in kept:
-            table[key] = new[:, _AXES.index(key)] if key in _AXES else vertices[key]
-        return head + table.tobytes() + content[end.end() + count * kind.itemsize :]
+            packed[key] = new[:, _AXES.index(key)] if key in _AXES else vertices[key]
+        return head + packed.tobytes() + content[end.end() + count * kind.itemsize :]
 
     return to_lps(PointFile(points[:, :dimension], rewrite, own, stated))
 

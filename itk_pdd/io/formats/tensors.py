@@ -16,7 +16,8 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.checks import check_geometry
-from itk_pdd.io.guards.nifti import missing_bytes, read_intent
+from itk_pdd.io.guards.nifti import missing_bytes, read_head, read_intent
+from itk_pdd.io.guards.placement import check_placement, check_shear
 
 __all__ = ["EXTENSIONS", "TensorImage", "holds_tensors", "read_tensors", "tensor_writer"]
 
@@ -112,7 +113,11 @@ def _numbers(values: np.ndarray, order: tuple[tuple[int, int], ...]) -> np.ndarr
 
 def _read_nifti(path: str | os.PathLike[str], name: str) -> TensorImage:
     import nibabel
+    import SimpleITK
 
+    head, where = read_head(path), f"{name} ({path})"
+    if head is not None:
+        check_shear(head, where=where)
     if missing_bytes(path):
         raise RegistrationError(f"{name}: {path} was cut short: copy it again")
     image = nibabel.load(path)
@@ -125,6 +130,12 @@ def _read_nifti(path: str | os.PathLike[str], name: str) -> TensorImage:
     affine = np.array(image.affine, float)
     affine[:3] *= millimetres
     grid = _grid(image.shape[:3], _RAS @ affine[:3, :3], _RAS @ affine[:3, 3])
+    if head is not None:
+        place = SimpleITK.Image(grid.size, SimpleITK.sitkUInt8)
+        place.SetOrigin(grid.origin)
+        place.SetSpacing(grid.spacing)
+        place.SetDirection(np.ravel(grid.direction).tolist())
+        check_placement(place, head, where=where)
     numbers = np.asarray(image.dataobj, np.float64)[:, :, :, 0].transpose(2, 1, 0, 3)
     axes = np.asarray(grid.direction)
     return TensorImage(axes @ _matrices(numbers, _LOWER) @ axes.T, grid)

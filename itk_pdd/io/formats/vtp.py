@@ -19,7 +19,10 @@ _POINTS = re.compile(rb"<Points\b[^>]*>\s*(<DataArray\b[^>]*?(?:/>|>(.*?)</DataA
 _ATTRIBUTE = re.compile(rb"([\w:]+)\s*=\s*[\"']([^\"']*)[\"']")
 _NORMALS = re.compile(rb"<DataArray\b[^>]*\bName=[\"']Normals[\"'][^>]*?(?:/>|>.*?</DataArray>)\s*", re.DOTALL)
 _NAMED = re.compile(rb"\s+Normals=[\"']Normals[\"']")
-_DECOMPRESSORS = {b"vtkZLibDataCompressor": zlib.decompress, b"vtkLZMADataCompressor": lzma.decompress}
+_DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
+    b"vtkZLibDataCompressor": zlib.decompress,
+    b"vtkLZMADataCompressor": lzma.decompress,
+}
 
 
 def read_vtp(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:

@@ -134,7 +134,7 @@ def test_values_of_measurements_are_dropped(tmp_path: Path) -> None:
 def test_what_cannot_be_moved_is_refused(tmp_path: Path) -> None:
     point = {"id": "1", "position": [1.0, 2.0, 3.0]}
     for markup, message in (
-        ({"coordinateUnits": "inch", "controlPoints": [point]}, "names the unit 'inch', expected one of nm, um"),
+        ({"coordinateUnits": "s", "controlPoints": [point]}, "names the unit 's', expected a unit of length"),
         ({"coordinateSystem": "IJK", "controlPoints": [point]}, "names the coordinate system 'IJK'"),
         ({"controlPoints": [point | {"positionStatus": "undefined"}]}, "holds no points"),
         ({"controlPoints": [point | {"position": ""}]}, "cannot be read as 3D Slicer's markups"),
