@@ -1,9 +1,11 @@
-"""Fast versions of the operations of the network, chosen by device.
+"""Fast versions of the operations, chosen by device; each operation has a folder.
 
-On the CPU compiled loops (numba) compute in single and double precision, on CUDA devices fused Triton kernels in
-single precision; for anything else, and inside ``use("torch")``, the plain torch definitions in
-:mod:`itk_pdd.network` do. The functions take the same arguments as those and give the same numbers and gradients.
-Nothing heavy is imported before a function is called.
+In a folder, ``cpu.py`` holds compiled loops (numba, single and double precision), ``cuda.py`` fused Triton kernels
+(single precision), and ``definition.py`` the operation in plain torch where it belongs to the paper's network. The
+functions below take the same arguments as the definitions and give the same numbers and gradients. They use the
+definitions inside ``use("torch")`` and where no fast version fits. Nothing heavy is imported before a call.
+
+May import errors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models by name: settings and trained weights. Each is one class with one method, ``register``.
 
-Imports the solver and all below it.
+May import the solver and all below it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""Learning from labelled scans: data sets, augmentation, losses, the training loop and its checkpoints."""
+"""Learning from labelled scans: data sets, augmentation, losses, the training loop and its checkpoints.
+
+May import everything below: models, solver, evaluation, network, synthesis and what those may import.
+"""

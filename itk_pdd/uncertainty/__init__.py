@@ -1,4 +1,7 @@
-"""How far a registration can be believed: calibrated uncertainty, samples, hypotheses, and one figure of quality."""
+"""How far a registration can be believed: calibrated uncertainty, samples, hypotheses, and one figure of quality.
+
+Listens to a search and does not know it. May import errors, kernels, geometry, io and network.
+"""
 
 __all__ = ["IMAGES", "LABEL_IMAGES"]
 

@@ -2,6 +2,8 @@
 
 Every tool has a module with one function ``register(task)`` and a file of settings (``settings/<method>.json``, for
 elastix a parameter file) that can be read, copied and changed. :data:`METHODS` lists them.
+
+May import errors, geometry and io.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DICOM: find the slices of a folder or file, choose the one stack that is meant, and make an image of it.
 
 ``headers`` reads slices from headers (pydicom), ``stacks`` groups and chooses, ``voxels`` decodes and assembles.
-It imports ``io.messages`` and the errors.
+May import errors and ``io.messages``.
 """
 
 from __future__ import annotations
