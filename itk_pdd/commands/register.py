@@ -22,7 +22,7 @@ from itk_pdd.registration import aligned, prepare, solve
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty.images import uncertainty_writers
 from itk_pdd.warp.composition import inverse_field, kept_apart
-from itk_pdd.warp.images import warp_simpleitk
+from itk_pdd.warp.images import dtype_of, outside_value, warp_image, warp_simpleitk
 
 if TYPE_CHECKING:
     from itk_pdd.solver.problem import Result
@@ -133,6 +133,8 @@ def register_files(
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
     check([*targets.values(), *beside], *inputs)
     moving_image = files.read_image(moving, name="moving")
+    if warped is not None:
+        default = outside_value(default, dtype_of(moving_image))
     labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
     problem = prepare(
         fixed,
@@ -178,17 +180,10 @@ def register_files(
 
 
 def _warped(moving: Any, field: DisplacementField, default: float) -> Any:
-    """Warp an image, or every volume along the last axis of a series; the field has one axis less than a series."""
-    import SimpleITK
-
+    """Warp an image, or every volume of a series."""
     if moving.GetDimension() == field.grid.dimension:
         return warp_simpleitk(moving, field, default=default)
-    size, last = list(moving.GetSize()), moving.GetDimension() - 1
-    volumes = []
-    for number in range(size[last]):
-        volume = SimpleITK.Extract(moving, [*size[:last], 0], [*[0] * last, number])
-        volumes.append(warp_simpleitk(volume, field, default=default))
-    return SimpleITK.JoinSeries(volumes, moving.GetOrigin()[last], moving.GetSpacing()[last])
+    return warp_image(moving, field, default=default)
 
 
 def _report_writer(fixed: Any, moving: Any, problem: Any, labels: Any, result: Result) -> Callable[[Path], None]:

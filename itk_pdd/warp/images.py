@@ -31,7 +31,7 @@ from itk_pdd.warp.fit import fitted
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["INTERPOLATIONS", "warp_channels", "warp_image", "warp_simpleitk"]
+__all__ = ["INTERPOLATIONS", "dtype_of", "outside_value", "warp_channels", "warp_image", "warp_simpleitk"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -94,7 +94,7 @@ def warp_image(
         return _warped_series(given, transform, reference, interpolation, default)
     moving = image_to_simpleitk(given)
     mapping, grid = fitted(grid_of(moving, "image"), transform, reference, "image")
-    outside = _outside_value(default, _dtype_of(moving))
+    outside = outside_value(default, dtype_of(moving))
     result = _resampled(moving, mapping_to_simpleitk(mapping), grid, interpolation, outside)
     return answer(result, image, reference)
 
@@ -107,7 +107,7 @@ def _warped_series(series: Any, transform: Any, reference: Any, interpolation: s
     mapping, grid = fitted(source, transform, reference, "image")
     if len(array) == 6 and array.dtype.kind == "f":
         log.info("image is taken for a series of 6 volumes; tensors are recognised by the NIfTI intent 1005")
-    outside, moves = _outside_value(default, array.dtype), mapping_to_simpleitk(mapping)
+    outside, moves = outside_value(default, array.dtype), mapping_to_simpleitk(mapping)
     volumes = (simpleitk_image(volume, source) for volume in array)
     warped = [_resampled(volume, moves, grid, interpolation, outside) for volume in volumes]
     first, step = float(series.GetOrigin()[3]), float(series.GetSpacing()[3])
@@ -125,7 +125,7 @@ def _resampled(
     """Resample an image; the pixel type is kept, integers are rounded and kept within their range."""
     import SimpleITK
 
-    components, kept = image.GetNumberOfComponentsPerPixel(), _dtype_of(image)
+    components, kept = image.GetNumberOfComponentsPerPixel(), dtype_of(image)
     if components > 1 and interpolation in ("bspline", "sinc"):
         # ITK has these for scalars only.
         single = (SimpleITK.VectorIndexSelectionCast(image, i) for i in range(components))
@@ -149,14 +149,15 @@ def _resampled(
     return simpleitk_image(whole, grid)
 
 
-def _dtype_of(image: SimpleITK.Image) -> np.dtype:
+def dtype_of(image: SimpleITK.Image) -> np.dtype:
+    """Return the type of the pixels, or of their components."""
     import SimpleITK
 
     corner = SimpleITK.RegionOfInterest(image, [1] * image.GetDimension())
     return SimpleITK.GetArrayViewFromImage(corner).dtype
 
 
-def _outside_value(default: float, dtype: np.dtype) -> float:
+def outside_value(default: float, dtype: np.dtype) -> float:
     """Bring the value outside into the range of the pixel type, with a warning; round it for integers."""
     value = float(default)
     if dtype.kind == "f":
@@ -194,7 +195,7 @@ def warp_simpleitk(
     import SimpleITK
 
     interpolation, grid = "nearest" if labels else "linear", field.grid
-    default = _outside_value(default, _dtype_of(image))
+    default = outside_value(default, dtype_of(image))
     # In slabs: ITK's transforms are in double precision, twelve times the memory of a 16-bit image.
     result = None
     for part, slab in slab_grids(grid, _SLAB_VOXELS):

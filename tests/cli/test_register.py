@@ -138,6 +138,10 @@ def test_value_outside(engine, pair) -> None:
         # The wave of the engine is shorter than two voxels.
         assert set(np.unique(read(pair.out / "w.mha")[..., 9:])) == {expected}
     assert run(fixed, moving, "-o", pair.out / "u.mha", "--default", 3).exit_code == 2
+    calls = len(engine.calls)
+    result = run(fixed, moving, "--warped", pair.out / "w.mha", "--default", "nan")
+    assert (result.exit_code, len(engine.calls)) == (1, calls), "refused before the work"
+    assert_one_sentence(result.output, "default is NaN")
 
 
 @pytest.mark.parametrize("components", [1, 2])
