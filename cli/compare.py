@@ -121,7 +121,7 @@ def main(pairs: Path, output: Path, quiet: bool, **options: Any) -> None:
     \b
     Exit codes:
       0 done    1 a pair or another input cannot be used, or every registration failed    2 wrong usage
-      3 a result cannot be written    130 interrupted
+      3 a result cannot be written    130 interrupted    143, 129 ended by SIGTERM, SIGHUP
     """
     from itk_pdd.cli._console import FAILED, INTERRUPTED, RESUMABLE, exit_codes
     from itk_pdd.cli._interrupt import interruptible

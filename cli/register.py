@@ -209,7 +209,7 @@ def main(**arguments: Any) -> None:
     \b
     Exit codes:
       0 done    1 an input cannot be used, or the registration failed    2 wrong usage
-      3 an output cannot be written    130 interrupted
+      3 an output cannot be written    130 interrupted    143, 129 ended by SIGTERM, SIGHUP
     """
     from itk_pdd.cli import _console, _interrupt
 

@@ -66,6 +66,7 @@ def main() -> None:
     \b
     Exit codes:
       0 done    1 an input cannot be used    2 wrong usage    3 an output cannot be written    130 interrupted
+      143, 129 ended by SIGTERM, SIGHUP
     """
 
 
