@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.checks import check_geometry
 from itk_pdd.io.outputs import OutputError
 
 if TYPE_CHECKING:
@@ -32,9 +34,11 @@ def read_mgh(path: Path, *, name: str) -> SimpleITK.Image:
     """
     import nibabel
     import SimpleITK
+    from nibabel.imageglobals import LoggingOutputSuppressor
 
     try:
-        source = nibabel.MGHImage.load(str(path))
+        with LoggingOutputSuppressor():
+            source = nibabel.MGHImage.load(str(path))
         affine, sizes = _LPS @ source.affine, [int(n) for n in source.header["dims"]]
         if min(sizes) < 1 or np.prod(sizes, dtype=float) >= _LARGEST_SIZE or not np.isfinite(affine).all():
             raise ValueError(f"sizes {sizes}")
@@ -44,16 +48,17 @@ def read_mgh(path: Path, *, name: str) -> SimpleITK.Image:
         # nibabel raises errors of many kinds on damaged files, some of them directly below Exception.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RegistrationError(f"{name}: {path} cannot be read as an image of FreeSurfer ({reason})") from error
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if spacing.min() <= 0:
-        raise RegistrationError(f"{name}: {path} has the spacing {spacing.tolist()} mm, expected positive numbers")
     array = array.astype(array.dtype.newbyteorder("="))
-    dimension = array.ndim
-    direction = np.eye(dimension)
-    direction[:3, :3] = affine[:3, :3] / spacing
+    frames = array.ndim - 3
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(all="ignore"):
+        grid = Grid.create(array.shape[:-4:-1], spacing, affine[:3, 3], affine[:3, :3] / spacing)
+    check_geometry(grid, f"{name}: {path}")
+    direction = np.eye(array.ndim)
+    direction[:3, :3] = grid.direction
     image = SimpleITK.GetImageFromArray(array, isVector=False)
-    image.SetSpacing([*spacing.tolist(), *[1.0] * (dimension - 3)])
-    image.SetOrigin([*affine[:3, 3].tolist(), *[0.0] * (dimension - 3)])
+    image.SetSpacing([*grid.spacing, *[1.0] * frames])
+    image.SetOrigin([*grid.origin, *[0.0] * frames])
     image.SetDirection(direction.ravel().tolist())
     return image
 

@@ -200,6 +200,9 @@ def read_head(path: str | os.PathLike[str]) -> Head | None:
         for version, length in enumerate(_LENGTHS, start=1):
             if len(content) >= length and struct.unpack_from(order + "i", content)[0] == length:
                 return Head(content, order, version)
+    # ITK does not look at the length of a header with this mark: the number of dimensions tells it the order.
+    if content[344:347] in (b"n+1", b"ni1"):
+        return next((head for head in (Head(content, o, 1) for o in "<>") if 1 <= head.number("dim") <= 7), None)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import struct
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_nifti_headers(made, tmp_path, name: str, code: str, offset: int, value:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RegistrationError, match="has a damaged header"):
         read_image(tmp_path / name, name="fixed")
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.hdr"])
+def test_headers_that_do_not_begin_with_their_length(made, tmp_path, name: str) -> None:
+    """ITK reads them, and never came back from an infinite direction."""
+    put(made[f"image {name}"], tmp_path)
+    packed = name.endswith(".gz")
+    content = (tmp_path / name).read_bytes()
+    content = bytearray(gzip.decompress(content) if packed else content)
+    struct.pack_into("<i", content, 0, 347)
+    for at, value, words in ((None, 0.0, ""), (280, -np.inf, "srow holds -inf")):
+        if at is not None:
+            struct.pack_into("<f", content, at, value)
+        (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+        if not words:
+            assert Volume.from_image(tmp_path / name).grid.size == specimens.GRID.size
+            continue
+        with pytest.raises(RegistrationError, match=f"has a damaged header: {words}"):
+            read_image(tmp_path / name)
 
 
 def test_spacings_beyond_any_microscope(tmp_path) -> None:
