@@ -56,7 +56,7 @@ def read_dicom(source: Path | Iterable[Path], *, name: str) -> SimpleITK.Image:
     """
     if isinstance(source, Path):
         where = str(source)
-        files = _files_of(source) if source.is_dir() else [source]
+        files = _files_of(source, name) if source.is_dir() else [source]
     else:
         files = list(source)
         where = f"the {len(files)} files from {files[0]}" if files else "an empty list of files"
@@ -74,12 +74,12 @@ def read_dicom(source: Path | Iterable[Path], *, name: str) -> SimpleITK.Image:
     return image
 
 
-def _files_of(folder: Path) -> list[Path]:
+def _files_of(folder: Path, name: str) -> list[Path]:
     """Return the files of a folder in order of their names, hidden ones left out."""
     try:
         return sorted(Path(entry) for entry in os.scandir(folder) if entry.is_file() and entry.name[:1] != ".")
     except OSError as error:
-        raise RegistrationError(f"the folder {folder} cannot be read ({error.strerror})") from error
+        raise RegistrationError(f"{name}: the folder {folder} cannot be read ({error.strerror})") from error
 
 
 def _largest_series(slices: list[Slice], name: str, where: str) -> list[Slice]:
