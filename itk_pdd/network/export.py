@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from itk_pdd.io.outputs import Output, OutputError, write_all, write_bytes
-from itk_pdd.network.card import CARD, WEIGHTS, DescriptorCard, ModelCard, PddCard
+from itk_pdd.network.card import CARD, WEIGHTS, Card
 
 __all__ = ["made_folder", "rounded", "write_model"]
 
@@ -29,7 +29,7 @@ def rounded(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
 
 
-def write_model(folder: str | os.PathLike[str], network: nn.Module, card: ModelCard | PddCard | DescriptorCard) -> None:
+def write_model(folder: str | os.PathLike[str], network: nn.Module, card: Card) -> None:
     """Write card and weights (see :func:`rounded`) into a folder, both or none.
 
     Parameters
@@ -38,7 +38,7 @@ def write_model(folder: str | os.PathLike[str], network: nn.Module, card: ModelC
         Is made if it is not there.
     network : torch.nn.Module
         With trained weights.
-    card : ModelCard, PddCard or DescriptorCard
+    card : Card
         What it is.
 
     Raises

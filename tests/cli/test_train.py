@@ -322,6 +322,53 @@ def test_help_is_quick_to_load():
         assert done.stdout.strip() == "[]"
 
 
+METHODS = {
+    "segmentation": ("--widths", "8,16", "--class", "1=left", "--crop", 8, 8, 8, "--intensity", -5, 5),
+    "pdd": ("--channels", 4, "--warp", 0.5, 5, 6, "--elastic", 0.1),
+    "descriptor": ("--rate", 0.1, "--validate-every", 3),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_command_and_the_option_of_that_name_are_the_same(tmp_path, monkeypatch, method):
+    calls = []
+    monkeypatch.setattr("itk_pdd.commands.train.train", lambda *words, **options: calls.append((words, options)) or {})
+    words = ("-o", tmp_path / "m", *METHODS[method], "-v")
+    given = () if method == "descriptor" else (tmp_path,)
+    for command in (
+        (method, *given, *words),
+        (*given, "--method", method, *words),
+        (*words, "--method", method, *given),
+    ):
+        result = run(train, *command)
+        assert result.exit_code == 0, result.output
+    assert calls[0][0] == (method,) and "verbose" not in calls[0][1] and calls[0][1]["output"] == tmp_path / "m"
+    told = [{name: value for name, value in options.items() if name != "command"} for _, options in calls]
+    assert told[0] == told[1] == told[2]
+
+
+def test_synthetic_pairs_are_for_the_pdd_network(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("itk_pdd.commands.train.train", lambda method, **options: calls.append(method) or {})
+    for words in (("pdd", "--synthetic"), ("--synthetic",)):
+        assert run(train, *words, "-o", tmp_path / "m").exit_code == 0
+    assert calls == ["pdd", "pdd"]
+
+
+def test_each_command_has_its_own_options_alone(listed, tmp_path):  # noqa: F811
+    told = run(train, "--help").stdout
+    assert all(f"\n  {method} " in told for method in METHODS) and "--warp" not in told.split("Options:")[1]
+    for method, mine, other in (("segmentation", "--folds", "--warp"), ("pdd", "--warp", "--folds"),
+                                ("descriptor", "--minutes", "--licence")):  # fmt: skip
+        options = run(train, method, "-h").stdout.split("Options:")[1]
+        assert mine in options and other not in options
+        result = run(train, method, "-o", tmp_path / "m", other, "1")
+        assert result.exit_code == 2 and "no such option" in result.stderr.lower()
+    missing = run(train, "segmentation", "-o", tmp_path / "m")
+    assert missing.exit_code == 2 and "Missing argument 'DATA'" in missing.stderr
+    assert run(train, "descriptor", listed, "-o", tmp_path / "m").exit_code == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["segmentation", "pdd"])
 def test_two_processes_train_one_network(listed, tmp_path, method):  # noqa: F811

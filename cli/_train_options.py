@@ -1,0 +1,259 @@
+"""Options of pdd-train: those of every training, of one on scans, and of each kind of network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from itk_pdd.cli._console import PATH
+
+__all__ = [
+    "METHOD",
+    "PDD",
+    "SCANS",
+    "SEGMENTATION",
+    "check_method",
+    "check_pairs",
+    "common",
+    "data",
+    "of_scans",
+    "options",
+]
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+_COUNT = click.IntRange(min=1)
+Decorator = Callable[[Any], Any]
+
+
+def options(*decorators: Decorator) -> Decorator:
+    """A decorator: the options in the order in which the help shows them."""
+
+    def apply(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def data(*, required: bool) -> Decorator:
+    """The argument DATA."""
+    return click.argument("data", type=PATH, required=required)
+
+
+def _classes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, str]:
+    names = {}
+    for value in values:
+        number, separator, name = value.partition("=")
+        if not (separator and name.strip() and number.strip().isdigit() and int(number) > 0):
+            raise click.BadParameter(f"expected VALUE=NAME such as 1=spleen, found {value!r}.")
+        names[int(number)] = name.strip()
+    return names
+
+
+def _widths(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in value.split(","))
+    except ValueError:
+        raise click.BadParameter("expected whole numbers such as 16,40,80,128.") from None
+
+
+def common(
+    *, iterations: int = 1600, batch: str = "2 crops", rate: str = "0.002", validate_every: int = 100
+) -> tuple[Decorator, ...]:
+    """Options of every training; the arguments are the defaults that the help names."""
+    return (
+        click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model."),
+        click.option("--name", help="Name of the model; by default that of the folder."),
+        click.option("--description", default="", help="A sentence or two for the card."),
+        click.option("--iterations", type=_COUNT, help=f"Length of the training; by default {iterations}."),
+        click.option(
+            "--minutes", type=_POSITIVE,
+            help="Instead of --iterations: about how long. To repeat a training exactly, give the iterations that -v "
+            "tells.",
+        ),
+        click.option("--batch", type=_COUNT, help=f"Crops or pairs per iteration; by default {batch}."),
+        click.option("--rate", type=_POSITIVE, help=f"Learning rate; by default {rate}."),
+        click.option(
+            "--validate-every", type=_COUNT, metavar="N",
+            help=f"Iterations between validations; by default {validate_every}. Checkpoints: then and every 5 minutes.",
+        ),
+        click.option(
+            "--cache", type=PATH, metavar="FOLDER",
+            help="Keep the training data as the network sees them for the next time.",
+        ),
+        click.option(
+            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+            help="Where to train; cuda trains a segmentation network in mixed precision.",
+        ),
+        click.option("--threads", type=_COUNT, help="CPU threads; all by default."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and crops."
+        ),
+        click.option("-v", "--verbose", count=True, help="Tell what is done."),
+    )  # fmt: skip
+
+
+def of_scans(
+    *, spacing: str = "of the network's answer", voxels: str = "a million", elastic: float = 0.06
+) -> tuple[Decorator, ...]:
+    """Options of a training on scans; the arguments are what the help says of spacing and elastic deformation."""
+    return (
+        click.option(
+            "--licence", default="", help="Where the data come from and under which terms, for the card."
+        ),
+        click.option(
+            "--class", "class_names", multiple=True, callback=_classes, metavar="VALUE=NAME",
+            help="Name of a label value; if any is given, only these are learned. By default all that occur.",
+        ),
+        click.option(
+            "--spacing", type=_POSITIVE, metavar="MM",
+            help=f"Spacing {spacing}. By default that of the scans, or coarser for scans above {voxels} voxels.",
+        ),
+        click.option(
+            "--intensity", nargs=2, type=float, metavar="LOW HIGH",
+            help="Intensities of calibrated scans, e.g. -125 275 HU.",
+        ),
+        click.option(
+            "--percentiles", nargs=2, type=click.FloatRange(0, 100), default=(1.0, 99.0), show_default=True,
+            metavar="LOW HIGH", help="Of each scan, where --intensity is not given.",
+        ),
+        click.option(
+            "--elastic", type=click.FloatRange(min=0),
+            help=f"Elastic deformation in units of the size of the images; by default {elastic}.",
+        ),
+        click.option(
+            "--patience", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+            help="Stop after N validations without a better Dice and keep the best weights; 0: go on and keep the "
+            "last.",
+        ),
+    )  # fmt: skip
+
+
+SCANS = of_scans()
+SEGMENTATION = (
+    click.option(
+        "--crop", nargs=3, type=_COUNT, metavar="X Y Z", help="Size of the crops at --spacing in voxels."
+    ),
+    click.option(
+        "--widths", default="16,40,80,128", callback=_widths, show_default=True, metavar="N,...",
+        help="Channels, finest first.",
+    ),
+    click.option("--blocks", type=_COUNT, default=1, show_default=True, help="Residual blocks per level."),
+    click.option(
+        "--folds", type=click.IntRange(min=2), metavar="K", help="Cross-validation: K models in fold-1, ..."
+    ),
+    click.option(
+        "--bfloat16", is_flag=True,
+        help="Half precision on the CPU as well: twice as fast with AVX-512 BF16 or AMX, slow without.",
+    ),
+)  # fmt: skip
+"""Options of a segmentation network."""
+PDD = (
+    click.option(
+        "--features", type=click.Choice(["obelisk", "mind-ssc"]), default="obelisk", show_default=True,
+        help="Learned features, or hand-made ones with a learned regularisation.",
+    ),
+    click.option("--channels", type=_COUNT, default=16, show_default=True, help="Number of learned features."),
+    click.option(
+        "--loss", type=click.Choice(["non-local", "warped", "self-similarity", "truth"]), default="non-local",
+        show_default=True,
+        help="Labels expected over all displacements; labels warped by the expected one; MIND-SSC features in place of "
+        "labels; likelihood of the true displacement (with --synthetic).",
+    ),
+    click.option(
+        "--mean-field/--no-mean-field", default=True, help="Average costs of neighbouring control points."
+    ),
+    click.option(
+        "--warp", "warps", nargs=3, type=(float, int, int), multiple=True, metavar="REACH DISPLACEMENTS POINTS",
+        help="A search: its reach in half extents, displacements and control points per axis; again for each further "
+        "one. By default 0.4 15 32. Fewer points and displacements are faster.",
+    ),
+    click.option(
+        "--optimisation", type=click.IntRange(min=0), default=50, show_default=True, metavar="N",
+        help="Steps of the instance optimisation in use; 0 for none.",
+    ),
+    click.option(
+        "--diffusion", type=click.FloatRange(min=0), default=1.5, show_default=True,
+        help="Smoothness of the displacements in the loss.",
+    ),
+    click.option(
+        "--pretrain", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+        help="First iterations, which only teach the features to name the classes.",
+    ),
+    click.option(
+        "--auxiliary", type=click.FloatRange(min=0), default=0.0, show_default=True,
+        help="Weight of naming the classes beside the loss afterwards.",
+    ),
+    click.option(
+        "--block", type=click.IntRange(min=2), metavar="N",
+        help="Control points per axis of the random block that an iteration looks at; all by default.",
+    ),
+    click.option(
+        "--stride", type=_COUNT, metavar="N",
+        help="Voxels per feature along each axis. By default so many that a scan has at most 150,000 features.",
+    ),
+    click.option(
+        "--pairs", type=_COUNT, default=6, show_default=True, metavar="N", help="Upper limit of the validation pairs."
+    ),
+    click.option(
+        "--synthetic", is_flag=True, help="Learn from random shapes in random contrasts instead of scans; no DATA."
+    ),
+    click.option(
+        "--size", nargs=3, type=click.IntRange(min=16), default=(96, 80, 64), show_default=True, metavar="X Y Z",
+        help="Of the synthetic images.",
+    ),
+)  # fmt: skip
+"""Options of a PDD network."""
+METHOD = click.option(
+    "--method", type=click.Choice(["segmentation", "pdd", "descriptor"]), default="segmentation", show_default=True,
+    help="The same as the command of that name.",
+)  # fmt: skip
+"""The way of earlier versions to say what is trained."""
+_ONLY_SCANS = ("intensity", "spacing", "class_names", "elastic", "cache")
+_SPELLED = {"warps": "warp", "class_names": "class"}
+
+
+def _refuse(context: click.Context, name: str, what: str, advice: str = "leave it out") -> None:
+    """Raise if an option that has no effect is given."""
+    if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+        option = f"--{_SPELLED.get(name, name).replace('_', '-')}"
+        raise click.UsageError(f"{option} has no meaning {what}: {advice}.")
+
+
+def check_method(context: click.Context, commands: dict[str, click.Command]) -> str:
+    """The method of a command line without a command's name; options that it does not have are refused."""
+    values = context.params
+    # Only the PDD network can learn from synthetic pairs: then the method need not be said.
+    said = context.get_parameter_source("method") == ParameterSource.COMMANDLINE
+    method = "pdd" if values["synthetic"] and not said else values["method"]
+    if method == "descriptor" and values["data"] is not None:
+        raise click.UsageError("DATA is given, but a descriptor learns from random shapes: leave it out.")
+    known = {name: {parameter.name for parameter in command.params} for name, command in commands.items()}
+    for name in values:
+        if name not in known[method] | {"method"}:
+            add = method == "segmentation" and name in known["pdd"]
+            _refuse(context, name, f"with --method {method}", "add --method pdd" if add else "leave it out")
+    if method == "segmentation" and values["data"] is None:
+        raise click.UsageError("Missing argument 'DATA'.")
+    if method == "pdd":
+        check_pairs(context)
+    return method
+
+
+def check_pairs(context: click.Context) -> None:
+    """Refuse options of a PDD network that have no effect on the pairs or features that it learns from."""
+    values = context.params
+    if values["features"] != "obelisk":
+        _refuse(context, "channels", f"with --features {values['features']}")
+    if values["synthetic"]:
+        for name in _ONLY_SCANS:
+            _refuse(context, name, "with --synthetic")
+        if values["data"] is not None:
+            raise click.UsageError("DATA and --synthetic are both given, expected one of them.")
+        return
+    _refuse(context, "size", "without --synthetic", "leave it out, or add --synthetic")
+    if values["data"] is None:
+        raise click.UsageError("Missing argument 'DATA'.")

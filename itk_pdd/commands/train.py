@@ -1,0 +1,131 @@
+"""Trainings from the options of a command line to a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itk_pdd.network.preparation import Intensity
+from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
+from itk_pdd.solver.devices import checked_device
+from itk_pdd.training.augmentation import Augmentation
+from itk_pdd.training.cases import read_scans
+from itk_pdd.training.descriptor_recipe import DESCRIPTOR_TRAINING, DescriptorRecipe, train_descriptor
+from itk_pdd.training.distributed import Processes, processes
+from itk_pdd.training.objective import ObjectiveSettings
+from itk_pdd.training.pdd_recipe import PDD_AUGMENTATION, PDD_TRAINING, PddRecipe, train_pdd
+from itk_pdd.training.recipe import Recipe, cross_validate, train_model
+from itk_pdd.training.schedule import TrainingSettings
+
+__all__ = ["train"]
+
+Options = dict[str, Any]
+_SETTINGS = ("iterations", "batch", "rate", "validate_every", "patience", "seed", "bfloat16")
+
+
+def train(
+    method: str,
+    *,
+    output: Path,
+    command: str,
+    progress: Callable[[float, str], None] | None,
+    data: Path | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> dict[str, float]:
+    """Train a model and write it into a folder.
+
+    Parameters
+    ----------
+    method : {"segmentation", "pdd", "descriptor"}
+        What is trained.
+    output : Path
+        Folder of the model.
+    command : str
+        For the card.
+    progress : callable
+        Called with a fraction from 0 to 1 and the name of the step at hand.
+    data : Path, optional
+        The scans.
+    threads : int, optional
+        CPU threads of torch.
+    **options
+        Those of the command ``pdd-train`` of that name, by the names of its parameters; None where one is not given.
+
+    Returns
+    -------
+    dict of str to float
+        Figures of the validation; empty but in the first of several processes.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # Of several processes each has a GPU of its own: which one is not said here.
+    options["device"] = checked_device(options["device"]).partition(":")[0]
+    options["name"] = options["name"] or output.resolve().name
+    options["command"] = command
+    settings = {name: value for name in _SETTINGS if (value := options.pop(name, None)) is not None}
+    if "percentiles" in options:
+        percentiles, limits = options.pop("percentiles"), options.pop("intensity")
+        options["intensity"] = Intensity("range", *limits) if limits else Intensity("percentiles", *percentiles)
+    run = {"segmentation": _segmentation, "pdd": _pdd, "descriptor": _descriptor}[method](options, settings)
+    scans = [] if data is None else read_scans(data)
+    with processes(options["device"]) as these:
+        figures = run(scans, output, these, progress)
+    return figures if these.rank == 0 else {}
+
+
+Run = Callable[[list, Path, Processes, Any], dict[str, float]]
+
+
+def _segmentation(options: Options, settings: Options) -> Run:
+    crop, elastic, folds = options.pop("crop"), options.pop("elastic"), options.pop("folds")
+    augmentation = Augmentation(shape=None if crop is None else crop[::-1])
+    if elastic is not None:
+        augmentation = replace(augmentation, elastic=elastic)
+    recipe = Recipe(settings=TrainingSettings(**settings), augmentation=augmentation, **options)
+
+    def run(scans: list, output: Path, these: Processes, progress: Any) -> dict[str, float]:
+        if folds is not None:
+            return cross_validate(scans, output, recipe, folds, processes=these, progress=progress)
+        model = train_model(scans, output, recipe, processes=these, progress=progress)
+        return dict(model.card.validation.get("segmentation_dice", {}))
+
+    return run
+
+
+def _pdd(options: Options, settings: Options) -> Run:
+    elastic, size, synthetic = options.pop("elastic"), options.pop("size"), options.pop("synthetic")
+    network = PddSettings(
+        warps=tuple(Warp(*warp) for warp in options.pop("warps")) or (Warp(),),
+        optimisation=InstanceOptimisation(options.pop("optimisation")),
+        **{name: options.pop(name) for name in ("features", "channels", "mean_field")},
+    )
+    objective = {name: options.pop(name) for name in ("loss", "diffusion", "pretrain", "auxiliary", "block")}
+    recipe = PddRecipe(
+        network=network,
+        objective=ObjectiveSettings(**objective),
+        settings=replace(PDD_TRAINING, **settings),
+        augmentation=PDD_AUGMENTATION if elastic is None else replace(PDD_AUGMENTATION, elastic=elastic),
+        synthetic=size[::-1] if synthetic else None,
+        **options,
+    )
+
+    def run(scans: list, output: Path, these: Processes, progress: Any) -> dict[str, float]:
+        model = train_pdd(scans, output, recipe, processes=these, progress=progress)
+        return dict(model.card.validation.get("registration_dice", {}))
+
+    return run
+
+
+def _descriptor(options: Options, settings: Options) -> Run:
+    recipe = DescriptorRecipe(settings=replace(DESCRIPTOR_TRAINING, **settings), **options)
+
+    def run(scans: list, output: Path, these: Processes, progress: Any) -> dict[str, float]:
+        _, card = train_descriptor(output, recipe, processes=these, progress=progress)
+        return dict(card.validation)
+
+    return run
