@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from itk_pdd.io.outputs import Output, OutputError, write_all, write_bytes
 from itk_pdd.network.card import CARD, WEIGHTS, Card
+from itk_pdd.network.storage import load_weights
 
-__all__ = ["made_folder", "rounded", "write_model"]
+__all__ = ["as_kept", "made_folder", "rounded", "write_model"]
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def made_folder(path: str | os.PathLike[str]) -> Path:
@@ -27,6 +31,13 @@ def rounded(network: nn.Module) -> dict[str, Tensor]:
     """Weights as they are kept: convolutions in half precision, the few numbers of the norms as they are."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     return {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
+
+
+def as_kept(network: N) -> N:
+    """The network on the CPU with rounded weights, so that what is measured is what is written."""
+    network = network.cpu()
+    load_weights(network, rounded(network))
+    return network
 
 
 def write_model(folder: str | os.PathLike[str], network: nn.Module, card: Card) -> None:

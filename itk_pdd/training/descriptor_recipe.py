@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from itk_pdd.network.card import DescriptorCard
 from itk_pdd.network.descriptor import Descriptor
@@ -14,7 +14,7 @@ from itk_pdd.network.settings import DescriptorSettings
 from itk_pdd.network.unet import count_weights
 from itk_pdd.training.descriptor_trainer import DescriptorTrainer
 from itk_pdd.training.distributed import Processes
-from itk_pdd.training.recipe import planned_iterations, provenance, tell_progress, work_folder
+from itk_pdd.training.running import Run, TrainingRecipe
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.views import ViewSource, label_maps
 
@@ -27,39 +27,25 @@ DESCRIPTOR_TRAINING = TrainingSettings(iterations=1500, batch=1, rate=1.5e-3, de
 
 
 @dataclass(frozen=True)
-class DescriptorRecipe:
-    """What is trained, and how.
+class DescriptorRecipe(TrainingRecipe):
+    """What descriptor is trained, and how.
 
     Parameters
     ----------
-    name, description, command : str
-        For the card.
+    **options
+        See :class:`itk_pdd.training.running.TrainingRecipe`; ``cache`` keeps the label maps.
     network : DescriptorSettings
         What is trained.
     share : float
         See :class:`itk_pdd.network.card.DescriptorCard`.
     maps : int
         Label maps that are drawn before the training, one or two seconds each; more vary more.
-    settings : TrainingSettings
-        Length, learning rate, seed.
-    minutes : float, optional
-        See :class:`itk_pdd.training.recipe.Recipe`.
-    device : str
-        "cpu" or "cuda".
-    cache : path-like, optional
-        Folder where the label maps are kept for the next time.
     """
 
-    name: str
-    description: str = ""
-    command: str = ""
+    settings: TrainingSettings = DESCRIPTOR_TRAINING
     network: DescriptorSettings = field(default_factory=DescriptorSettings)
     share: float = 0.5
     maps: int = 200
-    settings: TrainingSettings = DESCRIPTOR_TRAINING
-    minutes: float | None = None
-    device: str = "cpu"
-    cache: str | os.PathLike[str] | None = None
 
 
 def train_descriptor(
@@ -84,40 +70,32 @@ def train_descriptor(
     OutputError
         If the results cannot be written.
     """
-    processes = processes or Processes()
-    work = work_folder(folder)
+    run = Run(folder, processes or Processes(), progress)
+    work = run.work
     maps = label_maps(
         recipe.maps, seed=recipe.settings.seed, cache=recipe.cache,
-        progress=lambda fraction: tell_progress(progress, 0.1 * fraction, "drawing shapes"),
+        progress=lambda fraction: run.tell(0.1 * fraction, "drawing shapes"),
     )  # fmt: skip
 
     def trainer(settings: TrainingSettings) -> DescriptorTrainer:
         return DescriptorTrainer(
             work, recipe.network, ViewSource(maps), share=recipe.share, settings=settings, device=recipe.device,
-            processes=processes,
+            processes=run.processes,
         )  # fmt: skip
 
-    settings = recipe.settings
-    if recipe.minutes is not None:
-        settings = replace(settings, iterations=planned_iterations(trainer(settings), recipe.minutes, processes))
-    loop = trainer(settings)
+    loop = run.loop(trainer, recipe)
     log.info("%d label maps, %d weights", len(maps), count_weights(loop.network.descriptor))
 
-    def on_step(iteration: int, loss: float) -> None:
-        tell_progress(progress, 0.1 + 0.9 * iteration / settings.iterations, f"training, loss {loss:.3f}")
-
-    descriptor = loop.run(on_step=on_step).descriptor.cpu()
+    descriptor = run.train(loop, begin=0.1, end=1.0).descriptor.cpu()
     figures = {} if not loop.rows else {"synthetic_loss": round(loop.rows[-1]["validation loss"], 4)}
     card = DescriptorCard(
         recipe.name, recipe.description, recipe.network, recipe.share,
         training={
-            **provenance(
-                loop, [], licence="random synthetic shapes only", command=recipe.command, device=recipe.device
-            ),
+            **run.provenance(loop, recipe, [], licence="random synthetic shapes only"),
             "maps": recipe.maps,
         },
         validation=figures,
     )  # fmt: skip
-    if processes.rank == 0:
+    if run.processes.rank == 0:
         write_model(folder, descriptor, card)
     return descriptor, card

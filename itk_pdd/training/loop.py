@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.storage import check_weights, load_weights
@@ -57,7 +57,10 @@ class Loop(ABC):
     ) -> None:
         self.folder, self.settings, self.names, self.processes = Path(folder), settings, names, processes
         self.network = network
-        self.average = copy.deepcopy(network).requires_grad_(False)
+        # The statistics of norms are averaged as well as the weights they belong to.
+        self._averaged = AveragedModel(network, avg_fn=self._mean, use_buffers=True).requires_grad_(False)
+        self._averaged.n_averaged.fill_(1)  # the random start counts: otherwise the first update would replace it
+        self.average = self._averaged.module
         self.best_weights: dict[str, Tensor] = {}
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99)
@@ -148,21 +151,14 @@ class Loop(ABC):
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimizer.step()
-        self._update_average()
+        self._averaged.update_parameters(self.network)
         self.iteration += 1
         return value
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # Early on the average would remember the random start for too long.
+    def _mean(self, mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
+        # Early on the average would remember the random start for too long. Counts are not averaged.
         decay = min(self.settings.average, (1 + self.iteration) / (10 + self.iteration))
-        # The statistics of norms as well as the weights they belong to; counts are not averaged.
-        state = self.network.state_dict()
-        for name, mean in self.average.state_dict().items():
-            if mean.is_floating_point():
-                mean.lerp_(state[name], 1 - decay)
-            else:
-                mean.copy_(state[name])
+        return mean.lerp(value, 1 - decay) if mean.is_floating_point() else value
 
     def _validate(self, loss: float, seconds: float) -> None:
         rate = learning_rate(self.iteration - 1, self.settings)

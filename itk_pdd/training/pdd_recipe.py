@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,8 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import PddCard
-from itk_pdd.network.export import rounded, write_model
-from itk_pdd.network.preparation import Intensity
+from itk_pdd.network.export import as_kept, write_model
 from itk_pdd.network.settings import PddSettings
-from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import count_weights
 from itk_pdd.registration import register_volumes
 from itk_pdd.solver.settings import MAX_WORKING_VOXELS
@@ -28,14 +26,8 @@ from itk_pdd.training.evaluation import registration_scores
 from itk_pdd.training.objective import ObjectiveSettings
 from itk_pdd.training.pairs import PairSource, ScanPairs, SyntheticPairs
 from itk_pdd.training.pdd_trainer import PddTrainer
-from itk_pdd.training.recipe import (
-    default_spacing,
-    label_classes,
-    planned_iterations,
-    provenance,
-    tell_progress,
-    work_folder,
-)
+from itk_pdd.training.recipe import default_spacing, label_classes
+from itk_pdd.training.running import Run, ScanRecipe
 from itk_pdd.training.schedule import TrainingSettings
 
 __all__ = ["PDD_AUGMENTATION", "PDD_TRAINING", "PddRecipe", "train_pdd"]
@@ -51,13 +43,13 @@ _FEATURES = 150_000  # positions of features in it, where the stride is not give
 
 
 @dataclass(frozen=True)
-class PddRecipe:
-    """What is trained, and how.
+class PddRecipe(ScanRecipe):
+    """What PDD network is trained, and how.
 
     Parameters
     ----------
-    name, description, licence, command : str
-        For the card.
+    **options
+        See :class:`itk_pdd.training.running.ScanRecipe`.
     network : PddSettings
         What is trained. Its extent is set to that of the scans.
     stride : int, optional
@@ -65,47 +57,21 @@ class PddRecipe:
         most 150,000 of them.
     objective : ObjectiveSettings
         What for.
-    settings : TrainingSettings
-        Length, learning rate, seed.
-    minutes : float, optional
-        See :class:`itk_pdd.training.recipe.Recipe`.
-    augmentation : Augmentation
-        How the scans vary.
-    spacing : float, optional
-        Of the working grid in millimetres; by default that of the scans, or coarser for large ones.
-    intensity : Intensity
-        Normalisation of the intensities.
-    class_names : mapping of int to str
-        Names of label values; only these are learned if any are given.
     pairs : int
         Upper limit of the validation pairs.
     synthetic : tuple of int, optional
         Shape (z, y, x) of synthetic pairs to learn from instead of scans. They have no millimetres, units or names of
         their own: ``spacing``, an ``intensity`` of a range, ``class_names``, ``augmentation`` and ``cache`` are
         refused.
-    device : str
-        "cpu" or "cuda".
-    cache : path-like, optional
-        Folder for scans on their working grid.
     """
 
-    name: str
-    description: str = ""
-    licence: str = ""
-    command: str = ""
+    settings: TrainingSettings = PDD_TRAINING
+    augmentation: Augmentation = PDD_AUGMENTATION
     network: PddSettings = field(default_factory=PddSettings)
     stride: int | None = None
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-    settings: TrainingSettings = PDD_TRAINING
-    minutes: float | None = None
-    augmentation: Augmentation = PDD_AUGMENTATION
-    spacing: float | None = None
-    intensity: Intensity = field(default_factory=Intensity)
-    class_names: Mapping[int, str] = field(default_factory=dict)
     pairs: int = 6
     synthetic: tuple[int, int, int] | None = None
-    device: str = "cpu"
-    cache: str | os.PathLike[str] | None = None
 
 
 def train_pdd(
@@ -136,31 +102,27 @@ def train_pdd(
     OutputError
         If the results cannot be written.
     """
-    processes = processes or Processes()
-    work = work_folder(folder)
+    run = Run(folder, processes or Processes(), progress)
+    work = run.work
     if recipe.objective.loss == "truth" and recipe.synthetic is None:
         raise RegistrationError(
             "loss is 'truth', but the true displacements of scans are not known: use another one, or synthetic pairs"
         )
-    tell_progress(progress, 0.0, "reading")
+    run.tell(0.0, "reading")
     source, network, spacing = (_synthetic if recipe.synthetic else _from_scans)(scans, recipe)
 
-    def trainer(settings: TrainingSettings, objective: ObjectiveSettings) -> PddTrainer:
+    def trainer(settings: TrainingSettings, objective: ObjectiveSettings = recipe.objective) -> PddTrainer:
         return PddTrainer(
             work, network, source, objective=objective, settings=settings, device=recipe.device,
             source={
                 "scans": [scan.name for scan in of_split(scans, "train")], "shape": list(source.shape),
                 "spacing": spacing, "intensity": asdict(recipe.intensity), "augmentation": asdict(recipe.augmentation),
             },
-            processes=processes,
+            processes=run.processes,
         )  # fmt: skip
 
-    settings = recipe.settings
-    if recipe.minutes is not None:
-        # Steps that only name classes are faster than those that count here.
-        timed = trainer(settings, replace(recipe.objective, pretrain=0))
-        settings = replace(settings, iterations=planned_iterations(timed, recipe.minutes, processes))
-    loop = trainer(settings, recipe.objective)
+    # Steps that only name classes are faster than those that count here.
+    loop = run.loop(trainer, recipe, timed=lambda each: trainer(each, replace(recipe.objective, pretrain=0)))
     layouts = [loop.network.network.lattice(source.shape, warp=number) for number in range(len(network.warps))]
     log.info(
         "%d classes, %d weights, images of %s voxels of %s mm (z, y, x), control points %s",
@@ -168,18 +130,19 @@ def train_pdd(
         ", ".join(_by(layout.control.shape) for layout in layouts),
     )  # fmt: skip
 
-    def on_step(iteration: int, loss: float) -> None:
-        tell_progress(progress, 0.98 * iteration / settings.iterations, f"training, loss {loss:.4f}")
-
-    weights = loop.run(on_step=on_step).network.cpu()
-    # What is measured is what is kept: rounded weights.
-    load_weights(weights, rounded(weights))
+    weights = as_kept(run.train(loop).network)
+    licence = recipe.licence or ("random synthetic anatomies only" if recipe.synthetic else "")
     card = PddCard(
-        recipe.name, recipe.description, network, recipe.intensity, spacing, training=_provenance(recipe, loop, scans)
-    )
+        recipe.name, recipe.description, network, recipe.intensity, spacing,
+        training={
+            **run.provenance(loop, recipe, of_split(scans, "train"), licence=licence),
+            "objective": asdict(recipe.objective),
+            "shape": list(source.shape),
+        },
+    )  # fmt: skip
     model = PddModel(weights, card)
-    if processes.rank == 0:
-        tell_progress(progress, 0.98, "validating")
+    if run.processes.rank == 0:
+        run.tell(0.98, "validating")
         model = PddModel(weights, replace(card, validation=_validated(model, scans, recipe, loop)))
         write_model(folder, model.network, model.card)
     return model
@@ -202,12 +165,7 @@ def _from_scans(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairS
         stride=recipe.stride or max(1, int(np.ceil((np.prod(shape) / _FEATURES) ** (1 / 3) - 0.05))),
         extent=shape,
     )
-    load = {
-        "spacing": spacing,
-        "intensity": recipe.intensity,
-        "values": [c.value for c in classes],
-        "cache": recipe.cache,
-    }
+    load = recipe.loading(spacing, [c.value for c in classes])
     samples = [load_samples(part, **load) for part in (train, validation)]
     names, values = zip(*((c.name, c.value) for c in classes), strict=True)
     pairs = ScanPairs(
@@ -255,16 +213,6 @@ def _validated(model: PddModel, scans: Sequence[LabelledScan], recipe: PddRecipe
         "registration_dice": {"mean": round(float(np.mean([row["dice"] for row in rows])), 4)},
         "folding_pct": round(float(np.mean([row["folding"] for row in rows])), 4),
         "sd_log_j3": round(float(np.mean([row["sd_log_j3"] for row in rows])), 4),
-    }
-
-
-def _provenance(recipe: PddRecipe, loop: PddTrainer, scans: Sequence[LabelledScan]) -> dict[str, Any]:
-    licence = recipe.licence or ("random synthetic anatomies only" if recipe.synthetic else "")
-    train = of_split(scans, "train")
-    return {
-        **provenance(loop, train, licence=licence, command=recipe.command, device=recipe.device),
-        "objective": asdict(recipe.objective),
-        "shape": list(loop.pairs.shape),
     }
 
 

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from itk_pdd._version import __version__
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import LabelClass, ModelCard
-from itk_pdd.network.export import made_folder, rounded, write_model
-from itk_pdd.network.preparation import Intensity
+from itk_pdd.network.export import as_kept, write_model
 from itk_pdd.network.semantic import SemanticNetwork
-from itk_pdd.network.storage import load_weights
 from itk_pdd.network.unet import UNet, UNetSettings, count_weights
-from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, folds, of_split
 from itk_pdd.training.curve import write_table
 from itk_pdd.training.dataset import Survey, load_samples, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import segmentation_dice, summary
-from itk_pdd.training.loop import Loop
+from itk_pdd.training.running import Run, ScanRecipe
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.trainer import Trainer
 
-__all__ = [
-    "Recipe",
-    "cross_validate",
-    "default_spacing",
-    "label_classes",
-    "planned_iterations",
-    "provenance",
-    "tell_progress",
-    "train_model",
-    "work_folder",
-]
+__all__ = ["Recipe", "cross_validate", "default_spacing", "label_classes", "train_model"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -50,51 +33,20 @@ _CROP = 80_000  # voxels of a crop, where its shape is not given
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is trained, and how.
+class Recipe(ScanRecipe):
+    """What segmentation network is trained, and how.
 
     Parameters
     ----------
-    name, description, licence : str
-        For the card.
-    settings : TrainingSettings
-        Length, learning rate, seed.
-    minutes : float, optional
-        Instead of ``settings.iterations``: as many iterations as a few first ones say will take about this long. The
-        number is logged and kept in the checkpoint; a training is repeated exactly by giving the number.
-    augmentation : Augmentation
-        How crops vary.
+    **options
+        See :class:`itk_pdd.training.running.ScanRecipe`. ``spacing`` is that of the network's answer; by default that
+        of the scans, or coarser, so that a scan has at most a million voxels.
     widths, blocks : tuple of int, int
         Size of the network.
-    spacing : float, optional
-        Of the network's answer in millimetres. By default that of the scans, or coarser, so that a scan has at most a
-        million voxels.
-    intensity : Intensity
-        Normalisation of the intensities.
-    class_names : mapping of int to str
-        Names of label values; only these are learned if any are given.
-    device : str
-        "cpu" or "cuda".
-    cache : path-like, optional
-        Folder for scans on their working grid.
-    command : str
-        For the card.
     """
 
-    name: str
-    description: str = ""
-    licence: str = ""
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
-    minutes: float | None = None
-    augmentation: Augmentation = field(default_factory=Augmentation)
     widths: tuple[int, ...] = (16, 40, 80, 128)
     blocks: int = 1
-    spacing: float | None = None
-    intensity: Intensity = field(default_factory=Intensity)
-    class_names: Mapping[int, str] = field(default_factory=dict)
-    device: str = "cpu"
-    cache: str | os.PathLike[str] | None = None
-    command: str = ""
 
 
 def train_model(
@@ -132,14 +84,14 @@ def train_model(
     OutputError
         If the results cannot be written.
     """
-    processes = processes or Processes()
-    work = work_folder(folder)
+    run = Run(folder, processes or Processes(), progress)
+    work = run.work
     train, validation = of_split(scans, "train"), of_split(scans, "validation")
     if not train:
         raise RegistrationError("data: no scan is for training, expected at least one of the split 'train'")
     if not validation:
         log.warning("no scan is of the split 'validation': nothing will tell how good the model is")
-    tell_progress(progress, 0.0, "reading")
+    run.tell(0.0, "reading")
     found = survey(train)
     classes = label_classes(found, recipe.class_names)
     network, spacing = _network(recipe, found, len(classes))
@@ -150,43 +102,32 @@ def train_model(
         raise RegistrationError(
             f"crop has shape {augmentation.shape} (axes z, y, x), expected multiples of {network.multiple}"
         )
-    load: dict[str, Any] = {
-        "spacing": spacing / network.fold,
-        "intensity": recipe.intensity,
-        "values": [c.value for c in classes],
-        "cache": recipe.cache,
-    }
+    load = recipe.loading(spacing / network.fold, [c.value for c in classes])
     parts = [load_samples(part, **load) for part in (train, validation)]
 
     def trainer(settings: TrainingSettings) -> Trainer:
         return Trainer(
             work, network, *parts, settings=settings, augmentation=augmentation, names=[c.name for c in classes],
             source={"classes": load["values"], "spacing": load["spacing"], "intensity": asdict(recipe.intensity)},
-            device=recipe.device, processes=processes,
+            device=recipe.device, processes=run.processes,
         )  # fmt: skip
 
-    settings = recipe.settings
-    if recipe.minutes is not None:
-        settings = replace(settings, iterations=planned_iterations(trainer(settings), recipe.minutes, processes))
-    loop = trainer(settings)
+    loop = run.loop(trainer, recipe)
     log.info(
         "%d classes, %d weights, an answer every %g mm, crops of %s voxels (z, y, x)",
         len(classes), count_weights(loop.network), spacing, " x ".join(str(n) for n in augmentation.shape),
     )  # fmt: skip
 
-    def on_step(iteration: int, loss: float) -> None:
-        tell_progress(progress, 0.98 * iteration / settings.iterations, f"training, loss {loss:.3f}")
-
-    weights = loop.run(on_step=on_step)
-    tell_progress(progress, 0.98, "validating")
+    weights = run.train(loop)
+    run.tell(0.98, "validating")
     card = ModelCard(
         recipe.name, recipe.description, network, spacing, recipe.intensity, classes,
         training={
-            **provenance(loop, train, licence=recipe.licence, command=recipe.command, device=recipe.device),
+            **run.provenance(loop, recipe, train, licence=recipe.licence),
             "crop": list(augmentation.shape),
         },
     )  # fmt: skip
-    return _finish(weights, card, validation, Path(folder), write=processes.rank == 0)
+    return _finish(weights, card, validation, Path(folder), write=run.processes.rank == 0)
 
 
 def cross_validate(
@@ -220,7 +161,8 @@ def cross_validate(
         part = Path(folder) / f"fold-{number + 1}"
 
         def tell(fraction: float, message: str, number: int = number) -> None:
-            tell_progress(progress, (number + fraction) / count, f"fold {number + 1}: {message}")
+            if progress is not None:
+                progress((number + fraction) / count, f"fold {number + 1}: {message}")
 
         model = train_model(
             split, part, replace(recipe, name=f"{recipe.name}-{number + 1}"), processes=processes, progress=tell
@@ -242,21 +184,13 @@ def _finish(
     network: UNet, card: ModelCard, validation: Sequence[LabelledScan], folder: Path, *, write: bool
 ) -> SemanticNetwork:
     """Measure the model as it will be used, complete the card, and write both."""
-    # What is measured is what is kept: rounded weights.
-    network = network.cpu()
-    load_weights(network, rounded(network))
-    model = SemanticNetwork(network, card)
+    model = SemanticNetwork(as_kept(network), card)
     if validation and write:
         scores = segmentation_dice(model, validation)
         model = SemanticNetwork(model.network, replace(card, validation=summary(scores, card)))
     if write:
         write_model(folder, model.network, model.card)
     return model
-
-
-def work_folder(folder: str | os.PathLike[str]) -> Path:
-    """The subfolder of a model for checkpoint, log and curve; it is made if it is not there."""
-    return made_folder(Path(folder) / "training")
 
 
 def label_classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, ...]:
@@ -310,51 +244,3 @@ def _crop_shape(found: Survey, spacing: float, multiple: int) -> tuple[int, int,
     shrink = min(1.0, (_CROP / float(np.prod(size))) ** (1 / 3))
     z, y, x = (max(1, round(float(n) * shrink / multiple)) * multiple for n in size)
     return z, y, x
-
-
-def planned_iterations(trainer: Loop, minutes: float, processes: Processes) -> int:
-    """How many iterations fit, from the median of a few; the checkpoint's number if the training has begun."""
-    begun = trainer.planned()
-    if begun is not None:
-        log.info("%d iterations were planned", begun)
-        return begun
-    seconds = []
-    for _ in range(6):
-        began = time.monotonic()
-        trainer.step()
-        seconds.append(time.monotonic() - began)
-    # The first steps are slower: memory is claimed, kernels are compiled.
-    count = max(20, int(minutes * 60 / processes.mean(statistics.median(seconds[2:]))))
-    log.info("%g minutes are about %d iterations", minutes, count)
-    return count
-
-
-def provenance(loop: Loop, scans: Sequence[LabelledScan], *, licence: str, command: str, device: str) -> dict[str, Any]:
-    """Where a model comes from, for its card.
-
-    Parameters
-    ----------
-    loop : Loop
-        The training.
-    scans : sequence of LabelledScan
-        What it learned from.
-    licence, command, device : str
-        See :class:`Recipe`.
-    """
-    return {
-        "scans": [scan.name for scan in scans],
-        "licence": licence,
-        "command": command,
-        "iterations": loop.iteration,
-        "batch": loop.settings.batch * loop.processes.count,
-        "seed": loop.settings.seed,
-        "seconds": round(sum(row["seconds"] for row in loop.rows)),
-        "device": device,
-        "version": __version__,
-    }
-
-
-def tell_progress(progress: Callable[[float, str], None] | None, fraction: float, message: str) -> None:
-    """Report progress to whoever wants to know."""
-    if progress is not None:
-        progress(fraction, message)
