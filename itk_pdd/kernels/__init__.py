@@ -244,13 +244,8 @@ def shifted_differences(source: Tensor, centres: Sequence[Tensor], shifts: Tenso
     from itk_pdd.kernels.shifted import definition
 
     module = _load("shifted.cpu") if source.device.type == "cpu" and _mode.get() != "torch" else None
-    if module is None or source.dtype not in (torch.float32, torch.float64) or len(centres) not in (2, 3):
+    if module is None or source.dtype not in (torch.float32, torch.float64):
         return definition.shifted_differences(source, centres, shifts, outside=outside)
     from itk_pdd.kernels.autograd import ShiftedDifferences
 
-    flat = len(centres) == 2
-    if flat:  # one slice
-        source, centres = source[:, None], [torch.zeros(1, dtype=torch.float64), *centres]
-        shifts = torch.nn.functional.pad(shifts, (1, 0))
-    result = ShiftedDifferences.apply(module, source.contiguous(), centres, shifts, outside)
-    return result[:, :, 0] if flat else result
+    return ShiftedDifferences.apply(module, source.contiguous(), centres, shifts, outside)

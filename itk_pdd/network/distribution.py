@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,13 +10,10 @@ from torch import Tensor
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
 from itk_pdd.kernels.expected.definition import check_shape
-from itk_pdd.kernels.moments.definition import Moments, displacement_vectors
+from itk_pdd.kernels.moments.definition import Moments
 from itk_pdd.kernels.regularisation.definition import check_costs
 
 __all__ = ["DisplacementDistribution"]
-
-# Probabilities computed at a time where they are not wanted themselves: 64 MB in single precision.
-_CHUNK = 1 << 24
 
 
 class DisplacementDistribution:
@@ -91,26 +88,14 @@ class DisplacementDistribution:
 
     def mean(self) -> Tensor:
         """Expected displacement, shape (*control points, dim), components x, y(, z), in feature voxels."""
-        return self._moments(second=False).mean
-
-    def covariance(self) -> Tensor:
-        """Covariance of the displacement, shape (*control points, dim, dim), components x, y(, z)."""
-        return self.moments().covariance
-
-    def entropy(self) -> Tensor:
-        """Entropy in nats, shape (*control points); the logarithm of the number of equally good displacements."""
-        return self.moments().entropy
-
-    def moments(self) -> Moments:
-        """Mean, covariance, entropy and log-partition in one pass."""
-        return self._moments(second=True)
+        return self._moments().mean
 
     def log_partition(self) -> Tensor:
         """Logarithm of the sum of exp(-temperature costs), shape (*control points)."""
-        return self._moments(second=False).log_partition
+        return self._moments().log_partition
 
-    def _moments(self, *, second: bool) -> Moments:
-        return kernels.displacement_moments(self.costs, self.temperature, self.displacements, second=second)
+    def _moments(self) -> Moments:
+        return kernels.displacement_moments(self.costs, self.temperature, self.displacements)
 
     def expected_labels(
         self,
@@ -140,86 +125,6 @@ class DisplacementDistribution:
             positions=self.positions if positions is None else positions,
             displacements=self.displacements if displacements is None else displacements,
         )
-
-    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Costs of some control points at a time, shape (n, number of displacements)."""
-        flat = self.costs.reshape(-1, self.costs[(0,) * self.dimension].numel())
-        size = max(1, _CHUNK // flat.shape[1])
-        for start in range(0, flat.shape[0], size):
-            yield slice(start, start + size), flat[start : start + size]
-
-    def _vectors(self) -> Tensor:
-        return displacement_vectors(self.displacements, like=self.costs).flatten(0, -2)
-
-    @torch.no_grad()
-    def mode(self) -> Tensor:
-        """The most probable displacement, shape (*control points, dim), components x, y(, z), in feature voxels."""
-        vectors = self._vectors()
-        best = torch.cat([vectors[costs.argmin(dim=-1)] for _, costs in self._chunks()])
-        return best.reshape(*self.shape, self.dimension)
-
-    @torch.no_grad()
-    def modes(self, count: int) -> tuple[Tensor, Tensor]:
-        """The most probable hypotheses: displacements more probable than all their neighbours in the set.
-
-        Parameters
-        ----------
-        count : int
-            How many at each control point; at least 1.
-
-        Returns
-        -------
-        displacements : Tensor, shape (*control points, count, dim)
-            In feature voxels, components x, y(, z), the most probable first. NaN where there are fewer.
-        probabilities : Tensor, shape (*control points, count)
-            Of each hypothesis together with its neighbours, 3 along each axis; 0 where there are fewer.
-        """
-        if count < 1:
-            raise RegistrationError(f"count must be at least 1, found {count}")
-        dimension, vectors = self.dimension, self._vectors()
-        count_found = min(count, vectors.shape[0])
-        pool = torch.nn.functional.max_pool3d if dimension == 3 else torch.nn.functional.max_pool2d
-        average = torch.nn.functional.avg_pool3d if dimension == 3 else torch.nn.functional.avg_pool2d
-        where, weight = [], []
-        for _, costs in self._chunks():
-            grid = costs.unflatten(-1, (1, *self.displacement_shape))
-            summit = -grid >= pool(-grid, 3, stride=1, padding=1)
-            probabilities = torch.softmax(-self.temperature * costs, dim=-1)
-            around = average(probabilities.reshape(grid.shape), 3, stride=1, padding=1) * 3**dimension
-            height, index = torch.where(summit.flatten(1), probabilities, -1.0).topk(count_found, dim=-1)
-            found = height >= 0
-            where.append(torch.where(found.unsqueeze(-1), vectors[index], torch.nan))
-            weight.append(torch.where(found, around.flatten(1).gather(-1, index), 0.0))
-        where, weight = torch.cat(where), torch.cat(weight)
-        if count_found < count:
-            where = torch.nn.functional.pad(where, (0, 0, 0, count - count_found), value=torch.nan)
-            weight = torch.nn.functional.pad(weight, (0, count - count_found))
-        return where.reshape(*self.shape, count, dimension), weight.reshape(*self.shape, count)
-
-    @torch.no_grad()
-    def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw displacements, at each control point for itself.
-
-        Parameters
-        ----------
-        count : int
-            Number of samples.
-        generator : torch.Generator, optional
-            Source of randomness, on the device of the costs; seed it for repeatable samples.
-
-        Returns
-        -------
-        Tensor, shape (count, *control points, dim)
-            In feature voxels, components x, y(, z).
-        """
-        if count < 1:
-            raise RegistrationError(f"count must be at least 1, found {count}")
-        vectors, drawn = self._vectors(), []
-        for _, costs in self._chunks():
-            probabilities = torch.softmax(-self.temperature * costs, dim=-1)
-            index = torch.multinomial(probabilities, count, replacement=True, generator=generator)
-            drawn.append(vectors[index])
-        return torch.cat(drawn).transpose(0, 1).reshape(count, *self.shape, self.dimension)
 
     def log_probability(self, vectors: Tensor) -> Tensor:
         """Logarithm of the probability of given displacements; what to maximise where the truth is known.
@@ -255,5 +160,4 @@ class DisplacementDistribution:
             chosen = [taps[axis][corner >> axis & 1] for axis in range(self.dimension)]
             share = torch.stack([weight for _, weight in chosen]).prod(dim=0)
             cost = cost + share * flat[(*index, *[i for i, _ in chosen])]
-        log_partition = self._moments(second=False).log_partition
-        return -self.temperature * cost.reshape(self.shape) - log_partition
+        return -self.temperature * cost.reshape(self.shape) - self.log_partition()

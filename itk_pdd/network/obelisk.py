@@ -48,13 +48,11 @@ class Obelisk(nn.Module):
 
     The image is averaged over 3 voxels (stride 2) and convolved to 4 channels (5 voxels, stride 2). Around each output
     position this map is sampled at two sets of offsets; the differences of the two are the input of three convolutions
-    (1, 3 and 1 voxels wide). In 3-D with batch normalisation it has 120,780 weights for 16 channels, 270,772 for 24,
-    and the names and shapes of the author's published weights; in 2-D it is the same with one axis less.
+    (1, 3 and 1 voxels wide). With batch normalisation it has 120,780 weights for 16 channels, 270,772 for 24, and the
+    names and shapes of the author's published weights.
 
     Parameters
     ----------
-    dimension : int
-        2 or 3.
     channels : int
         Number of features; 16 in the paper. Twice as many pairs of offsets are learned.
     norm : {"batch", "group"}
@@ -63,7 +61,7 @@ class Obelisk(nn.Module):
     groups : int
         Upper limit of the number of groups of a group normalisation; what divides its channels is used.
     extent : sequence of float, optional
-        Image voxels, (z,) y, x, from offset -1 to offset 1. By default the extent of each image's first map, as in
+        Image voxels, z, y, x, from offset -1 to offset 1. By default the extent of each image's first map, as in
         the paper's network: the same weights then look further in a larger image.
     outside : {"zero", "nearest"}
         What is sampled outside the map: zeros, as in the paper's network, or the value at the border.
@@ -79,7 +77,6 @@ class Obelisk(nn.Module):
     def __init__(
         self,
         *,
-        dimension: int = 3,
         channels: int = 16,
         norm: str = "batch",
         groups: int = 8,
@@ -88,33 +85,30 @@ class Obelisk(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if dimension not in (2, 3):
-            raise RegistrationError(f"dimension must be 2 or 3, found {dimension!r}")
         if channels < 1 or groups < 1:
             raise RegistrationError(f"channels and groups must be at least 1, found {channels} and {groups}")
         if norm not in ("batch", "group"):
             raise RegistrationError(f"norm must be 'batch' or 'group', found {norm!r}")
         if outside not in ("zero", "nearest"):
             raise RegistrationError(f"outside must be 'zero' or 'nearest', found {outside!r}")
-        if extent is not None and (len(extent) != dimension or any(not e > 0 for e in extent)):
-            raise RegistrationError(f"extent must be {dimension} numbers above 0, found {extent}")
-        self.dimension, self.channels, self.outside = dimension, channels, outside
+        if extent is not None and (len(extent) != 3 or any(not e > 0 for e in extent)):
+            raise RegistrationError(f"extent must be 3 numbers above 0, found {extent}")
+        self.channels, self.outside = channels, outside
         self.extent = None if extent is None else tuple(float(e) for e in extent)
-        convolution = nn.Conv3d if dimension == 3 else nn.Conv2d
 
         def normalisation(features: int) -> nn.Module:
             if norm == "batch":
-                return (nn.BatchNorm3d if dimension == 3 else nn.BatchNorm2d)(features)
+                return nn.BatchNorm3d(features)
             return nn.GroupNorm(max(g for g in range(1, groups + 1) if features % g == 0), features)
 
-        self.offsets = nn.Parameter(torch.empty(2, 2 * channels, dimension))
-        self.layer0 = convolution(1, 4, 5, stride=2, padding=2, bias=False)
+        self.offsets = nn.Parameter(torch.empty(2, 2 * channels, 3))
+        self.layer0 = nn.Conv3d(1, 4, 5, stride=2, padding=2, bias=False)
         self.batch0 = normalisation(4)
-        self.layer1 = convolution(8 * channels, 4 * channels, 1, bias=False)
+        self.layer1 = nn.Conv3d(8 * channels, 4 * channels, 1, bias=False)
         self.batch1 = normalisation(4 * channels)
-        self.layer2 = convolution(4 * channels, 4 * channels, 3, padding=1, bias=False)
+        self.layer2 = nn.Conv3d(4 * channels, 4 * channels, 3, padding=1, bias=False)
         self.batch2 = normalisation(4 * channels)
-        self.layer3 = convolution(4 * channels, channels, 1)
+        self.layer3 = nn.Conv3d(4 * channels, channels, 1)
         self.reset(generator)
 
     @torch.no_grad()
@@ -131,10 +125,10 @@ class Obelisk(nn.Module):
 
         Parameters
         ----------
-        image : Tensor, shape (1, *spatial)
-            One image with a channel axis, axes (z,) y, x; CT in units of 500 HU in the published models.
+        image : Tensor, shape (1, z, y, x)
+            One image with a channel axis; CT in units of 500 HU in the published models.
         positions : sequence of Tensor, optional
-            Image voxel indices along each axis, (z,) y, x, where features are wanted; by default every third voxel,
+            Image voxel indices along each axis, z, y, x, where features are wanted; by default every third voxel,
             centred.
 
         Returns
@@ -144,26 +138,25 @@ class Obelisk(nn.Module):
         Raises
         ------
         RegistrationError
-            If the image has another dimension or more than one channel.
+            If the image is not 3-D or has more than one channel.
         """
-        if image.ndim != self.dimension + 1 or image.shape[0] != 1:
-            raise RegistrationError(
-                f"image must have one channel and {self.dimension} spatial axes, found shape {tuple(image.shape)}"
-            )
+        if image.ndim != 4 or image.shape[0] != 1:
+            raise RegistrationError(f"image must have one channel and 3 spatial axes, found shape {tuple(image.shape)}")
         size = image.shape[1:]
         if positions is None:
             positions = [
                 torch.arange(max(1, n // 3), dtype=torch.float64) * 3 + (n - 1 - 3 * (max(1, n // 3) - 1)) / 2
                 for n in size
             ]
-        pool = nn.functional.avg_pool3d if self.dimension == 3 else nn.functional.avg_pool2d
-        first = torch.relu(self.batch0(self.layer0(pool(image.unsqueeze(0), 3, stride=2, padding=1))))[0]
+        first = torch.relu(
+            self.batch0(self.layer0(nn.functional.avg_pool3d(image.unsqueeze(0), 3, stride=2, padding=1)))
+        )[0]
         half = [
             (m - 1) / 2 if self.extent is None else self.extent[axis] / (2 * _STRIDE)
             for axis, m in enumerate(first.shape[1:])
         ]
         centres = [p.to(self.offsets) / _STRIDE for p in positions]
-        # Offsets have components x, y(, z), the axes are (z,) y, x.
+        # Offsets have components x, y, z, the axes are z, y, x.
         shifts = self.offsets.flip(-1) * torch.tensor(half).to(self.offsets)
         gathered = kernels.shifted_differences(first, centres, shifts, outside=self.outside)
         # The channels of the map are outside, the offsets inside, as in the author's layout.
@@ -174,4 +167,4 @@ class Obelisk(nn.Module):
 
     def extra_repr(self) -> str:
         weights = sum(p.numel() for p in self.parameters())
-        return f"dimension={self.dimension}, channels={self.channels}, outside={self.outside!r}, {weights:,} weights"
+        return f"channels={self.channels}, outside={self.outside!r}, {weights:,} weights"

@@ -1,4 +1,4 @@
-"""The distribution over displacements: moments, labels, modes and samples against sums over all displacements."""
+"""The distribution over displacements: moments and labels against sums over all displacements."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
 from itk_pdd.kernels.interpolation.definition import interpolate
-from itk_pdd.network import distribution as module
 from itk_pdd.network.costs import ControlGrid, DisplacementSet
 from itk_pdd.network.distribution import DisplacementDistribution
 
@@ -35,13 +35,18 @@ def points_of(distribution):
     return list(itertools.product(*[range(n) for n in distribution.shape]))
 
 
+def moments_of(distribution):
+    given = distribution.costs, distribution.temperature, distribution.displacements
+    return kernels.displacement_moments(*given, second=True)
+
+
 def vectors_of(distribution):
     """All displacements in memory order, components x, y(, z)."""
     return np.array([d[::-1] for d in itertools.product(*[o.tolist() for o in distribution.displacements])])
 
 
 def test_moments_are_sums_over_all_displacements(distribution):
-    vectors, moments = vectors_of(distribution), distribution.moments()
+    vectors, moments = vectors_of(distribution), moments_of(distribution)
     for k in points_of(distribution):
         p = np.exp(-4 * distribution.costs[k].numpy().ravel())
         log_partition = np.log(p.sum())
@@ -90,9 +95,12 @@ def test_a_sharp_distribution_is_its_mode(distribution):
     sharp = DisplacementDistribution(
         distribution.costs, temperature=1e5, positions=distribution.positions, displacements=distribution.displacements
     )
-    torch.testing.assert_close(sharp.mean(), distribution.mode(), atol=1e-6, rtol=0)
-    assert sharp.entropy().abs().max() < 1e-3
-    assert sharp.covariance().abs().max() < 1e-3
+    best = distribution.costs.flatten(distribution.dimension).argmin(dim=-1)
+    mode = torch.from_numpy(vectors_of(distribution))[best]
+    torch.testing.assert_close(sharp.mean(), mode, atol=1e-6, rtol=0)
+    moments = moments_of(sharp)
+    assert moments.entropy.abs().max() < 1e-3
+    assert moments.covariance.abs().max() < 1e-3
 
 
 def test_a_flat_distribution_is_centred():
@@ -103,7 +111,7 @@ def test_a_flat_distribution_is_centred():
         positions=control.positions(),
         displacements=displacements.offsets(),
     )
-    moments = flat.moments()
+    moments = moments_of(flat)
     assert moments.mean.abs().max() < 1e-6
     torch.testing.assert_close(moments.entropy, torch.full(control.shape, np.log(45.0), dtype=torch.float32))
     # The variance of a uniform set of 2 r + 1 steps is step^2 r (r + 1) / 3.
@@ -111,47 +119,6 @@ def test_a_flat_distribution_is_centred():
     torch.testing.assert_close(
         moments.covariance, torch.diag(variance).expand_as(moments.covariance), atol=1e-5, rtol=0
     )
-
-
-def test_modes_are_the_hypotheses():
-    displacements = DisplacementSet((4, 4), (1.0, 0.5))
-    costs = torch.ones(1, 2, 9, 9)
-    costs[:, :, 2, 7] = 0.0
-    costs[:, 1, 6, 1] = 0.1
-    costs[:, 1, 6, 2] = 0.3  # beside a better one: no hypothesis of its own
-    control = ControlGrid.covering((5, 5), shape=(1, 2))
-    distribution = DisplacementDistribution(
-        costs, temperature=5.0, positions=control.positions(), displacements=displacements.offsets()
-    )
-    where, weight = distribution.modes(2)
-    torch.testing.assert_close(where[0, 1], torch.tensor([[1.5, -2.0], [-1.5, 2.0]]))
-    probabilities = distribution.probabilities()[0, 1]
-    torch.testing.assert_close(weight[0, 1, 0], probabilities[1:4, 6:9].sum())
-    torch.testing.assert_close(weight[0, 1, 1], probabilities[5:8, 0:3].sum())
-    torch.testing.assert_close(where[:, :, 0], distribution.mode())
-
-
-def test_too_few_modes_are_marked():
-    displacements = DisplacementSet((1, 1), (1.0, 1.0))
-    control = ControlGrid.covering((3, 3), shape=(1, 1))
-    costs = torch.tensor([[3.0, 2, 3], [2, 0, 2], [3, 2, 3]])[None, None]
-    distribution = DisplacementDistribution(
-        costs, temperature=1.0, positions=control.positions(), displacements=displacements.offsets()
-    )
-    where, weight = distribution.modes(12)
-    assert where.shape == (1, 1, 12, 2) and weight.shape == (1, 1, 12)
-    assert torch.equal(where[0, 0, 0], torch.zeros(2)) and weight[0, 0, 0].item() == pytest.approx(1.0)
-    assert where[0, 0, 1:].isnan().all() and (weight[0, 0, 1:] == 0).all()
-
-
-def test_samples_follow_the_probabilities(distribution):
-    samples = distribution.sample(20000, generator=torch.Generator().manual_seed(0))
-    assert samples.shape == (20000, *distribution.shape, distribution.dimension)
-    again = distribution.sample(20000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(samples, again)
-    deviation = distribution.covariance().diagonal(dim1=-2, dim2=-1).sqrt()
-    assert ((samples.mean(dim=0) - distribution.mean()).abs() < 5 * deviation / 20000**0.5).all()
-    assert (samples.std(dim=0) / deviation - 1).abs().max() < 0.05
 
 
 def test_log_probability(distribution):
@@ -170,13 +137,6 @@ def test_log_probability(distribution):
     torch.testing.assert_close(both[1], (both[0] + both[2]) / 2)
 
 
-def test_chunks_change_nothing(distribution, monkeypatch):
-    everything = distribution.mode(), *distribution.modes(2)
-    monkeypatch.setattr(module, "_CHUNK", 1)
-    for one, other in zip(everything, (distribution.mode(), *distribution.modes(2)), strict=True):
-        torch.testing.assert_close(one, other, equal_nan=True)
-
-
 def test_bad_input_is_named(distribution):
     lattice = {"positions": distribution.positions, "displacements": distribution.displacements}
     with pytest.raises(RegistrationError, match="costs must have the shape"):
@@ -185,6 +145,4 @@ def test_bad_input_is_named(distribution):
         DisplacementDistribution(distribution.costs, temperature=0.0, **lattice)
     with pytest.raises(RegistrationError, match="vectors must have the shape"):
         distribution.log_probability(torch.zeros(3))
-    with pytest.raises(RegistrationError, match="count must be at least 1"):
-        distribution.modes(0)
     assert "control points" in repr(distribution)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from itk_pdd import kernels
 from itk_pdd.geometry.blockfield import BlockField, relaid
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.uncertainty.agreement import agreement
@@ -21,7 +22,7 @@ def recorded(costs: np.ndarray, found: np.ndarray | None = None) -> StageRecord:
         torch.from_numpy(costs), temperature=4.0, positions=[torch.arange(n) for n in costs.shape[:3]],
         displacements=offsets,
     )  # fmt: skip
-    moments = distribution.moments()
+    moments = kernels.displacement_moments(distribution.costs, 4.0, offsets, second=True)
     padded = np.full((*costs.shape[:5], 8), 1e9, np.float32)
     padded[..., :5] = costs
     recorder = Recorder()
@@ -38,23 +39,31 @@ def recorded(costs: np.ndarray, found: np.ndarray | None = None) -> StageRecord:
     return recorder.stages[0], distribution
 
 
+def modes_of(probabilities: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    """Displacements of a control point that are more probable than all neighbours, with the probability around them."""
+    padded = np.pad(probabilities, 1, constant_values=0.0)
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3, 3))
+    summits = np.argwhere(probabilities >= around.max(axis=(3, 4, 5)))
+    order = sorted(map(tuple, summits), key=lambda index: -probabilities[index])
+    return [((np.array(index[::-1]) - 2.0) * 3, float(around[index].sum())) for index in order]
+
+
 def test_hypotheses_are_the_modes_of_the_distribution() -> None:
     costs = np.random.default_rng(0).uniform(0, 6, (3, 2, 4, 5, 5, 5)).astype(np.float32)
     record, distribution = recorded(costs)
-    modes, weights = distribution.modes(30)
     probabilities = distribution.probabilities().numpy()
     assert len(record.where) > 8, "noise has several modes in many places"
     for where, found, weight in zip(record.where, record.modes, record.weights, strict=True):
         known = ~np.isnan(found[:, 0])
         best = probabilities[tuple(where)].max()
         # Those of at least a fifth of the best one's probability.
-        own = modes[tuple(where)].numpy()
-        index = [tuple(np.round(m[::-1] / 3 + 2).astype(int)) for m in own if not np.isnan(m[0])]
+        own, weights = map(np.array, zip(*modes_of(probabilities[tuple(where)]), strict=True))
+        index = [tuple(np.round(m[::-1] / 3 + 2).astype(int)) for m in own]
         high = [n for n, i in enumerate(index) if probabilities[tuple(where)][i] >= 0.2 * best * (1 - 1e-5)]
         expected = own[high]
         assert {tuple(v) for v in found[known]} == {tuple(v) for v in expected}
         assert 1 < len(high) <= 8
-        assert weight[known] == pytest.approx(np.sort(weights[tuple(where)].numpy()[high])[::-1], rel=1e-4)
+        assert weight[known] == pytest.approx(np.sort(weights[high])[::-1], rel=1e-4)
 
 
 def test_one_hypothesis_is_no_choice() -> None:

@@ -1,8 +1,7 @@
 """Binary codes of MIND-SSC features on tensors of any device: see :mod:`itk_pdd.kernels.mind.cpu`.
 
 Shifted slices and sums along one axis after the other, in the order of the CPU kernel, so that the bits are the same
-but where a comparison is decided by the last digit. Counted, not measured: 200 launches and about 16 GB per dilation
-of an image of 8 million voxels, 4 ms at 4 TB/s; 12 distances are kept, 0.4 GB.
+but where a comparison is decided by the last digit.
 """
 
 from __future__ import annotations
