@@ -59,10 +59,7 @@ def train_descriptor(
 
     Parameters
     ----------
-    folder : path-like
-        Gets card.json, weights.safetensors and, in the subfolder training, checkpoint, log.csv and curve.png. A
-        training that was interrupted is resumed.
-    recipe, processes, progress
+    folder, recipe, processes, progress
         See :func:`itk_pdd.training.recipe.train_model`.
 
     Raises

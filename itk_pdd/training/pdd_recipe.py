@@ -86,21 +86,8 @@ def train_pdd(
 
     Parameters
     ----------
-    scans : sequence of LabelledScan
-        Those of the split "train" are learned from, those of "validation" measured on; none for a training on
-        synthetic pairs.
-    folder : path-like
-        Gets card.json, weights.safetensors and, in the subfolder training, checkpoint, log.csv and curve.png. A
-        training that was interrupted is resumed.
-    recipe, processes, progress
-        See :func:`itk_pdd.training.recipe.train_model`.
-
-    Raises
-    ------
-    RegistrationError
-        If the scans cannot be used.
-    OutputError
-        If the results cannot be written.
+    scans, folder, recipe, processes, progress
+        See :func:`itk_pdd.training.recipe.train_model`, as for the errors; no scans for a training on synthetic pairs.
     """
     run = Run(folder, processes or Processes(), progress)
     work = run.work

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from itk_pdd.kernels.expected.definition import weighted
 from itk_pdd.kernels.interpolation.definition import interpolate
 from itk_pdd.kernels.moments.cuda import moments
 
@@ -22,20 +23,7 @@ def expected_values(
     costs: Tensor, temperature: float, log_partition: Tensor, moving: Tensor, coordinates: Sequence[Tensor]
 ) -> Tensor:
     """Expected values of a map, (L, *control points)."""
-    return _weighted(_expected(costs, temperature, log_partition, len(coordinates)), moving, coordinates, 0)
-
-
-def _weighted(probabilities: Tensor, moving: Tensor, coordinates: Sequence[Tensor], axis: int) -> Tensor:
-    table = coordinates[axis]
-    if axis == len(coordinates) - 1:
-        there = interpolate(moving, table.flatten(), axis + 1).unflatten(-1, table.shape)
-        return (probabilities * there).sum(dim=-1)
-    result = None
-    for index, along in enumerate(table.T):
-        rest = probabilities.select(len(coordinates), index)
-        part = _weighted(rest, interpolate(moving, along, axis + 1), coordinates, axis + 1)
-        result = part if result is None else result + part
-    return result
+    return weighted(_expected(costs, temperature, log_partition, len(coordinates)), moving, coordinates, 0)
 
 
 def expected_values_backward(

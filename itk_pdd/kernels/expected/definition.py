@@ -11,7 +11,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.kernels.costs.definition import check_positions
 from itk_pdd.kernels.interpolation.definition import interpolate
 
-__all__ = ["check_shape", "expected_values"]
+__all__ = ["check_shape", "expected_values", "weighted"]
 
 
 def check_shape(costs: Tensor, positions: Sequence[Tensor], displacements: Sequence[Tensor]) -> None:
@@ -55,25 +55,19 @@ def expected_values(
     dimension = len(positions)
     logits = -temperature * costs.flatten(dimension)
     probabilities = torch.softmax(logits, dim=-1).unflatten(-1, costs.shape[dimension:])
-    return _expected(probabilities, moving, positions, displacements, 0)
+    coordinates = [p[:, None] + d for p, d in zip(positions, displacements, strict=True)]
+    return weighted(probabilities, moving, coordinates, 0)
 
 
-def _expected(
-    probabilities: Tensor, moving: Tensor, positions: list[Tensor], displacements: list[Tensor], axis: int
-) -> Tensor:
-    dimension = len(positions)
-    if axis == dimension - 1:
-        coordinates = positions[axis][:, None] + displacements[axis]
-        samples = interpolate(moving, coordinates.flatten(), axis + 1).unflatten(-1, coordinates.shape)
-        return (probabilities * samples).sum(dim=-1)
+def weighted(probabilities: Tensor, moving: Tensor, coordinates: Sequence[Tensor], axis: int) -> Tensor:
+    """Sum over the displacements, from ``axis`` on, of probabilities times the map at the coordinates of the tables."""
+    table = coordinates[axis]
+    if axis == len(coordinates) - 1:
+        there = interpolate(moving, table.flatten(), axis + 1).unflatten(-1, table.shape)
+        return (probabilities * there).sum(dim=-1)
     result = None
-    for index, displacement in enumerate(displacements[axis]):
-        part = _expected(
-            probabilities.select(dimension, index),
-            interpolate(moving, positions[axis] + displacement, axis + 1),
-            positions,
-            displacements,
-            axis + 1,
-        )
+    for index, along in enumerate(table.T):
+        rest = probabilities.select(len(coordinates), index)
+        part = weighted(rest, interpolate(moving, along, axis + 1), coordinates, axis + 1)
         result = part if result is None else result + part
     return result
