@@ -26,16 +26,7 @@ _AXES = ("x", "y", "z")
 def read_stl(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
     """Read the points of an STL file, text or binary; normals are computed again.
 
-    Parameters
-    ----------
-    content : bytes
-        The file.
-    dimension : int
-        Number of coordinates wanted; z is left alone in 2-D.
-    system : {"LPS", "RAS", None}
-        Coordinate system; if None, what 3D Slicer's "SPACE=" in the header says, else LPS.
-    name : str
-        What to call it in errors.
+    The parameters are those of :func:`itk_pdd.io.formats.vtk.read_vtk`; 3D Slicer's "SPACE=" stands in the header.
     """
     own, stated = stated_space(content[:256], system, name)
     count = int.from_bytes(content[80:84], "little")
