@@ -31,7 +31,8 @@ TRANSFORMS = click.option(
     help="A transform from FIXED to MOVING points: .h5, .tfm, .txt or .mat of ITK or ANTs, elastix' parameters (.txt), "
     "or a displacement field image in mm. Several are given in ANTs' order (1Warp.nii.gz, then "
     "0GenericAffine.mat): a fixed point goes through the first one first. "
-    "'[0GenericAffine.mat,1]' asks for the inverse of a linear one.",
+    "'[0GenericAffine.mat,1]' asks for the inverse of a linear one. Affines of FreeSurfer (.lta) and AFNI (.aff12.1D) "
+    "are known by their names; say ras:FILE for greedy's and c3d's, fsl:FILE,FIXED,MOVING for FLIRT's.",
 )
 OUTPUT = click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Where the result goes.")
 REFERENCE = click.option(
@@ -70,14 +71,14 @@ def main() -> None:
     """
 
 
-def _run(verbose: int, function: str, *arguments: Any, **options: Any) -> None:
+def _run(verbose: int, function: str, *arguments: Any, module: str = "transform", **options: Any) -> None:
+    import importlib
+
     from itk_pdd.cli import _console, _interrupt
 
     guard = _interrupt.interruptible(_console.INTERRUPTED, _console.STOPPED)
     with guard, _console.exit_codes(), _console.logging_to_stderr(verbose):
-        from itk_pdd.commands import transform as transforming
-
-        told = getattr(transforming, function)(*arguments, **options)
+        told = getattr(importlib.import_module(f"itk_pdd.commands.{module}"), function)(*arguments, **options)
         if told:
             click.echo(told)
 
@@ -129,7 +130,7 @@ def labels(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int
     "--to",
     type=click.Choice(["fixed", "moving"]),
     required=True,
-    help="Where the points go. fixed: FILE holds points of the moving image (the inverse is applied, to 0.0001 mm). "
+    help="Where the points go. fixed: FILE holds points of the moving image (the inverse is applied, to 0.0001 voxel). "
     "moving: FILE holds points of the fixed image (the transform itself is applied).",
 )
 @click.option(
@@ -170,13 +171,16 @@ def jacobian(output: Path, transforms: tuple[str, ...], verbose: int, **options:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["field", "composite", "elastix", "niftyreg"]),
+    type=click.Choice(["field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni"]),
     default="field",
     show_default=True,
     help="field: one displacement field, LPS mm (.nii.gz, .mha, .nrrd; .h5, .tfm as transform). composite: the "
     "transforms as they are in one ITK file (.h5, .tfm). elastix: a parameter file for transformix (.txt) and its "
-    "field beside it, to be used in their folder. niftyreg: NiftyReg's displacement field (.nii.gz, RAS mm).",
+    "field beside it, to be used in their folder. niftyreg: NiftyReg's displacement field (.nii.gz, RAS mm). voxels: a "
+    "field in voxels (.nii.gz). Of linear transforms: ras (greedy, c3d; .mat), afni (.aff12.1D), and, with -r and "
+    "--moving, fsl (FLIRT; .mat) and lta (FreeSurfer).",
 )
+@click.option("--moving", type=PATH, metavar="IMAGE", help="The MOVING image, for --format fsl and lta.")
 @_options(THREADS, VERBOSE)
 def compose(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
     """Write several transforms as one, from fixed to moving points, or convert one to another format."""
@@ -200,6 +204,28 @@ def inverse(output: Path, transforms: tuple[str, ...], verbose: int, **options: 
     without -r an affine transform (.tfm, .mat, .h5).
     """
     _run(verbose, "inverse_file", output, transforms, **options)
+
+
+@main.command(context_settings=SETTINGS)
+@_options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
+def halfway(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+    """Write the transform that, applied twice, is the given one, and print how exact it is.
+
+    The half of linear transforms is exact and written as an affine transform (.tfm, .mat, .h5); with -r, and for
+    fields, it is a displacement field.
+    """
+    _run(verbose, "halfway_file", output, transforms, module="averages", **options)
+
+
+@main.command(context_settings=SETTINGS)
+@_options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
+def mean(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+    """Write the mean of several transforms of one fixed image.
+
+    Linear transforms have a log-Euclidean mean (.tfm, .mat, .h5). With -r, or with fields among them, the displacements
+    are averaged on one grid.
+    """
+    _run(verbose, "mean_file", output, transforms, module="averages", **options)
 
 
 if __name__ == "__main__":

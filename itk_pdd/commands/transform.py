@@ -14,9 +14,10 @@ from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field,
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.mapping import AffineMapping, check_reach
 from itk_pdd.io import files, outputs
-from itk_pdd.io.fields import field_writer, niftyreg_writer
+from itk_pdd.io.fields import field_writer, niftyreg_writer, voxel_writer
 from itk_pdd.io.formats import niftyreg
 from itk_pdd.io.formats import tensors as tensor_files
+from itk_pdd.io.formats.affines import AFFINE_FORMATS, affine_writer
 from itk_pdd.io.formats.elastix import parameter_writer
 from itk_pdd.io.formats.segmentation import labels_writer
 from itk_pdd.io.images import reference_grid, simpleitk_image
@@ -42,7 +43,7 @@ __all__ = [
 
 PathLike = str | os.PathLike[str]
 
-FORMATS = ("field", "composite", "elastix", "niftyreg")
+FORMATS = ("field", "composite", "elastix", "niftyreg", "voxels", *AFFINE_FORMATS)
 """Forms in which a composition can be written."""
 
 
@@ -139,12 +140,15 @@ def jacobian_file(
     target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
     check([target], reference, *transforms)
     with simpleitk_threads(threads):
-        determinant, grid = determinants(as_mapping(list(transforms)), reference)
+        determinant, grid, inside = determinants(as_mapping(list(transforms)), reference)
         write([(target, partial(files.write_image, simpleitk_image(determinant, grid)))])
     folded = float((determinant <= 0).mean())
+    beyond = (
+        f"; {100 * (1 - inside):.3g} % of them lie outside the field, which moves nothing there" if inside < 1 else ""
+    )
     return (
         f"Jacobian determinant: from {determinant.min():.4g} to {determinant.max():.4g}, mean "
-        f"{determinant.mean(dtype=float):.4g}; folded (not positive) in {100 * folded:.4g} % of the voxels"
+        f"{determinant.mean(dtype=float):.4g}; folded (not positive) in {100 * folded:.4g} % of the voxels{beyond}"
     )
 
 
@@ -153,6 +157,7 @@ def compose_file(
     transforms: Sequence[PathLike],
     *,
     reference: PathLike | None = None,
+    moving: PathLike | None = None,
     form: str = "field",
     threads: int | None = None,
 ) -> None:
@@ -164,22 +169,32 @@ def compose_file(
         Where it goes; formats as for :func:`itk_pdd.io.fields.write_field`.
     transforms, reference
         As for :func:`itk_pdd.compose`; without a reference a field gets the grid of the first field.
-    form : {"field", "composite", "elastix", "niftyreg"}
+    moving : path-like, optional
+        The moving image, which the formats of FSL and FreeSurfer need beside the reference.
+    form : {"field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni"}
         One displacement field in LPS millimetres; ITK's composite of the single transforms, nothing sampled (an affine
-        transform if all are linear); elastix' parameter file with its field beside it; or NiftyReg's displacement
-        field.
+        transform if all are linear); elastix' parameter file with its field beside it; NiftyReg's displacement
+        field; a field in voxels; or, of linear transforms, a matrix of another program
+        (see :func:`itk_pdd.io.formats.affines.read_affine`).
     threads : int, optional
         CPU threads; all by default.
     """
     if form not in FORMATS:
         raise RegistrationError(f"form is {form!r}, expected one of {', '.join(FORMATS)}")
-    extensions = {"field": files.FIELD_EXTENSIONS, "niftyreg": niftyreg.EXTENSIONS, "elastix": (".txt",)}
+    extensions = {"field": files.FIELD_EXTENSIONS, "elastix": (".txt",), **AFFINE_FORMATS}
+    extensions |= dict.fromkeys(("niftyreg", "voxels"), niftyreg.EXTENSIONS)
     targets = [outputs.Output(output, "output", extensions.get(form, files.TRANSFORM_EXTENSIONS))]
     if form == "elastix":
         targets.append(elastix_field(output, "output"))
-    check(targets, reference, *transforms)
+    check(targets, reference, moving, *transforms)
     mapping = as_mapping(list(transforms))
     with simpleitk_threads(threads):
+        if form in AFFINE_FORMATS:
+            if mapping.matrix is None:
+                raise RegistrationError(f"transform is not linear, and the format {form} holds a matrix alone")
+            grids = [None if image is None else reference_grid(image) for image in (reference, moving)]
+            write([(targets[0], affine_writer(mapping.matrix, form, *grids, name="transform"))])
+            return
         if form == "composite":
             if reference is not None:
                 raise RegistrationError("a composite keeps the transforms as they are: leave the reference out")
@@ -194,8 +209,8 @@ def compose_file(
             text, beside = targets
             write([(text, parameter_writer(beside.path, grid)), (beside, field_writer(field))])
         else:
-            writer = niftyreg_writer(field) if form == "niftyreg" else field_writer(field)
-            write([(targets[0], writer)])
+            writers = {"niftyreg": niftyreg_writer, "voxels": voxel_writer, "field": field_writer}
+            write([(targets[0], writers[form](field))])
 
 
 def inverse_file(

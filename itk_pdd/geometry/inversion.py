@@ -74,7 +74,7 @@ def inverse_vectors(
     Parameters
     ----------
     mapping : Invertible
-        From fixed to moving points; where it has no grid, ``grid`` is taken for that of the fixed image as well.
+        From fixed to moving points.
     grid : Grid
         Where the inverse is wanted: the grid of the moving image.
     tolerance : float
@@ -96,14 +96,19 @@ def inverse_vectors(
     """
     vectors = np.empty((*grid.shape, grid.dimension), np.float32)
     voxel, reached, solved = min(grid.spacing), 0, 0
+    low, high = np.full(grid.dimension, np.inf), np.full(grid.dimension, -np.inf)
     for slab, points in slabs(grid):
         solutions, residuals = mapping.invert(points, tolerance=tolerance * voxel, iterations=iterations)
         vectors[slab] = solutions - points
         # The mapping says nothing about the rest.
         known = mapping.contains(solutions)
+        low = np.minimum(low, solutions[known].min(axis=0, initial=np.inf))
+        high = np.maximum(high, solutions[known].max(axis=0, initial=-np.inf))
         reached += int(known.sum())
         solved += int((residuals[known] <= EXACT * voxel).sum())
-    distances = _round_trip(mapping, vectors, grid)
+    # A mapping without a grid of its own is measured on the box of the points it takes into the grid.
+    fixed = mapping.grid or (Grid.create(grid.size, (high - low) / grid.size, low) if reached else grid)
+    distances = _round_trip(mapping, fixed, vectors, grid)
     if not reached or not len(distances):
         raise RegistrationError(
             "transform takes no point of the fixed image into the reference, which has to be the moving image for an "
@@ -113,12 +118,12 @@ def inverse_vectors(
     return vectors, InverseError(solved / reached, float(distances.mean(dtype=float)), most, float(distances.max()))
 
 
-def _round_trip(mapping: Invertible, vectors: np.ndarray, grid: Grid) -> np.ndarray:
+def _round_trip(mapping: Invertible, fixed: Grid, vectors: np.ndarray, grid: Grid) -> np.ndarray:
     """Measure how far the fixed voxels that get into the grid of the inverse return from where they started, in mm."""
     from itk_pdd.kernels.interpolation.cpu import sample_linear
 
     errors = []
-    for _, points in slabs(mapping.grid or grid):
+    for _, points in slabs(fixed):
         there = mapping(points)
         index = grid.to_index(there)
         known = grid.contains_index(index, margin=0) & mapping.contains(points)

@@ -11,9 +11,11 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.io import files, outputs
 from itk_pdd.io.formats import niftyreg
-from itk_pdd.io.guards.nifti import read_intent
+from itk_pdd.io.guards.nifti import Head, nifti_ending, read_head, read_intent
+from itk_pdd.io.guards.placement import qform_of, sform_of
 from itk_pdd.io.images import array_of, grid_of, itk_image, simpleitk_image
 
 if TYPE_CHECKING:
@@ -30,8 +32,13 @@ __all__ = [
     "niftyreg_writer",
     "read_field",
     "read_field_image",
+    "voxel_writer",
     "write_field",
 ]
+
+_SPM_NAME = "Mapping"  # intent of SPM's deformations
+_VOXELS_NAME = "VOXELS"  # intent of fields in voxels, as voxel_writer writes them
+_FSL_CODES = range(2006, 2010)  # intents of FSL's warps
 
 
 def field_to_itk(field: DisplacementField) -> Any:
@@ -123,14 +130,57 @@ def read_field(path: str | os.PathLike[str], *, name: str = "field") -> Displace
 
 
 def read_field_image(path: str | os.PathLike[str], *, name: str = "field") -> DisplacementField:
-    """Read a field from an image file: LPS displacements as ITK, ANTs and greedy write, or NiftyReg's field."""
-    field = field_from_image(files.read_image(path, name=name), name=name)
-    if outputs.extension(path).lower() in niftyreg.EXTENSIONS:
-        intent = read_intent(path)
-        if intent.name == niftyreg.NAME:
-            vectors = niftyreg.from_niftyreg(field.vectors, field.grid, intent.parameter, name=name)
-            return DisplacementField(vectors, field.grid)
-    return field
+    """Read a field from an image file.
+
+    Parameters
+    ----------
+    path : path-like
+        LPS displacements in millimetres, as ITK, ANTs and greedy write them; in NIfTI also the fields of NiftyReg and
+        the positions of SPM (``y_*.nii``), which their headers name.
+    name : str
+        What to call it in errors.
+
+    Raises
+    ------
+    RegistrationError
+        If the file is missing or holds no field, or one whose vectors nothing explains.
+    """
+    image = files.read_image(path, name=name)
+    head = read_head(path) if nifti_ending(path) else None
+    if head is None or not head.is_nifti:
+        return field_from_image(image, name=name)
+    if image.GetDimension() == 4 and image.GetSize()[-1] == 3:
+        code = head.number("intent_code")
+        raise RegistrationError(
+            f"{name}: {path} holds three numbers per voxel along its fourth axis"
+            f"{' (a warp of FSL)' if code in _FSL_CODES else ''}, whose units and axes the file does not tell, "
+            "expected a field of five axes (x, y, z, 1, 3) with the intent 1007 in LPS millimetres: store it so"
+        )
+    if image.GetDimension() == 2 and image.GetNumberOfComponentsPerPixel() == 3:
+        image = _of_one_slice(image, head, path, name)
+    field, intent = field_from_image(image, name=name), read_intent(path)
+    if intent.name == niftyreg.NAME:
+        vectors = niftyreg.from_niftyreg(field.vectors, field.grid, intent.parameter, name=name)
+    elif intent.name == _SPM_NAME:
+        vectors = niftyreg.displacements_from_ras(field.vectors, field.grid)
+    elif intent.name == _VOXELS_NAME:
+        vectors = (field.vectors @ field.grid.matrix.T).astype(np.float32)
+    else:
+        return field
+    return DisplacementField(vectors, field.grid)
+
+
+def _of_one_slice(image: SimpleITK.Image, head: Head, path: str | os.PathLike[str], name: str) -> SimpleITK.Image:
+    """Give a field of 3-D vectors on a single slice its third axis, which ITK drops."""
+    import SimpleITK
+
+    affine = qform_of(head) if sform_of(head) is None else sform_of(head)
+    if affine is None:
+        raise RegistrationError(f"{name}: {path} holds 3-D vectors on one slice, but does not say where the slice lies")
+    array = SimpleITK.GetArrayFromImage(image)[None]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    grid = Grid.create(array.shape[-2::-1], spacing, affine[:3, 3], affine[:3, :3] / spacing)
+    return simpleitk_image(array, grid)
 
 
 def niftyreg_writer(field: DisplacementField) -> Callable[[Path], None]:
@@ -138,7 +188,21 @@ def niftyreg_writer(field: DisplacementField) -> Callable[[Path], None]:
 
     def write(path: Path) -> None:
         files.write_image(field_to_image(DisplacementField(niftyreg.mirrored(field.vectors), field.grid)), path)
-        niftyreg.mark_as_niftyreg(path)
+        niftyreg.mark_intent(path)
+
+    return write
+
+
+def voxel_writer(field: DisplacementField) -> Callable[[Path], None]:
+    """Make a function that writes a field in voxels of its grid, along its index axes x, y, z, to a NIfTI file.
+
+    The name of the intent, VOXELS, keeps it from being taken for millimetres: :func:`read_field` turns it back.
+    """
+
+    def write(path: Path) -> None:
+        vectors = (field.vectors @ np.linalg.inv(field.grid.matrix).T).astype(np.float32)
+        files.write_image(field_to_image(DisplacementField(vectors, field.grid)), path)
+        niftyreg.mark_intent(path, _VOXELS_NAME, 0)
 
     return write
 

@@ -18,6 +18,7 @@ from itk_pdd.io.formats.unusual import read_unusual
 from itk_pdd.io.guards.headers import check_header, check_transform_text, nrrd_fields
 from itk_pdd.io.guards.nifti import examine_nifti, missing_bytes, nifti_ending, read_head
 from itk_pdd.io.guards.placement import check_placement, check_shear
+from itk_pdd.io.guards.transforms import loose_transforms
 from itk_pdd.io.guards.trial import check_hdf5
 from itk_pdd.io.guards.twins import alone
 from itk_pdd.io.gzipping import compress_file, holds
@@ -172,6 +173,12 @@ def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transfo
         check_transform_text(path, name=name)
     elif extension(path).lower() in (".h5", ".hdf5"):
         check_hdf5(path, name=name)
+    several = loose_transforms(path, extension(path).lower())
+    if several:
+        raise RegistrationError(
+            f"{name}: {path} holds {several} transforms that are no composite, and the format does not say in which "
+            "order they are applied: write them as one CompositeTransform, or each into a file of its own"
+        )
     try:
         with library_messages():
             transform = SimpleITK.ReadTransform(str(path))
@@ -225,6 +232,8 @@ def _check_written(again: SimpleITK.Image, image: SimpleITK.Image) -> None:
     found, written = SimpleITK.GetArrayViewFromImage(again), SimpleITK.GetArrayViewFromImage(image)
     if found.ndim == written.ndim and image.GetDimension() < again.GetDimension():
         found = np.moveaxis(found, 0, -1)  # components that became frames
+    elif found.ndim < written.ndim:
+        found = found.reshape(written.shape) if found.size == written.size else found  # vectors on a single slice
     if not np.array_equal(found, written, equal_nan=found.dtype.kind == "f"):
         raise OutputError("it was cut short; is the disk full?")
 
@@ -273,7 +282,8 @@ def _parameters(transform: SimpleITK.Transform) -> np.ndarray:
     """All parameters of a transform; those of a displacement field not by way of millions of Python numbers."""
     import SimpleITK
 
-    if transform.GetTransformEnum() == SimpleITK.sitkComposite:
+    # Linear ones first: SimpleITK shows those it has no class for as composites of themselves, without end.
+    if not transform.IsLinear() and transform.GetTransformEnum() == SimpleITK.sitkComposite:
         parts = SimpleITK.CompositeTransform(transform)
         return np.concatenate([_parameters(parts.GetNthTransform(i)) for i in range(parts.GetNumberOfTransforms())])
     if transform.GetTransformEnum() == SimpleITK.sitkDisplacementField:

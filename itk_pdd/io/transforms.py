@@ -27,8 +27,9 @@ from itk_pdd.io.fields import (
     read_field,
     read_field_image,
 )
+from itk_pdd.io.formats.affines import AFFINE_FORMATS, is_bare_matrix, read_affine
 from itk_pdd.io.formats.elastix import is_elastix, read_elastix
-from itk_pdd.io.images import is_itk, is_simpleitk
+from itk_pdd.io.images import is_itk, is_simpleitk, reference_grid
 from itk_pdd.io.outputs import extension
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ def as_mapping(transform: Any, *, dimension: int | None = None, name: str = "tra
     transform : itk.Transform, SimpleITK.Transform, numpy.ndarray, DisplacementField, Mapping, str, path-like or list
         Maps fixed points to moving points in physical (LPS) millimetres. A matrix is homogeneous, (dim + 1, dim + 1).
         A file is a transform of ITK or ANTs (.h5, .hdf5, .tfm, .txt, .mat), elastix' transform parameters (.txt) or
-        the image of a displacement field; "[file,1]" asks for the inverse of a linear one as in ANTs. A list is given
+        the image of a displacement field; "ras:FILE" is a matrix of greedy, c3d or NiftyReg, "fsl:FILE,FIXED,MOVING"
+        one of FLIRT with its images, .lta FreeSurfer's and .aff12.1D AFNI's;
+        "[file,1]" asks for the inverse of a linear one as in ANTs. A list is given
         in ANTs' order: a fixed point goes through the first one first (so that the moving image is changed by the last
         one first).
     dimension : int, optional
@@ -203,9 +206,21 @@ def _parts(transform: Any, name: str) -> Iterator[Mapping]:
 
 def _read(path: str, name: str) -> list[Mapping]:
     """Read a file, inverted where its name is written as ANTs does for that."""
-    match = None if os.path.exists(path) else _INVERTED.match(path)
+    exists = os.path.exists(path)
+    match = None if exists else _INVERTED.match(path)
     if match is None:
         called = f"{name} ({path})"
+        kind, colon, rest = ("", "", path) if exists else path.partition(":")
+        if colon and kind in AFFINE_FORMATS:
+            return [_foreign_affine(kind, rest, name)]
+        for kind in ("lta", "afni"):
+            if path.endswith(AFFINE_FORMATS[kind]):
+                return [_foreign_affine(kind, path, name)]
+        if path.lower().endswith((".mat", ".txt")) and is_bare_matrix(path):
+            raise RegistrationError(
+                f"{name}: {path} holds a bare matrix and does not say whose: give it as ras:{path} if it is of greedy, "
+                f"c3d or NiftyReg, as fsl:{path},FIXED,MOVING (with both images) if it is FLIRT's"
+            )
         if extension(path).lower() not in files.TRANSFORM_EXTENSIONS:
             return [FieldMapping(read_field_image(path, name=name), "zero", called)]
         if not is_elastix(path):
@@ -226,17 +241,28 @@ def _read(path: str, name: str) -> list[Mapping]:
     return [AffineMapping(np.linalg.inv(whole.matrix))]
 
 
+def _foreign_affine(kind: str, text: str, name: str) -> AffineMapping:
+    """Read "FILE" or "FILE,FIXED,MOVING": a matrix of another program and, where it needs them, the images."""
+    path, *images = [text] if os.path.exists(text) else text.split(",")
+    if len(images) not in (0, 2):
+        raise RegistrationError(f"{name}: {kind}:{text} names {len(images)} images, expected {kind}:FILE,FIXED,MOVING")
+    grids = [reference_grid(image, name=f"{name} ({image})") for image in images] or [None, None]
+    return AffineMapping(read_affine(Path(path), kind, *grids, name=name))
+
+
 def _from_simpleitk(transform: SimpleITK.Transform, name: str) -> Iterator[Mapping]:
     import SimpleITK
 
     kind = transform.GetTransformEnum()
-    if kind == SimpleITK.sitkComposite:
+    # Linear ones first: SimpleITK shows those it has no class for (MatrixOffsetTransformBase, Rigid2DTransform, as
+    # c3d and older ANTs write them) as composites of themselves, without end.
+    if transform.IsLinear():
+        yield LinearTransform(matrix_of(transform, transform.GetDimension()), transform)
+    elif kind == SimpleITK.sitkComposite:
         composite = SimpleITK.CompositeTransform(transform)
         # ITK applies the last one first.
         for number in reversed(range(composite.GetNumberOfTransforms())):
             yield from _from_simpleitk(composite.GetNthTransform(number), name)
-    elif transform.IsLinear():
-        yield LinearTransform(matrix_of(transform, transform.GetDimension()), transform)
     elif kind == SimpleITK.sitkDisplacementField:
         yield FieldMapping(field_from_simpleitk(transform, name=name), "zero", name)
     elif kind == SimpleITK.sitkBSplineTransform:

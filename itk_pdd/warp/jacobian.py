@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.jacobian import jacobian_determinant as determinant_of
 from itk_pdd.geometry.mapping import Mapping, check_reach
 from itk_pdd.io.images import answer, simpleitk_image
 from itk_pdd.io.transforms import as_mapping
@@ -28,14 +29,15 @@ def jacobian_determinant(transform: Any, *, reference: Any = None) -> Any:
     itk.Image or SimpleITK.Image
         float32: above 1 where the moving image is larger than the fixed one, not positive where the transform folds.
         SimpleITK's if the reference is, itk's otherwise. Central differences between voxels, one-sided at the border.
-        Beyond a field smaller than the reference its nearest displacement counts: its border is no fold.
+        The border of a field that is smaller than the reference is no fold: outside, what moves nothing counts as 1.
     """
-    determinant, grid = determinants(as_mapping(transform), reference)
+    determinant, grid, _ = determinants(as_mapping(transform), reference)
     return answer(simpleitk_image(determinant, grid), reference, reference, same_pixels=False)
 
 
-def determinants(mapping: Mapping, reference: Any) -> tuple[np.ndarray, Grid]:
-    """Compute the determinant per voxel, float32 (z, y, x), and its grid; see :func:`jacobian_determinant`."""
+def determinants(mapping: Mapping, reference: Any) -> tuple[np.ndarray, Grid, float]:
+    """Compute the determinant per voxel, float32 (z, y, x), its grid, and the share of it that is inside all fields."""
     grid = grid_for(mapping, reference)
     check_reach(mapping, grid)
-    return mapping.extended().field(grid).jacobian_determinant(), grid
+    determinant, inside = determinant_of(mapping, grid)
+    return determinant, grid, inside

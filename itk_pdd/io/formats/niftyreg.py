@@ -11,7 +11,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 
-__all__ = ["EXTENSIONS", "NAME", "from_niftyreg", "mark_as_niftyreg", "mirrored"]
+__all__ = ["EXTENSIONS", "NAME", "displacements_from_ras", "from_niftyreg", "mark_intent", "mirrored"]
 
 EXTENSIONS = (".nii", ".nii.gz")
 """Formats that NiftyReg reads."""
@@ -59,7 +59,7 @@ def from_niftyreg(vectors: np.ndarray, grid: Grid, kind: float, *, name: str = "
         If it is neither a deformation nor a displacement field.
     """
     if round(kind) == _POSITIONS:
-        return (mirrored(vectors) - grid.points()).astype(np.float32)
+        return displacements_from_ras(vectors, grid)
     if round(kind) != _DISPLACEMENTS:
         found = _OTHERS.get(round(kind), f"of the unknown kind {round(kind)}")
         raise RegistrationError(
@@ -69,11 +69,16 @@ def from_niftyreg(vectors: np.ndarray, grid: Grid, kind: float, *, name: str = "
     return mirrored(vectors)
 
 
-def mark_as_niftyreg(path: Path) -> None:
-    """Set the intent of a NIfTI-1 file of vectors to NREG_TRANS, a displacement field."""
+def displacements_from_ras(positions: np.ndarray, grid: Grid) -> np.ndarray:
+    """Turn RAS positions (z, y, x, dim) at the voxels of a grid into LPS displacements, float32."""
+    return (mirrored(positions) - grid.points()).astype(np.float32)
+
+
+def mark_intent(path: Path, name: str = NAME, kind: float = _DISPLACEMENTS) -> None:
+    """Set the name and the first parameter of the intent of a NIfTI-1 file; by default NiftyReg's displacements."""
     compressed = path.name.lower().endswith(".gz")
     content = bytearray(gzip.decompress(path.read_bytes()) if compressed else path.read_bytes())
     order = "<" if struct.unpack_from("<i", content)[0] == 348 else ">"
-    struct.pack_into(order + "f", content, 56, _DISPLACEMENTS)
-    struct.pack_into("16s", content, 328, NAME.encode())
+    struct.pack_into(order + "f", content, 56, kind)
+    struct.pack_into("16s", content, 328, name.encode())
     path.write_bytes(gzip.compress(content, 1) if compressed else content)
