@@ -67,7 +67,17 @@ class Operations(Protocol):
     def thermometer_codes(self, values: Array, bits: Sequence[int], /) -> Array:
         """See :func:`itk_pdd.kernels.thermometer.cpu.thermometer_codes`."""
 
-    def masked_costs(self, fixed: Array, moving: Array, allowed: np.ndarray | None, /, **options: Any) -> Array:
+    def masked_costs(
+        self,
+        fixed: Array,
+        moving: Array,
+        allowed: np.ndarray | None,
+        /,
+        *,
+        mask: np.ndarray | None,
+        scales: Sequence[float],
+        **options: Any,
+    ) -> Array:
         """See :func:`itk_pdd.kernels.hamming.cpu.masked_costs`."""
 
     def min_marginals(
@@ -91,13 +101,27 @@ class Operations(Protocol):
     def make_consistent(self, forward: Array, backward: Array, /, *, iterations: int) -> tuple[Array, Array]:
         """See :func:`itk_pdd.kernels.control_grid.cpu.make_consistent`."""
 
-    def local_correlation(self, fixed: np.ndarray, moving: np.ndarray, /, **options: Any) -> Any:
+    def local_correlation(
+        self,
+        fixed: np.ndarray,
+        moving: np.ndarray,
+        /,
+        *,
+        radius: int,
+        masks: Sequence[np.ndarray | None] = ...,
+        floor: float = ...,
+        scratch: Any = ...,
+    ) -> Any:
         """See :class:`itk_pdd.kernels.correlation.cpu.LocalCorrelation`."""
 
-    def add_volume_gradient(self, field: Array, out: Array, /, **options: Any) -> Array:
+    def add_volume_gradient(
+        self, field: Array, out: Array, /, *, weight: float, scale: Sequence[float] = ...
+    ) -> Any:  # fmt: skip
         """See :func:`itk_pdd.kernels.volume_change.cpu.add_volume_gradient`."""
 
-    def unfold(self, field: Array, /, **options: Any) -> tuple[Array, int, int]:
+    def unfold(
+        self, field: Array, /, *, scale: tuple[float, ...] = ..., minimum: float = ...
+    ) -> tuple[Array, int, int]:
         """See :func:`itk_pdd.kernels.unfolding.cpu.unfold`."""
 
 

@@ -240,7 +240,7 @@ class PddModel:
             vectors = found.cpu().numpy().astype(np.float32)
             if smallest is not None:
                 # Few control points are soon unfolded; folds between them are left to the working grid.
-                vectors = without_folds(vectors, scale=_steps(layout.positions())[::-1], minimum=smallest)
+                vectors = without_folds(vectors, scale=_steps(layout.positions())[::-1].tolist(), minimum=smallest)
             fields.append(_field(vectors, layout, grid))
         if smallest is not None:
             # Determinants multiply: those of several fields together may be smaller than of each.
@@ -280,7 +280,7 @@ def _field(vectors: np.ndarray, layout: Lattice, grid: Grid) -> DisplacementFiel
     control = Grid.create(
         layout.control.shape[::-1],
         np.asarray(grid.spacing) * _steps(positions)[::-1],
-        grid.to_physical([float(p[0]) for p in positions[::-1]]),
+        grid.to_physical(np.asarray([float(p[0]) for p in positions[::-1]])),
         np.asarray(grid.direction),
     )
     physical = vectors @ grid.matrix.T.astype(np.float32)

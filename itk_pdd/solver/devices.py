@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -110,11 +110,18 @@ def _answers(operations: Operations, shape: tuple[int, int, int]) -> Iterator[tu
     operations.add_codes(given(image), codes[0], bits=2, shift=24, dilation=1)
     yield "codes", numpy(codes).view(np.uint64)
     yield "codes of classes", numpy(operations.thermometer_codes(given(shares), (5, 32, 27))).view(np.uint64)
-    options = {"cell": cell, "radius": (1, 1, 1), "step": (1, 1, 2), "stride": (1, 1, 1), "scales": (0.02, 0.01)}
-    masked = operations.masked_costs(*map(given, pair), allowed, mask=mask, **options)
+    options: dict[str, Any] = {
+        "cell": cell,
+        "radius": (1, 1, 1),
+        "step": (1, 1, 2),
+        "stride": (1, 1, 1),
+        "scales": (0.02, 0.01),
+    }
+    first, second = (given(words) for words in pair)
+    masked = operations.masked_costs(first, second, allowed, mask=mask, **options)
     yield "costs with masks", numpy(masked)[..., :3]
     options |= {"base": given(fields[0]), "block": (1, 1, 1)}
-    costs = operations.masked_costs(*map(given, pair), None, mask=None, **options)
+    costs = operations.masked_costs(first, second, None, mask=None, **options)
     yield "costs", numpy(costs)[..., :3].copy()
     regularised = kernels.regularise(operations.tensor(costs)[..., :3].clone().contiguous(), 1.0, 3)
     yield "costs of the mean field", numpy(operations.from_tensor(regularised))
@@ -125,6 +132,7 @@ def _answers(operations: Operations, shape: tuple[int, int, int]) -> Iterator[tu
     # Only differences within a control point mean something.
     yield "marginals", relative - relative.min(axis=(3, 4, 5), keepdims=True)
     for name, moment in zip(("displacements", "covariances", "entropies"), moments, strict=False):
+        assert moment is not None
         yield name, numpy(operations.from_tensor(moment))
 
     yield "means", numpy(operations.restrict(given(fields[0]), cell))

@@ -123,7 +123,7 @@ def align_affine(
             None if mask is None else resample(mask, grid, interpolation="nearest", outside="zero")
             for mask, grid in zip((fixed_mask, moving_mask), grids, strict=True)
         ]
-        problem = Problem((small[0],), (small[1],), found, *masks)
+        problem = Problem((small[0],), (small[1],), found, masks[0], masks[1])
         result = model.register(problem, Options(device="cpu", threads=threads))
         points, targets = _correspondences(small[0], moving.grid, masks[0], result.field)
         if len(points) < 10 * (fixed.grid.dimension + 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,8 +89,8 @@ def refine(
         whole = operations.tensor(coarse) + coefficients
         gradient += weights.diffusion * _diffusion_gradient(whole, cell)
         if weights.volume:
-            volumes = operations.from_tensor(whole), operations.from_tensor(gradient)
-            operations.add_volume_gradient(*volumes, weight=weights.volume, scale=cell[::-1])
+            control_field, derivative = operations.from_tensor(whole), operations.from_tensor(gradient)
+            operations.add_volume_gradient(control_field, derivative, weight=weights.volume, scale=cell[::-1])
         mean.lerp_(gradient, 0.1)
         square.lerp_(gradient.square(), 0.001)
         scale = square.div(1 - 0.999**step).sqrt_().add_(1e-8)
@@ -137,6 +138,10 @@ def refined(
         operations = HOST
     levels = _levels(fixed, settings)
     field = field.on(operations)
+
+    def report(done: int, fraction: float) -> None:
+        progress((done + fraction) / len(levels))
+
     for number, level in enumerate(levels):
         field = field.resized(level.size)
         # The descent works in units of the blocks. Arrays make way for the next: on the working grid they are large.
@@ -151,7 +156,7 @@ def refined(
             replace(settings, iterations=level.steps),
             level.weights,
             smallest_jacobian=smallest_jacobian,
-            progress=lambda f, number=number: progress((number + f) / len(levels)),
+            progress=partial(report, number),
             operations=operations,
         )
         vectors *= float(level.size)
@@ -240,7 +245,7 @@ def _correlation_slope(
     inner = [None if mask is None else _inner(mask) for mask in masks]
     # A mask may be too thin for derivatives.
     if level.intensities is not None and all(mask is None or mask.any() for mask in inner):
-        turns += [terms(lambda image, axis=axis: sobel(image, axis), inner) for axis in range(3)]
+        turns += [terms(partial(sobel, axis=axis), inner) for axis in range(3)]
     calls = itertools.count(0 if level.intensities is None else -level.intensities)
 
     def slope(field: Array) -> Array:

@@ -142,8 +142,9 @@ def search(
         if stage.consistency:
             if listener is not None:
                 listener.fields(*(field.on(HOST) for field in found))
-            both = [field.vectors / float(field.size) for field in found]  # composed in units of their blocks
-            both = operations.make_consistent(*both, iterations=stage.consistency)
+            # Composed in units of their blocks.
+            there, back = (field.vectors / float(field.size) for field in found)
+            both = operations.make_consistent(there, back, iterations=stage.consistency)
             forward, backward = (f.with_vectors(v * float(f.size)) for f, v in zip(found, both, strict=True))
     assert forward is not None
     return forward.on(HOST)
@@ -179,7 +180,14 @@ def _one_way(
             found.on(HOST), scale=stage.shrink, step=stage.step, count=2 * stage.radius + 1,
             temperature=stage.temperature,
         )  # fmt: skip
-    options = {"cell": cell, "radius": radius, "step": step, "stride": stride, "base": base, "block": block}
+    options: dict[str, Any] = {
+        "cell": cell,
+        "radius": radius,
+        "step": step,
+        "stride": stride,
+        "base": base,
+        "block": block,
+    }
     options |= {"mask": image.mask, "scales": own.scales}
     mean = partial(_mean, stage, radius, step, listener=listener)
     tree = spanning_tree(image.guide(cell))

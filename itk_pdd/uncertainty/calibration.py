@@ -119,7 +119,7 @@ class Calibration:
 
     def _product(self, intercept: float, weights: Mapping[str, float], features: Mapping[str, np.ndarray]) -> Any:
         # Features that a model does not have, of stages that it lacks, are left out.
-        logs = np.float32(intercept)
+        logs: Any = np.float32(intercept)
         for name, weight in weights.items():
             if name in features:
                 logs = logs + np.float32(weight) * np.log(features[name] + np.float32(self.offsets[name]))

@@ -183,7 +183,9 @@ def _from_images(
     stride = per_axis(2, first.dimension) if min(target[1:]) % 2 == 0 else (1, 1, 1)
     options: dict[str, Any] = {"block": field.block, "cell": target, "stride": stride}
     options |= {"mask": first.mask, "allowed": second.mask}
-    sums, likeness, structured = None, [], False
+    sums: Any = None
+    structured: Any = False
+    likeness = []
     for channel, weight in enumerate(first.weights):
         if not weight:
             continue
@@ -193,7 +195,7 @@ def _from_images(
         scale, centre = np.float32(1 / (float(fixed.std()) or 1.0)), np.float32(fixed.mean(dtype=np.float64))
         intensities = [((array - centre) * scale)[..., None] for array in (fixed, moving)]
         found = {
-            "intensity": agreement(*intensities, field.vectors, channels=1, **options),
+            "intensity": agreement(intensities[0], intensities[1], field.vectors, channels=1, **options),
             "structure": agreement(
                 first.features(2, channel), second.features(2, channel), field.vectors, channels=first.similarities,
                 factor=1 / 255, **options,
@@ -208,7 +210,8 @@ def _from_images(
             sums = found
         else:
             sums = {k: v.plus(found[k]) for k, v in sums.items()}
-    result, spread = {}, {}
+    result: dict[str, np.ndarray] = {}
+    spread = {}
     for name, each in sums.items():
         damped = each.normal + np.float32(_DAMPING) * np.eye(3, dtype=np.float32)
         if first.dimension == 2:

@@ -123,6 +123,7 @@ class Recorder:
             Displacements along z, y, x in voxels of the stage, padded with zeros along x.
         """
         moments = kernels.displacement_moments(costs, self._temperature, offsets, second=True)
+        assert moments.covariance is not None and moments.entropy is not None
         self._covariance[nodes] = moments.covariance.cpu().numpy() * self._scale**2
         self._entropy[nodes] = moments.entropy.cpu().numpy()
         several, modes, weights = _hypotheses(costs.cpu().numpy(), self._temperature, self._count)
