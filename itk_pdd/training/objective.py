@@ -45,12 +45,6 @@ class ObjectiveSettings:
         hand-made ones.
     auxiliary : float
         Weight of that loss beside the other one afterwards, on the fixed image.
-    ramp : float
-        Share of the iterations over which the diffusion grows to its weight. While the features say little yet, the
-        easiest way to a smooth field would be to look at them less and less.
-    images : int
-        Images of which a step sees all ordered pairs, each with the features of an image computed once; of 2 only one
-        pair. More images let a step cost less per pair and show less different places.
     block : int, optional
         Control points along each axis of a random block that a step looks at; all by default. Fewer cost less time.
     """
@@ -59,8 +53,6 @@ class ObjectiveSettings:
     diffusion: float = 1.5
     pretrain: int = 0
     auxiliary: float = 0.0
-    ramp: float = 0.3
-    images: int = 2
     block: int | None = None
 
     def __post_init__(self) -> None:
@@ -70,10 +62,6 @@ class ObjectiveSettings:
             raise RegistrationError(
                 f"diffusion, pretrain, auxiliary and block are {self.diffusion}, {self.pretrain}, {self.auxiliary} and "
                 f"{self.block}, expected none below 0 and a block of 2 or more"
-            )
-        if not 0 <= self.ramp <= 1 or self.images < 2:
-            raise RegistrationError(
-                f"ramp and images are {self.ramp} and {self.images}, expected a share of 1 and 2 or more images"
             )
 
 
