@@ -153,8 +153,9 @@ def dtype_of(image: SimpleITK.Image) -> np.dtype:
     """Return the type of the pixels, or of their components."""
     import SimpleITK
 
-    corner = SimpleITK.RegionOfInterest(image, [1] * image.GetDimension())
-    return SimpleITK.GetArrayViewFromImage(corner).dtype
+    if image.GetDimension() < 4:  # a corner is a copy of its own; SimpleITK cuts none out of a series
+        image = SimpleITK.RegionOfInterest(image, [1] * image.GetDimension())
+    return SimpleITK.GetArrayViewFromImage(image).dtype
 
 
 def outside_value(default: float, dtype: np.dtype) -> float:
