@@ -225,7 +225,10 @@ def _read(path: str, name: str) -> list[Mapping]:
             return [FieldMapping(read_field_image(path, name=name), "zero", called)]
         if not is_elastix(path):
             return list(_from_simpleitk(files.read_transform(path, name=name), called))
-        read = {"field": partial(read_field, name=name), "transform": partial(files.read_transform, name=name)}
+        read: dict[str, Callable[[Path], Any]] = {
+            "field": partial(read_field, name=name),
+            "transform": partial(files.read_transform, name=name),
+        }
         stages = read_elastix(path, read, name=name)
         return [part for stage in stages for part in _parts(stage, called)]
     parts = _read(match[1], name)
@@ -246,8 +249,8 @@ def _foreign_affine(kind: str, text: str, name: str) -> AffineMapping:
     path, *images = [text] if os.path.exists(text) else text.split(",")
     if len(images) not in (0, 2):
         raise RegistrationError(f"{name}: {kind}:{text} names {len(images)} images, expected {kind}:FILE,FIXED,MOVING")
-    grids = [reference_grid(image, name=f"{name} ({image})") for image in images] or [None, None]
-    return AffineMapping(read_affine(Path(path), kind, *grids, name=name))
+    fixed, moving = [reference_grid(image, name=f"{name} ({image})") for image in images] or (None, None)
+    return AffineMapping(read_affine(Path(path), kind, fixed, moving, name=name))
 
 
 def _from_simpleitk(transform: SimpleITK.Transform, name: str) -> Iterator[Mapping]:

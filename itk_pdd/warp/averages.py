@@ -128,8 +128,9 @@ def halfway_mapping(mapping: Mapping, grid: Grid | None) -> tuple[Mapping, HalfE
 
 def mean_mapping(mappings: list[Mapping], grid: Grid | None) -> Mapping:
     """Average mappings; see :func:`mean`."""
-    if grid is None and all(mapping.matrix is not None for mapping in mappings):
-        logarithms = [_function_of_matrix("logm", mapping.matrix) for mapping in mappings]
+    matrices = [mapping.matrix for mapping in mappings if mapping.matrix is not None]
+    if grid is None and len(matrices) == len(mappings):
+        logarithms = [_function_of_matrix("logm", matrix) for matrix in matrices]
         return AffineMapping(_function_of_matrix("expm", np.mean(logarithms, axis=0)))
     if grid is None:
         grid = next((mapping.grid for mapping in mappings if mapping.grid is not None), None)
