@@ -189,7 +189,26 @@ PDD = (
     ),
     click.option(
         "--block", type=click.IntRange(min=2), metavar="N",
-        help="Control points per axis of the random block that an iteration looks at; all by default.",
+        help="Control points per axis of the random block that an iteration looks at; all by default. With --norm "
+        "running only the features that the block needs are computed.",
+    ),
+    click.option(
+        "--norm", type=click.Choice(["group", "running"]), default="group", show_default=True,
+        help="Normalisation of the learned features: by the statistics of each image, or by those of the training so "
+        "far, which lets an iteration compute parts of the features.",
+    ),
+    click.option(
+        "--images", type=click.IntRange(min=2), default=2, show_default=True, metavar="N",
+        help="Images of an iteration, which sees one pair of 2 and all ordered pairs of more; the features of each are "
+        "computed once. Less time per pair, less variety per iteration.",
+    ),
+    click.option(
+        "--ramp", type=click.FloatRange(0, 1), default=0.3, show_default=True, metavar="SHARE",
+        help="Share of the iterations in which the diffusion grows to its weight.",
+    ),
+    click.option(
+        "--contrast", type=click.FloatRange(min=0), default=1.0, show_default=True,
+        help="Strength of the random changes of the intensities: gamma, contrast, brightness, noise and blur.",
     ),
     click.option(
         "--stride", type=_COUNT, metavar="N",
@@ -212,7 +231,7 @@ METHOD = click.option(
     help="The same as the command of that name.",
 )  # fmt: skip
 """The way of earlier versions to say what is trained."""
-_ONLY_SCANS = ("intensity", "spacing", "class_names", "elastic", "cache")
+_ONLY_SCANS = ("intensity", "spacing", "class_names", "elastic", "cache", "images", "contrast")
 _SPELLED = {"warps": "warp", "class_names": "class"}
 
 
@@ -247,7 +266,8 @@ def check_pairs(context: click.Context) -> None:
     """Refuse options of a PDD network that have no effect on the pairs or features that it learns from."""
     values = context.params
     if values["features"] != "obelisk":
-        _refuse(context, "channels", f"with --features {values['features']}")
+        for name in ("channels", "norm"):
+            _refuse(context, name, f"with --features {values['features']}")
     if values["synthetic"]:
         for name in _ONLY_SCANS:
             _refuse(context, name, "with --synthetic")

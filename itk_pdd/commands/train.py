@@ -102,14 +102,16 @@ def _pdd(options: Options, settings: Options) -> Run:
     network = PddSettings(
         warps=tuple(Warp(*warp) for warp in options.pop("warps")) or (Warp(),),
         optimisation=InstanceOptimisation(options.pop("optimisation")),
-        **{name: options.pop(name) for name in ("features", "channels", "mean_field")},
+        **{name: options.pop(name) for name in ("features", "channels", "mean_field", "norm")},
     )
-    objective = {name: options.pop(name) for name in ("loss", "diffusion", "pretrain", "auxiliary", "block")}
+    names = ("loss", "diffusion", "ramp", "pretrain", "auxiliary", "block", "images")
+    objective = {name: options.pop(name) for name in names}
+    augmentation = replace(PDD_AUGMENTATION, intensity=options.pop("contrast"))
     recipe = PddRecipe(
         network=network,
         objective=ObjectiveSettings(**objective),
         settings=replace(PDD_TRAINING, **settings),
-        augmentation=PDD_AUGMENTATION if elastic is None else replace(PDD_AUGMENTATION, elastic=elastic),
+        augmentation=augmentation if elastic is None else replace(augmentation, elastic=elastic),
         synthetic=size[::-1] if synthetic else None,
         **options,
     )

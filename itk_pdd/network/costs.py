@@ -135,6 +135,11 @@ class ControlGrid:
         """Number of axes."""
         return len(self.shape)
 
+    def part(self, block: Sequence[slice]) -> ControlGrid:
+        """The control points in a block, slices along the axes (z,) y, x."""
+        first = tuple(f + s * b.start for f, s, b in zip(self.first, self.spacing, block, strict=True))
+        return ControlGrid(tuple(b.stop - b.start for b in block), first, self.spacing)
+
     def positions(self) -> tuple[Tensor, ...]:
         """Feature voxel indices of the control points along each axis (z,) y, x, in double precision on the CPU."""
         return tuple(

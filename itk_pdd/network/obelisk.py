@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["Obelisk", "reference_positions"]
+__all__ = ["NORMS", "Obelisk", "RunningNorm", "reference_positions"]
 
+NORMS = ("group", "batch", "running")
+"""Normalisations of :class:`Obelisk`."""
 _STRIDE = 4  # image voxels per voxel of the first map: an average pooling and a convolution, each with a stride of 2
 
 
@@ -43,6 +45,44 @@ def reference_positions(size: Sequence[int], *, stride: int = 3) -> tuple[Tensor
     )
 
 
+class RunningNorm(nn.BatchNorm3d):
+    """Batch normalisation by the statistics of the training so far, in training as in use.
+
+    What a map becomes at a place does not depend on which part of the map is at hand, so that a training can compute
+    parts. No gradient flows through the statistics. The weights are those of a batch normalisation.
+    """
+
+    _SHARE = 0.05  # of a new step in the statistics, once there have been 20
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise a map (1, C, ...); while training, its statistics are kept for :meth:`update`."""
+        if self.training:
+            with torch.no_grad():
+                variance, mean = torch.var_mean(values.detach(), dim=[0, *range(2, values.ndim)], correction=0)
+            self._seen.append((mean, variance))
+            if self.num_batches_tracked == 0:
+                self.running_mean.copy_(mean)
+                self.running_var.copy_(variance)
+        # Copies: the statistics change before the way back.
+        mean, variance = self.running_mean.clone(), self.running_var.clone()
+        return nn.functional.batch_norm(values, mean, variance, self.weight, self.bias, eps=self.eps)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Let the maps since the last call, those of one step, count in the statistics."""
+        if not self._seen:
+            return
+        share = max(self._SHARE, 1 / (1 + int(self.num_batches_tracked)))
+        for running, seen in zip((self.running_mean, self.running_var), zip(*self._seen, strict=True), strict=True):
+            running.lerp_(torch.stack(seen).mean(0), share)
+        self.num_batches_tracked += 1
+        self._seen.clear()
+
+
 class Obelisk(nn.Module):
     """Features of a single-channel image, from context gathered at learned offsets.
 
@@ -55,9 +95,9 @@ class Obelisk(nn.Module):
     ----------
     channels : int
         Number of features; 16 in the paper. Twice as many pairs of offsets are learned.
-    norm : {"batch", "group"}
-        Normalisation. Batch normalisation is the paper's; with single images in training it works better with its
-        statistics frozen, or as group normalisation, which has none.
+    norm : {"batch", "group", "running"}
+        Normalisation. Batch normalisation is the paper's; with single images in training it works better as group
+        normalisation, which has no statistics, or with running ones (see :class:`RunningNorm`).
     groups : int
         Upper limit of the number of groups of a group normalisation; what divides its channels is used.
     extent : sequence of float, optional
@@ -87,8 +127,8 @@ class Obelisk(nn.Module):
         super().__init__()
         if channels < 1 or groups < 1:
             raise RegistrationError(f"channels and groups must be at least 1, found {channels} and {groups}")
-        if norm not in ("batch", "group"):
-            raise RegistrationError(f"norm must be 'batch' or 'group', found {norm!r}")
+        if norm not in NORMS:
+            raise RegistrationError(f"norm must be one of {', '.join(NORMS)}, found {norm!r}")
         if outside not in ("zero", "nearest"):
             raise RegistrationError(f"outside must be 'zero' or 'nearest', found {outside!r}")
         if extent is not None and (len(extent) != 3 or any(not e > 0 for e in extent)):
@@ -97,6 +137,8 @@ class Obelisk(nn.Module):
         self.extent = None if extent is None else tuple(float(e) for e in extent)
 
         def normalisation(features: int) -> nn.Module:
+            if norm == "running":
+                return RunningNorm(features)
             if norm == "batch":
                 return nn.BatchNorm3d(features)
             return nn.GroupNorm(max(g for g in range(1, groups + 1) if features % g == 0), features)
@@ -120,7 +162,9 @@ class Obelisk(nn.Module):
             if layer.bias is not None:
                 layer.bias.zero_()
 
-    def forward(self, image: Tensor, positions: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, image: Tensor, positions: Sequence[Tensor] | None = None, *, window: Sequence[slice] | None = None
+    ) -> Tensor:
         """Compute features on a regular grid.
 
         Parameters
@@ -130,10 +174,13 @@ class Obelisk(nn.Module):
         positions : sequence of Tensor, optional
             Image voxel indices along each axis, z, y, x, where features are wanted; by default every third voxel,
             centred.
+        window : sequence of slice, optional
+            Only these of the positions along each axis. With running or batch statistics in use, the features are those
+            that all positions together would get; a group normalisation takes the statistics of the window.
 
         Returns
         -------
-        Tensor, shape (channels, *numbers of positions)
+        Tensor, shape (channels, *numbers of positions, or of those in the window)
 
         Raises
         ------
@@ -155,15 +202,33 @@ class Obelisk(nn.Module):
             (m - 1) / 2 if self.extent is None else self.extent[axis] / (2 * _STRIDE)
             for axis, m in enumerate(first.shape[1:])
         ]
+        inner = [slice(None)] * self.dimension
+        if window is not None:
+            # The second convolution sees one neighbour.
+            wide = [slice(max(0, w.start - 1), min(len(p), w.stop + 1)) for w, p in zip(window, positions, strict=True)]
+            inner = [slice(w.start - v.start, w.stop - v.start) for w, v in zip(window, wide, strict=True)]
+            positions = [p[v] for p, v in zip(positions, wide, strict=True)]
         centres = [p.to(self.offsets) / _STRIDE for p in positions]
         # Offsets have components x, y, z, the axes are z, y, x.
         shifts = self.offsets.flip(-1) * torch.tensor(half).to(self.offsets)
         gathered = kernels.shifted_differences(first, centres, shifts, outside=self.outside)
         # The channels of the map are outside, the offsets inside, as in the author's layout.
         gathered = gathered.flatten(0, 1).unsqueeze(0)
-        gathered = torch.relu(self.batch1(self.layer1(gathered)))
+        if torch.is_grad_enabled() and self.dimension == 3:
+            # The same with the channels innermost in memory, where the way back through layer2 is faster on a CPU.
+            rows = nn.functional.linear(gathered.flatten(2)[0].t(), self.layer1.weight.flatten(1))
+            gathered = rows.unflatten(0, gathered.shape[2:]).permute(3, 0, 1, 2).unsqueeze(0)
+        else:
+            gathered = self.layer1(gathered)
+        gathered = torch.relu(self.batch1(gathered))
         gathered = torch.relu(self.batch2(self.layer2(gathered)))
-        return self.layer3(gathered)[0]
+        return self.layer3(gathered[(..., *inner)])[0]
+
+    def update_statistics(self) -> None:
+        """Let what was computed since the last call count in running statistics, where there are any."""
+        for module in self.modules():
+            if isinstance(module, RunningNorm):
+                module.update()
 
     def extra_repr(self) -> str:
         weights = sum(p.numel() for p in self.parameters())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from itk_pdd import kernels
@@ -39,6 +41,7 @@ class ProbabilisticDenseDisplacements(nn.Module):
         control: ControlGrid,
         displacements: DisplacementSet,
         weights: Tensor | None = None,
+        firsts: Sequence[Sequence[int]] | None = None,
     ) -> DisplacementDistribution:
         """Match the features of two images.
 
@@ -52,6 +55,10 @@ class ProbabilisticDenseDisplacements(nn.Module):
             What to try at each of them.
         weights : Tensor, shape (C,), optional
             Positive factors of the channels in the costs.
+        firsts : two sequences of int, optional
+            Where maps that are parts of larger ones begin in those, first the fixed one, axes (z,) y, x; control
+            points count in voxels of the larger ones. The parts must hold all that control points and displacements
+            reach within the larger maps.
 
         Returns
         -------
@@ -70,7 +77,11 @@ class ProbabilisticDenseDisplacements(nn.Module):
                 f"found {dimension}, {control.dimension} and {displacements.dimension}"
             )
         positions, offsets = control.positions(), displacements.offsets()
-        costs = kernels.displacement_costs(fixed, moving, positions=positions, displacements=offsets, weights=weights)
+        here, there = firsts or ([0] * dimension,) * 2
+        costs = kernels.displacement_costs(
+            fixed, moving, weights=weights, positions=[p - f for p, f in zip(positions, here, strict=True)],
+            displacements=[d + f - m for d, f, m in zip(offsets, here, there, strict=True)],
+        )  # fmt: skip
         return DisplacementDistribution(
             self.regularisation(costs, dimension),
             temperature=self.regularisation.temperature,

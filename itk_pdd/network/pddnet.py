@@ -160,15 +160,28 @@ class PddNetwork(nn.Module):
         """The layout of a search in an image of a shape (z, y, x); see :func:`lattice`."""
         return lattice(self.settings, self.settings.warps[warp], size)
 
-    def features(self, image: Tensor) -> Tensor:
-        """Features (channels, z', y', x') of an image (1, z, y, x)."""
+    @property
+    def local(self) -> bool:
+        """Whether features of a part of an image are those of the whole image there, while it learns as well."""
+        return self.obelisk is None or self.settings.norm == "running"
+
+    def features(self, image: Tensor, window: Sequence[slice] | None = None) -> Tensor:
+        """Features (channels, z', y', x') of an image (1, z, y, x), or only a window of them (see :meth:`local`)."""
         positions = self.lattice(image.shape[1:]).features
         if self.obelisk is None:
-            return descriptors(image[0], positions, stride=self.settings.stride)
-        return self.obelisk(image, positions)
+            found = descriptors(image[0], positions, stride=self.settings.stride)
+            return found if window is None else found[(slice(None), *window)]
+        return self.obelisk(image, positions, window=window)
 
     def search(
-        self, fixed: Tensor, moving: Tensor, layout: Lattice, *, warp: int = 0, block: Sequence[slice] | None = None
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        layout: Lattice,
+        *,
+        warp: int = 0,
+        block: Sequence[slice] | None = None,
+        windows: Sequence[Sequence[slice]] | None = None,
     ) -> DisplacementDistribution:
         """Distribution over the displacements from control points in the fixed to places in the moving features.
 
@@ -182,13 +195,13 @@ class PddNetwork(nn.Module):
             Which of the searches.
         block : sequence of slice, optional
             Only these control points along z, y, x; all by default.
+        windows : two sequences of slice, optional
+            Which features of fixed and moving image are given, along z, y, x; all by default. They must be those that
+            the block can reach.
         """
-        control = layout.control
-        if block is not None:
-            begins = [part.start for part in block]
-            first = tuple(f + s * b for f, s, b in zip(control.first, control.spacing, begins, strict=True))
-            control = ControlGrid(tuple(part.stop - part.start for part in block), first, control.spacing)
-        return self.searches[warp](fixed, moving, control=control, displacements=layout.displacements)
+        control = layout.control if block is None else layout.control.part(block)
+        firsts = None if windows is None else [[part.start for part in window] for window in windows]
+        return self.searches[warp](fixed, moving, control=control, displacements=layout.displacements, firsts=firsts)
 
     @torch.no_grad()
     def displacements(

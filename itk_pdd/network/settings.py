@@ -93,8 +93,9 @@ class PddSettings:
     extent : tuple of float, optional
         Image voxels, axes z, y, x, that reaches and numbers of control points refer to: those of the training. Images
         of another size get more or fewer control points and the same reach. By default each image's own extent.
-    norm : {"group", "batch"}
-        Normalisation of the learned features, see :class:`itk_pdd.network.obelisk.Obelisk`.
+    norm : {"group", "batch", "running"}
+        Normalisation of the learned features, see :class:`itk_pdd.network.obelisk.Obelisk`. With running statistics a
+        training can compute parts of the features, which group normalisation does not allow.
     outside : {"nearest", "zero"}
         What the learned features see beyond the image.
     corners : bool

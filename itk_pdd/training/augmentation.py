@@ -13,10 +13,13 @@ from torch.nn import functional
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.kernels.interpolation.definition import interpolate
 from itk_pdd.synthesis.deformation import random_affine, random_deformation
 
 __all__ = ["IGNORED", "Augmentation", "Crop", "crop_at", "random_crop", "soft_targets", "vary_intensity"]
 
+_STEP = 4  # voxels of a crop from one place that is computed to the next
+_CURVE = 4096  # entries of a table of intensities
 IGNORED = 255
 """Label of voxels beyond the field of view, which count in no loss."""
 
@@ -118,19 +121,36 @@ def random_crop(
     if augmentation.still and shape == tuple(image.shape) and np.allclose(centre, (np.asarray(shape) - 1) / 2):
         # All of the scan as it is: nothing to interpolate.
         return vary_intensity(Crop(image.float(), labels), augmentation.intensity, rng)
-    points = _points(np.asarray(centre, dtype=float), shape, augmentation, rng, image.device)
-    return crop_at(image, labels, points, intensity=augmentation.intensity, rng=rng)
+    places, begin = _places(np.asarray(centre, dtype=float), shape, augmentation, rng)
+    return crop_at(
+        image, labels, places, shape, step=(_STEP,) * 3, begin=begin, intensity=augmentation.intensity, rng=rng
+    )
 
 
-def crop_at(image: Tensor, labels: Tensor, points: Tensor, *, intensity: float, rng: np.random.Generator) -> Crop:
-    """What a scan shows at given places.
+def crop_at(
+    image: Tensor,
+    labels: Tensor,
+    places: np.ndarray,
+    shape: tuple[int, ...],
+    *,
+    step: Sequence[float],
+    begin: Sequence[float],
+    intensity: float,
+    rng: np.random.Generator,
+) -> Crop:
+    """Show a scan at given places, on a CPU by a compiled kernel.
 
     Parameters
     ----------
     image, labels : Tensor, shape (z, y, x)
         See :func:`random_crop`.
-    points : Tensor, shape (z', y', x', 3), float32
-        Continuous indices in the scan, components x, y, z.
+    places : numpy.ndarray, shape (z', y', x', 3)
+        Continuous indices in the scan, components x, y, z, on a coarse grid of two or more along each axis; between
+        them they are interpolated linearly.
+    shape : tuple of int
+        Of the crop.
+    step, begin : sequences of float
+        Voxels of the crop, along z, y, x, from one place to the next, and from the first one to the first voxel.
     intensity : float
         See :class:`Augmentation`.
     rng : numpy.random.Generator
@@ -139,8 +159,17 @@ def crop_at(image: Tensor, labels: Tensor, points: Tensor, *, intensity: float, 
     Returns
     -------
     Crop
-        Of the shape of ``points``; beyond the border the image goes on, and nothing is known of the labels.
+        Beyond the border the image goes on, and nothing is known of the labels.
     """
+    if image.device.type == "cpu":
+        from itk_pdd.kernels.crops import cpu
+
+        found = cpu.crop(
+            image.float().numpy(), labels.numpy(), np.ascontiguousarray(places, dtype=np.float32), shape,
+            step=step, begin=begin, ignored=IGNORED,
+        )  # fmt: skip
+        return vary_intensity(Crop(*map(torch.from_numpy, found)), intensity, rng)
+    points = _points(places, shape, step, begin, image.device)
     crop = _sample(image, points, mode="bilinear", padding="border")
     found = _sample(labels, points, offset=1.0, mode="nearest", padding="zeros").to(torch.int16) - 1
     found = torch.where(found < 0, IGNORED, found).to(torch.uint8)
@@ -166,6 +195,11 @@ def soft_targets(labels: Tensor, classes: int, *, fold: int) -> Tensor:
     """
     n, *size = labels.shape
     z, y, x = (length // fold for length in size)
+    if labels.device.type == "cpu":
+        from itk_pdd.kernels.crops import cpu
+
+        cut = labels[:, : z * fold, : y * fold, : x * fold].contiguous().numpy()
+        return torch.from_numpy(np.stack([cpu.class_shares(part, classes, fold) for part in cut]))
     blocks = labels.reshape(n, z, fold, y, fold, x, fold).permute(0, 2, 4, 6, 1, 3, 5).reshape(n, fold**3, z, y, x)
     # One spare class takes what is ignored. All blocks are counted in one pass over the voxels.
     index = torch.where(blocks == IGNORED, classes, blocks).long()
@@ -199,18 +233,15 @@ def _centre(labels: Tensor, classes: int, shape: np.ndarray, foreground: float, 
     return np.clip(anywhere, half, size - 1 - half)
 
 
-def _points(
-    centre: np.ndarray,
-    shape: tuple[int, ...],
-    augmentation: Augmentation,
-    rng: np.random.Generator,
-    device: torch.device,
-) -> Tensor:
-    """Where the voxels of the crop lie in the scan: continuous indices (z, y, x, 3), components x, y, z."""
-    # The deformation is drawn and evaluated on every fourth voxel; what is smooth can be interpolated.
-    step = 4
-    coarse = tuple(-(-n // step) + 1 for n in shape)
-    grid = Grid.create(coarse[::-1], float(step), -(np.asarray(coarse[::-1]) - 1) / 2 * step)
+def _places(
+    centre: np.ndarray, shape: tuple[int, ...], augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Where every fourth voxel of the crop lies in the scan, and where its first voxel lies among them.
+
+    What is smooth can be interpolated. The places (z, y, x, 3) are continuous indices, components x, y, z.
+    """
+    coarse = tuple(-(-n // _STEP) + 1 for n in shape)
+    grid = Grid.create(coarse[::-1], float(_STEP), -(np.asarray(coarse[::-1]) - 1) / 2 * _STEP)
     seeds = rng.integers(2**32, size=2)
     affine = random_affine(
         grid, seed=int(seeds[0]), rotation=augmentation.rotation, scale=augmentation.scale, shear=augmentation.shear,
@@ -224,15 +255,19 @@ def _points(
             grid, seed=int(seeds[1]), magnitude=magnitude, quantile=0.95, scales=(extent / 3.5, extent / 7)
         )
         points = points + deformation.forward().vectors
-    points = points @ affine[:-1, :-1].T + affine[:-1, -1] + centre[::-1]
-    lattice = torch.from_numpy(np.moveaxis(points, -1, 0).astype(np.float32))[None].to(device)
-    fine = functional.interpolate(
-        lattice, size=tuple((n - 1) * step + 1 for n in coarse), mode="trilinear", align_corners=True
-    )[0]
-    # Centred: the coarse lattice reaches beyond the crop by up to ``step`` voxels.
-    offsets = [(have - want) // 2 for have, want in zip(fine.shape[1:], shape, strict=True)]
-    window = tuple(slice(offset, offset + want) for offset, want in zip(offsets, shape, strict=True))
-    return fine[(slice(None), *window)].permute(1, 2, 3, 0)
+    # Centred: the coarse grid reaches beyond the crop by up to a step.
+    begin = tuple(float(((k - 1) * _STEP + 1 - n) // 2) for k, n in zip(coarse, shape, strict=True))
+    return points @ affine[:-1, :-1].T + affine[:-1, -1] + centre[::-1], begin
+
+
+def _points(
+    places: np.ndarray, shape: tuple[int, ...], step: Sequence[float], begin: Sequence[float], device: torch.device
+) -> Tensor:
+    """Places of all voxels of a crop (z, y, x, 3), interpolated between those of :func:`crop_at`."""
+    points = torch.from_numpy(np.ascontiguousarray(places, dtype=np.float32)).to(device)
+    for axis, (n, width, first) in enumerate(zip(shape, step, begin, strict=True)):
+        points = interpolate(points, (torch.arange(n, dtype=torch.float64) + first) / width, axis)
+    return points
 
 
 def _sample(volume: Tensor, points: Tensor, *, mode: str, padding: str, offset: float = 0.0) -> Tensor:
@@ -269,11 +304,18 @@ def _varied(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
         image = _blur(image, strength * sigma)
     if sliced < 0.25:
         image = _thick_slices(image, thickness, axis)
-    low, high = image.min(), image.max()
-    span = (high - low).clamp(min=1e-6)
-    image = (((image - low) / span) ** float(np.exp(0.35 * strength * gamma))) * span + low
-    image = (image - image.mean()) * float(np.exp(0.25 * strength * contrast)) + image.mean()
-    image = image + 0.15 * strength * brightness
+    exponent, factor = float(np.exp(0.35 * strength * gamma)), float(np.exp(0.25 * strength * contrast))
+    low, high = (float(value) for value in image.aminmax())
+    if image.device.type == "cpu" and high > low:
+        from itk_pdd.kernels.crops import cpu
+
+        table = (np.linspace(0, 1, _CURVE) ** exponent * (high - low) + low).astype(np.float32)
+        image = torch.from_numpy(cpu.recoloured(image.numpy(), table, low, high))
+    else:
+        span = max(high - low, 1e-6)
+        image = ((image - low) / span) ** exponent * span + low
+    mean = float(image.mean())
+    image = (image - mean).mul_(factor).add_(mean + 0.15 * strength * brightness)
     if noisy < 0.5:
         generator = torch.Generator().manual_seed(seed)
         image = image + 0.12 * strength * abs(noise) * torch.randn(image.shape, generator=generator).to(image.device)

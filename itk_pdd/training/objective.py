@@ -18,7 +18,8 @@ from itk_pdd.network.settings import PddSettings
 from itk_pdd.training.augmentation import soft_targets
 from itk_pdd.training.losses import segmentation_loss, squared_label_loss
 from itk_pdd.training.pairs import TrainingPair
-from itk_pdd.training.pulling import pull, pull_labels, remaining, searched, voxels_of
+from itk_pdd.training.pulling import pull, pull_labels, remaining, voxels_of
+from itk_pdd.training.regions import Windows, random_block, searched_window, warped_window, windows_of
 
 __all__ = ["LOSSES", "Objective", "ObjectiveSettings"]
 
@@ -45,14 +46,24 @@ class ObjectiveSettings:
         hand-made ones.
     auxiliary : float
         Weight of that loss beside the other one afterwards, on the fixed image.
+    ramp : float
+        Share of the iterations over which the diffusion grows to its weight. While the features say little yet, the
+        easiest way to a smooth field would be to look at them less and less.
+    images : int
+        Images of which a step sees all ordered pairs, each with the features of an image computed once; of 2 only one
+        pair. More images let a step cost less per pair and show less different places.
     block : int, optional
-        Control points along each axis of a random block that a step looks at; all by default. Fewer cost less time.
+        Control points along each axis of a random block that a step looks at; all by default. Fewer cost less time:
+        the features are computed where the block needs them if the network's are local (``norm="running"``), else
+        everywhere. Pairs of a step that share an image share the block and the features of that image.
     """
 
     loss: str = "non-local"
     diffusion: float = 1.5
     pretrain: int = 0
     auxiliary: float = 0.0
+    ramp: float = 0.3
+    images: int = 2
     block: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +73,10 @@ class ObjectiveSettings:
             raise RegistrationError(
                 f"diffusion, pretrain, auxiliary and block are {self.diffusion}, {self.pretrain}, {self.auxiliary} and "
                 f"{self.block}, expected none below 0 and a block of 2 or more"
+            )
+        if not 0 <= self.ramp <= 1 or self.images < 2:
+            raise RegistrationError(
+                f"ramp and images are {self.ramp} and {self.images}, expected a share of 1 and 2 or more images"
             )
 
 
@@ -115,55 +130,82 @@ class Objective(nn.Module):
         smoothness : float
             Factor of the diffusion.
         """
-        losses = [self._loss(pair, naming=naming, rng=rng, smoothness=smoothness) for pair in pairs]
+        losses, shared, place = [], {}, None
+        moved = {id(pair.moving) for pair in pairs}
+        for pair in pairs:
+            if place is None or not {id(pair.fixed), id(pair.moving)} & shared.keys():
+                shared, place = {}, self._place(pair, rng)
+            losses.append(self._loss(pair, *place, shared, moved, naming=naming, smoothness=smoothness))
+        if self.network.obelisk is not None and self.training:
+            self.network.obelisk.update_statistics()
         return torch.stack(losses).mean()
 
-    def _loss(self, pair: TrainingPair, *, naming: bool, rng: np.random.Generator, smoothness: float) -> Tensor:
+    def _place(self, pair: TrainingPair, rng: np.random.Generator) -> tuple[int, Windows]:
+        """A random search that learns, and a block of its control points."""
+        warp = int(rng.integers(len(self.network.searches)))
+        layout = self.network.lattice(pair.fixed.shape[1:], warp=warp)
+        return warp, windows_of(layout, random_block(layout, self.settings.block, rng))
+
+    def _loss(
+        self,
+        pair: TrainingPair,
+        warp: int,
+        windows: Windows,
+        shared: dict[int, Tensor],
+        moved: set[int],
+        *,
+        naming: bool,
+        smoothness: float,
+    ) -> Tensor:
         network = self.network
-        first = self._features(pair.fixed)
         if naming:
-            return self._naming_loss(first, pair.fixed_labels, pair.weights)
-        warp = int(rng.integers(len(network.searches)))
+            return self._naming_loss(self._features(pair.fixed, windows.moving), pair, windows.moving)
+
+        def of(image: Tensor, window: Sequence[slice]) -> Tensor:
+            """Features in a window of an image, computed once in all that the pairs of a step see of it."""
+            wide = windows.moving if warp == 0 and id(image) in moved else window
+            if id(image) not in shared:
+                shared[id(image)] = self._features(image, wide)
+            return shared[id(image)][(slice(None), *_within(window, wide))]
+
+        first = of(pair.fixed, windows.fixed)
         # The searches before the one that learns only show it the pairs that it will meet.
         moving, labels, truth = pair.moving, pair.moving_labels, pair.truth
         if warp:
-            moving, labels, truth = self._warped(pair, first, warp)
-        second = self._features(moving)
+            moving, labels, truth = self._warped(pair, warp, windows)
+        second = self._features(moving, windows.moving) if warp else of(moving, windows.moving)
         layout = network.lattice(pair.fixed.shape[1:], warp=warp)
-        distribution = network.search(first, second, layout, warp=warp, block=self._block(layout, rng))
+        distribution = network.search(
+            first, second, layout, warp=warp, block=windows.block, windows=(windows.fixed, windows.moving)
+        )
         mean = distribution.mean()
         spacing = [step * size for step, size in zip(layout.control.spacing, layout.step, strict=True)]
         loss = smoothness * self.settings.diffusion * diffusion(layout.to_image(mean), spacing)
         if self.settings.loss == "truth":
             loss = loss + _likelihood_loss(distribution, layout, truth)
         else:
-            loss = loss + self._meeting_loss(distribution, mean, layout, pair, moving, labels)
+            loss = loss + self._meeting_loss(distribution, mean, layout, pair, moving, labels, windows)
         if self.settings.auxiliary:
-            loss = loss + self.settings.auxiliary * self._naming_loss(first, pair.fixed_labels, pair.weights)
+            loss = loss + self.settings.auxiliary * self._naming_loss(first, pair, windows.fixed)
         return loss
 
-    def _features(self, image: Tensor) -> Tensor:
+    def _features(self, image: Tensor, window: Sequence[slice]) -> Tensor:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=image.device.type == "cuda"):
-            return self.network.features(image).float()
+            if self.network.local:
+                return self.network.features(image, window).float()
+            return self.network.features(image)[(slice(None), *window)].float()
 
-    def _block(self, layout: Lattice, rng: np.random.Generator) -> list[slice] | None:
-        if self.settings.block is None:
-            return None
-        lengths = [min(self.settings.block, n) for n in layout.control.shape]
-        begins = [int(rng.integers(n - k + 1)) for n, k in zip(layout.control.shape, lengths, strict=True)]
-        return [slice(b, b + k) for b, k in zip(begins, lengths, strict=True)]
-
-    def _naming_loss(self, features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def _naming_loss(self, features: Tensor, pair: TrainingPair, window: Sequence[slice]) -> Tensor:
         assert self.head is not None
-        shares = self._shares(labels, features.shape[1:])
-        return segmentation_loss([self.head(features[None])], shares[None], weights)
+        shares = self._shares(pair.fixed_labels, window)
+        return segmentation_loss([self.head(features[None])], shares[None], pair.weights)
 
-    def _shares(self, labels: Tensor, shape: Sequence[int]) -> Tensor:
-        """Shares of the classes in the blocks of voxels that the features stand for, (classes, *shape)."""
+    def _shares(self, labels: Tensor, window: Sequence[slice]) -> Tensor:
+        """Shares of the classes in the blocks of voxels that the features of a window stand for, (classes, ...)."""
         fold = self.network.settings.stride
         # The features lie centred in the image: what is left over is cut at both ends.
-        cut = [(n - fold * k) // 2 for n, k in zip(labels.shape, shape, strict=True)]
-        inner = labels[tuple(slice(c, c + fold * k) for c, k in zip(cut, shape, strict=True))]
+        cut = [n % fold // 2 for n in labels.shape]
+        inner = labels[tuple(slice(c + fold * w.start, c + fold * w.stop) for c, w in zip(cut, window, strict=True))]
         return soft_targets(inner[None], self.classes, fold=fold)[0]
 
     def _meeting_loss(
@@ -174,31 +216,55 @@ class Objective(nn.Module):
         pair: TrainingPair,
         moving: Tensor,
         labels: Tensor,
+        windows: Windows,
     ) -> Tensor:
-        positions = distribution.positions
+        here, there = (
+            [p - w.start for p, w in zip(distribution.positions, window, strict=True)]
+            for window in (windows.fixed, windows.moving)
+        )
         if self.settings.loss == "self-similarity":
             stride = self.network.settings.stride
-            one, other = (descriptors(i[0], layout.features, stride=stride) for i in (pair.fixed, moving))
-            return (distribution.expected_labels(other) - sample(one, positions)).square().mean()
-        fixed, shares = (self._shares(part, layout.shape) for part in (pair.fixed_labels, labels))
+            wanted, other = (
+                descriptors(image[0], [f[w] for f, w in zip(layout.features, window, strict=True)], stride=stride)
+                for image, window in ((pair.fixed, windows.fixed), (moving, windows.moving))
+            )
+            return (distribution.expected_labels(other, positions=there) - sample(wanted, here)).square().mean()
+        wanted, shares = self._shares(pair.fixed_labels, windows.fixed), self._shares(labels, windows.moving)
         if self.settings.loss == "non-local":
-            return squared_label_loss(distribution.expected_labels(shares), sample(fixed, positions), pair.weights)
+            found = distribution.expected_labels(shares, positions=there)
+            return squared_label_loss(found, sample(wanted, here), pair.weights)
         # Between the outermost control points at every feature.
         inside = [
-            torch.arange(int(np.ceil(float(p[0]))), int(float(p[-1])) + 1, dtype=torch.float64) for p in positions
+            torch.arange(int(np.ceil(float(p[0]))), int(float(p[-1])) + 1, dtype=torch.float64)
+            for p in distribution.positions
         ]
-        window = tuple(slice(int(along[0]), int(along[-1]) + 1) for along in inside)
-        warped = pull(shares, dense(mean, positions, inside), inside)
-        return squared_label_loss(warped, fixed[(slice(None), *window)], pair.weights)
+        window = tuple(
+            slice(int(a[0]) - w.start, int(a[-1]) + 1 - w.start) for a, w in zip(inside, windows.fixed, strict=True)
+        )
+        targets = [a - w.start for a, w in zip(inside, windows.moving, strict=True)]
+        warped = pull(shares, dense(mean, distribution.positions, inside), targets)
+        return squared_label_loss(warped, wanted[(slice(None), *window)], pair.weights)
 
     @torch.no_grad()
-    def _warped(self, pair: TrainingPair, first: Tensor, warp: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Moving image, its labels and the rest of the truth after the searches before one."""
-        voxels = voxels_of(pair.moving)
-        field = searched(self.network, first.detach(), pair.moving, warp, features=self._features)
-        labels = pull_labels(pair.moving_labels, field, voxels)
-        left = None if pair.truth is None else remaining(pair.truth, field, voxels)
-        return pull(pair.moving, field, voxels), labels, left
+    def _warped(self, pair: TrainingPair, warp: int, windows: Windows) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Moving image, labels and rest of the truth after the searches before one, where its block sees them."""
+        field, seen = searched_window(
+            self.network, pair.fixed, pair.moving, warp, windows.block, features=self._features
+        )
+        moving, labels = warped_window(pair.moving, field, seen), pair.moving_labels.clone()
+        voxels = [v[w] for v, w in zip(voxels_of(pair.moving), seen, strict=True)]
+        labels[seen] = pull_labels(pair.moving_labels, field, voxels)
+        if pair.truth is None:
+            return moving, labels, None
+        truth = pair.truth.clone()
+        inside = [v - w.start for v, w in zip(voxels, seen, strict=True)]
+        truth[seen] = remaining(pair.truth[seen], field, inside)
+        return moving, labels, truth
+
+
+def _within(window: Sequence[slice], wide: Sequence[slice]) -> tuple[slice, ...]:
+    """A window in the indices of a wider one."""
+    return tuple(slice(w.start - v.start, w.stop - v.start) for w, v in zip(window, wide, strict=True))
 
 
 def _likelihood_loss(distribution: DisplacementDistribution, layout: Lattice, truth: Tensor | None) -> Tensor:

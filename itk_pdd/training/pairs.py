@@ -19,7 +19,7 @@ from itk_pdd.training.cases import ordered_pairs
 from itk_pdd.training.dataset import Sample
 from itk_pdd.training.losses import label_weights
 
-__all__ = ["PairSource", "ScanPairs", "SyntheticPairs", "TrainingPair"]
+__all__ = ["PairSource", "ScanPairs", "SyntheticPairs", "TrainingPair", "on_device"]
 
 _STILL = Augmentation(rotation=0, scale=0, shear=0, elastic=0, intensity=0)
 
@@ -56,6 +56,26 @@ class TrainingPair:
         )
 
 
+def on_device(pairs: Sequence[TrainingPair], device: torch.device) -> list[TrainingPair]:
+    """Pairs on a device; those that share an image still do."""
+    if device.type == "cpu":
+        return list(pairs)
+    moved: dict[int, Tensor] = {}
+
+    def there(part: Tensor) -> Tensor:
+        if id(part) not in moved:
+            moved[id(part)] = part.to(device)
+        return moved[id(part)]
+
+    return [
+        TrainingPair(
+            *(there(part) for part in (p.fixed, p.moving, p.fixed_labels, p.moving_labels, p.weights)),
+            None if p.truth is None else there(p.truth),
+        )
+        for p in pairs
+    ]
+
+
 class PairSource(Protocol):
     """Where pairs come from."""
 
@@ -68,6 +88,10 @@ class PairSource(Protocol):
 
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """A random pair to learn from, determined by ``rng``."""
+        ...
+
+    def draw_several(self, rng: np.random.Generator, images: int) -> list[TrainingPair]:
+        """All ordered pairs of some random images; pairs that share an image share its tensors."""
         ...
 
     def validation(self) -> Sequence[TrainingPair]:
@@ -143,8 +167,24 @@ class ScanPairs:
 
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """See :class:`PairSource`."""
-        one, other = rng.choice(len(self._train), 2, replace=False)
-        return self._pair(self._train[one], self._train[other], self._augmentation, rng)
+        return self.draw_several(rng, 2)[0]
+
+    def draw_several(self, rng: np.random.Generator, images: int) -> list[TrainingPair]:
+        """See :class:`PairSource`; of two images only the first pair. The first image is deformed, the others not."""
+        if not 2 <= images <= len(self._train):
+            raise RegistrationError(f"images is {images}, expected 2 to {len(self._train)}, the number of the scans")
+        one, *others = (self._train[number] for number in rng.choice(len(self._train), images, replace=False))
+        pairs = [self._pair(one, others[0], self._augmentation, rng)]
+        if images == 2:
+            return pairs
+        crops = [self._seen(other, one, self._augmentation.intensity, rng) for other in others[1:]]
+        first = pairs[0]
+        shown = [(first.fixed, first.fixed_labels), (first.moving, first.moving_labels)]
+        shown += [(crop.image[None], crop.labels) for crop in crops]
+        return [
+            TrainingPair(fixed, moving, labels, others, self._weights)
+            for (fixed, labels), (moving, others) in itertools.permutations(shown, 2)
+        ]
 
     def validation(self) -> Sequence[TrainingPair]:
         """See :class:`PairSource`."""
@@ -172,10 +212,12 @@ class ScanPairs:
         if same and np.abs(matrix - np.eye(3)).max() * max(self.shape) < 1e-3:
             # All of the scan as it is: nothing to interpolate.
             return vary_intensity(Crop(moving.image.float(), moving.labels), intensity, rng)
-        z, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in self.shape), indexing="ij")
-        along = [a * x + b * y + c * z + d for (a, b, c), d in zip(matrix.tolist(), offset.tolist(), strict=True)]
-        points = torch.stack(along).permute(1, 2, 3, 0)
-        return crop_at(moving.image, moving.labels, points, intensity=intensity, rng=rng)
+        # What is linear is interpolated between the corners.
+        corners = np.stack(np.meshgrid(*([0, n - 1] for n in self.shape), indexing="ij"), axis=-1)[..., ::-1]
+        return crop_at(
+            moving.image, moving.labels, corners @ matrix.T + offset, self.shape, intensity=intensity, rng=rng,
+            step=[max(1, n - 1) for n in self.shape], begin=(0.0,) * 3,
+        )  # fmt: skip
 
 
 def _index_mapping(fixed: Sample, moving: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -242,6 +284,12 @@ class SyntheticPairs:
     def draw(self, rng: np.random.Generator) -> TrainingPair:
         """See :class:`PairSource`."""
         return self._pair(int(rng.integers(2**62)), self._displacement * rng.uniform(0.2, 1.0))
+
+    def draw_several(self, rng: np.random.Generator, images: int) -> list[TrainingPair]:
+        """See :class:`PairSource`; there are two images of each anatomy."""
+        if images != 2:
+            raise RegistrationError(f"images is {images}, expected 2: synthetic images come in pairs")
+        return [self.draw(rng)]
 
     def validation(self) -> Sequence[TrainingPair]:
         """See :class:`PairSource`."""

@@ -19,15 +19,12 @@ from itk_pdd.training.augmentation import IGNORED
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.loop import Loop
 from itk_pdd.training.objective import Objective, ObjectiveSettings
-from itk_pdd.training.pairs import PairSource, TrainingPair
+from itk_pdd.training.pairs import PairSource, TrainingPair, on_device
 from itk_pdd.training.pulling import pull_labels, searched, voxels_of
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class
 
 __all__ = ["PddTrainer", "registered_dice"]
-
-
-_RAMP = 0.3  # share of the iterations
 
 
 class PddTrainer(Loop):
@@ -81,12 +78,15 @@ class PddTrainer(Loop):
         self.parallel = self.processes.wrap(module, unused=module.unused)
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
-        pretrain = self.network.settings.pretrain
-        naming = self.iteration < pretrain
-        # The diffusion grows to its weight: while the features say little yet, the easiest way to a smooth field would
-        # be to look at them less and less.
-        share = (self.iteration - pretrain + 1) / max(1.0, _RAMP * (self.settings.iterations - pretrain))
-        drawn = [self.pairs.draw(rng).to(self.device) for _ in range(self.settings.batch)]
+        objective = self.network.settings
+        naming = self.iteration < objective.pretrain
+        ramp = objective.ramp * (self.settings.iterations - objective.pretrain)
+        share = (self.iteration - objective.pretrain + 1) / max(1.0, ramp)
+        drawn = [
+            pair
+            for _ in range(self.settings.batch)
+            for pair in on_device(self.pairs.draw_several(rng, objective.images), self.device)
+        ]
         return self.parallel(drawn, naming=naming, rng=rng, smoothness=min(1.0, share))
 
     def _measure(self) -> np.ndarray | None:
