@@ -236,8 +236,13 @@ def _chosen(members: list[str], count: int | None, seed: int) -> list[tuple[str,
     return sorted(pairs, key=lambda p: hashlib.sha256(f"{seed}/{p[0]}/{p[1]}".encode()).digest())[:count]
 
 
-def abdomen_pairs(split: str = "validation", count: int | None = None, seed: int = 0) -> list[Pair]:
-    """Return ordered pairs of different patients of the abdominal CT: all (12 in validation) or ``count`` of them."""
+def abdomen_pairs(
+    split: str = "validation", count: int | None = None, seed: int = 0, *, protocol: str = "abdomen_ct"
+) -> list[Pair]:
+    """Return ordered pairs of different patients of the abdominal CT data: all (12 in validation) or ``count`` of them.
+
+    ``protocol="abdomen_ct_learn2reg"`` takes the published split instead: 18 patients in train, 42 pairs of 7 in test.
+    """
     folder = data_folder()
     base = folder / "abdomen_ct"
     return [
@@ -245,7 +250,7 @@ def abdomen_pairs(split: str = "validation", count: int | None = None, seed: int
             *[base / f"image_{n}.nii.gz" for n in pair],
             *[base / f"label_{n}.nii.gz" for n in pair],
         )
-        for pair in _chosen(_members(folder, "abdomen_ct", split), count, seed)
+        for pair in _chosen(_members(folder, protocol, split), count, seed)
     ]
 
 
