@@ -202,7 +202,7 @@ class Obelisk(nn.Module):
             (m - 1) / 2 if self.extent is None else self.extent[axis] / (2 * _STRIDE)
             for axis, m in enumerate(first.shape[1:])
         ]
-        inner = [slice(None)] * self.dimension
+        inner = [slice(None)] * 3
         if window is not None:
             # The second convolution sees one neighbour.
             wide = [slice(max(0, w.start - 1), min(len(p), w.stop + 1)) for w, p in zip(window, positions, strict=True)]
@@ -214,7 +214,7 @@ class Obelisk(nn.Module):
         gathered = kernels.shifted_differences(first, centres, shifts, outside=self.outside)
         # The channels of the map are outside, the offsets inside, as in the author's layout.
         gathered = gathered.flatten(0, 1).unsqueeze(0)
-        if torch.is_grad_enabled() and self.dimension == 3:
+        if torch.is_grad_enabled():
             # The same with the channels innermost in memory, where the way back through layer2 is faster on a CPU.
             rows = nn.functional.linear(gathered.flatten(2)[0].t(), self.layer1.weight.flatten(1))
             gathered = rows.unflatten(0, gathered.shape[2:]).permute(3, 0, 1, 2).unsqueeze(0)
