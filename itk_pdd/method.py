@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from itk_pdd.errors import RegistrationAborted, RegistrationError
+from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.mapping import FieldMapping
-from itk_pdd.io.fields import (
-    field_to_image,
-    field_to_itk,
-    field_to_itk_image,
-    field_to_simpleitk,
-)
+from itk_pdd.io.fields import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk
 from itk_pdd.io.images import image_kind, simpleitk_image
 from itk_pdd.io.inputs import pack, time_stamp, unpack
+from itk_pdd.io.process import ProcessObject
 from itk_pdd.io.volume import Volume
 from itk_pdd.registration import prepare, solve
 from itk_pdd.uncertainty.images import tensor_to_itk
@@ -24,7 +20,7 @@ from itk_pdd.warp.images import warp_channels
 __all__ = ["PDDRegistrationMethod"]
 
 
-class PDDRegistrationMethod:
+class PDDRegistrationMethod(ProcessObject):
     """Register two images by probabilistic dense displacements, as an ITK-style object.
 
     Set the inputs, call :meth:`Update` (or any getter of a result, which does), get the results. Nothing is computed
@@ -57,11 +53,7 @@ class PDDRegistrationMethod:
     """
 
     def __init__(self, **settings: Any) -> None:
-        import itk
-
-        # Holds the observers and the modification time.
-        self._object = itk.Object.New()
-        self._raised: list[BaseException] = []
+        super().__init__()
         self._settings: dict[str, Any] = {
             "fixed": None,
             "moving": None,
@@ -80,9 +72,6 @@ class PDDRegistrationMethod:
         }
         self._uncertainty = False
         self._default_pixel_value = 0.0
-        self._abort = False
-        self._running = False
-        self._progress = 0.0
         self._stamp: tuple[Any, ...] | None = None
         self._problem: Any = None
         self._result: Any = None
@@ -125,7 +114,7 @@ class PDDRegistrationMethod:
         return self._settings["moving"]
 
     def SetInitialTransform(self, transform: Any) -> None:
-        """Set where to start: a transform from fixed to moving points in millimetres (see ``register``), or None."""
+        """Set the initial transform: one from fixed to moving points in millimetres (see ``register``), or None."""
         self._set("initial_transform", transform)
 
     def GetInitialTransform(self) -> Any:
@@ -133,11 +122,11 @@ class PDDRegistrationMethod:
         return self._settings["initial_transform"]
 
     def SetInitialise(self, way: str | None) -> None:
-        """Set how to find a start: None, "center" or "affine"."""
+        """Set the way to find a start: None, "center" or "affine"."""
         self._set("initialise", way)
 
     def GetInitialise(self) -> str | None:
-        """How a start is found."""
+        """The way to find a start."""
         return self._settings["initialise"]
 
     def SetFixedMask(self, mask: Any) -> None:
@@ -157,11 +146,11 @@ class PDDRegistrationMethod:
         return self._settings["moving_mask"]
 
     def SetChannelWeights(self, weights: Sequence[float] | None) -> None:
-        """Set how much each channel counts beside the others; None for all alike."""
+        """Set the weights of the channels relative to each other; None weighs them equally."""
         self._set("channel_weights", weights)
 
     def GetChannelWeights(self) -> Sequence[float] | None:
-        """How much each channel counts."""
+        """The weights of the channels."""
         return self._settings["channel_weights"]
 
     def SetModel(self, model: Any) -> None:
@@ -213,23 +202,23 @@ class PDDRegistrationMethod:
         return self._settings["smoothness"]
 
     def SetMemory(self, memory: float | None) -> None:
-        """Set what the process may hold in memory, in GB (see ``register``); None for nearly all that is free."""
+        """Set the limit of the memory of the process in GB (see ``register``); None for nearly all that is free."""
         self._set("memory", memory)
 
     def GetMemory(self) -> float | None:
-        """What the process may hold in memory, in GB."""
+        """The limit of the memory of the process in GB."""
         return self._settings["memory"]
 
     def SetComputeUncertainty(self, compute: bool) -> None:
-        """Set whether :meth:`Update` estimates the uncertainty too; the getters of it ask for it otherwise."""
+        """Let :meth:`Update` estimate the uncertainty too, or not; the getters of the uncertainty switch it on."""
         if bool(compute) != self._uncertainty:
             self._uncertainty = bool(compute)
-            # What is there already does not become wrong when less is wanted.
+            # Results with an uncertainty stay valid when it is switched off.
             if compute:
                 self.Modified()
 
     def GetComputeUncertainty(self) -> bool:
-        """Whether the uncertainty is estimated."""
+        """Return True if :meth:`Update` estimates the uncertainty too."""
         return self._uncertainty
 
     def ComputeUncertaintyOn(self) -> None:
@@ -250,83 +239,6 @@ class PDDRegistrationMethod:
         """The value of the warped image where the moving image has none."""
         return self._default_pixel_value
 
-    # ---- Observers, events and modification time
-
-    def AddObserver(self, event: Any, command: Callable[[], Any]) -> int:
-        """Call a function at an event: ``itk.StartEvent()``, ``itk.ProgressEvent()``, ``itk.EndEvent()``, ...
-
-        If the function raises, the registration stops and :meth:`Update` raises the same exception.
-
-        Returns
-        -------
-        int
-            A tag for :meth:`RemoveObserver`.
-        """
-        if not callable(command):
-            return self._object.AddObserver(event, command)
-        raised = self._raised
-
-        def guarded(*_: Any) -> None:
-            # ITK would print the exception and raise another one: keep it and raise it outside.
-            try:
-                command()
-            except BaseException as error:
-                raised.append(error)
-
-        return self._object.AddObserver(event, guarded)
-
-    def RemoveObserver(self, tag: int) -> None:
-        """Forget the observer with this tag."""
-        self._object.RemoveObserver(tag)
-
-    def RemoveAllObservers(self) -> None:
-        """Forget all observers."""
-        self._object.RemoveAllObservers()
-
-    def HasObserver(self, event: Any) -> bool:
-        """Whether some observer waits for the event."""
-        return bool(self._object.HasObserver(event))
-
-    def InvokeEvent(self, event: Any) -> None:
-        """Call the observers of an event."""
-        self._object.InvokeEvent(event)
-        self._raise_from_observers()
-
-    def _raise_from_observers(self) -> None:
-        if self._raised:
-            error = self._raised[0]
-            self._raised.clear()
-            raise error
-
-    def Modified(self) -> None:
-        """Say that something changed: the next :meth:`Update` runs again."""
-        self._object.Modified()
-        self._raise_from_observers()
-
-    def GetMTime(self) -> int:
-        """The modification time of the settings."""
-        return int(self._object.GetMTime())
-
-    def GetProgress(self) -> float:
-        """How much of the registration is done, from 0 to 1."""
-        return self._progress
-
-    def SetAbortGenerateData(self, abort: bool) -> None:
-        """Ask a running registration to stop at its next step (from an observer or another thread)."""
-        self._abort = bool(abort)
-
-    def GetAbortGenerateData(self) -> bool:
-        """Whether a running registration was asked to stop."""
-        return self._abort
-
-    def AbortGenerateDataOn(self) -> None:
-        """Ask a running registration to stop at its next step."""
-        self.SetAbortGenerateData(True)
-
-    def AbortGenerateDataOff(self) -> None:
-        """Take back the wish to stop."""
-        self.SetAbortGenerateData(False)
-
     # ---- Running
 
     def Update(self) -> None:
@@ -339,8 +251,6 @@ class PDDRegistrationMethod:
         RegistrationAborted
             If :meth:`AbortGenerateDataOn` was called; an exception raised in an observer is raised as it is.
         """
-        import itk
-
         if self._running:
             raise RegistrationError("Update was called from an observer while the registration runs: wait for its end")
         for key, name in (("fixed", "SetFixedImage"), ("moving", "SetMovingImage")):
@@ -349,36 +259,19 @@ class PDDRegistrationMethod:
         stamp = self._current_stamp()
         if stamp == self._stamp:
             return
-        self._running, self._abort, self._progress, self._stamp = True, False, 0.0, None
-        self._raised.clear()
-        self._problem = self._result = None
+        self._stamp = self._problem = self._result = None
         self._made.clear()
-        try:
-            self.InvokeEvent(itk.StartEvent())
-            settings = dict(self._settings)
-            inputs = {key: settings.pop(key) for key in _INPUTS}
-            problem = prepare(**inputs, initialise=settings.pop("initialise"), threads=settings["threads"])
-            result = solve(problem, uncertainty=self._uncertainty, progress=self._report, **settings)
-            self._progress = 1.0
-            self._problem, self._result, self._stamp = problem, result, stamp
-        except BaseException:
-            self._object.InvokeEvent(itk.AbortEvent())
-            self._raised.clear()
-            raise
-        finally:
-            self._running = False
-        self.InvokeEvent(itk.EndEvent())
+        self._run(lambda progress: self._register(progress, stamp))
+
+    def _register(self, progress: Callable[[float, str], None], stamp: tuple[Any, ...]) -> None:
+        settings = dict(self._settings)
+        inputs = {key: settings.pop(key) for key in _INPUTS}
+        problem = prepare(**inputs, initialise=settings.pop("initialise"), threads=settings["threads"])
+        result = solve(problem, uncertainty=self._uncertainty, progress=progress, **settings)
+        self._problem, self._result, self._stamp = problem, result, stamp
 
     def _current_stamp(self) -> tuple[Any, ...]:
         return (self.GetMTime(), *(time_stamp(self._settings[key]) for key in _INPUTS))
-
-    def _report(self, fraction: float, _: str) -> None:
-        import itk
-
-        self._progress = float(fraction)
-        self.InvokeEvent(itk.ProgressEvent())
-        if self._abort:
-            raise RegistrationAborted(f"the registration was stopped at {100 * fraction:.0f} %")
 
     def _make(self, name: str, maker: Callable[[], Any]) -> Any:
         self.Update()
