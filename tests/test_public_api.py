@@ -67,7 +67,9 @@ def _names(module: str) -> Iterator[str]:
 
 
 def _class(shown: str, cls: type) -> Iterator[str]:
-    yield f"{shown} is a class{''.join(f' < {base.__name__}' for base in cls.__mro__[1:-1])}"
+    # Bases without a public name are where the package keeps a part of the class.
+    bases = [base for base in cls.__mro__[1:-1] if _outside(base) or getattr(itk_pdd, base.__name__, None) is base]
+    yield f"{shown} is a class{''.join(f' < {base.__name__}' for base in bases)}"
     if issubclass(cls, BaseException):
         return
     if issubclass(cls, enum.Enum):
@@ -75,7 +77,7 @@ def _class(shown: str, cls: type) -> Iterator[str]:
         return
     yield f"{shown}{_signature(cls)}"
     # A class is what it says itself and what the package's classes before it say, not what Python's do.
-    named = {name for base in cls.__mro__ if base.__module__.startswith("itk_pdd") for name in vars(base)}
+    named = {name for base in cls.__mro__ if not _outside(base) for name in vars(base)}
     for name in sorted(named):
         if name.startswith("_") and name != "__call__":
             continue
@@ -86,6 +88,10 @@ def _class(shown: str, cls: type) -> Iterator[str]:
             yield f"{shown}.{name}{_signature(thing)}"
         else:  # properties, cached ones too, defaults of fields
             yield f"{shown}.{name}"
+
+
+def _outside(cls: type) -> bool:
+    return not cls.__module__.startswith("itk_pdd")
 
 
 def _signature(thing: Any) -> str:
@@ -204,7 +210,7 @@ def _exit_codes() -> Iterator[str]:
         for command, arguments in complete.items():
             code, _ = _run(command, *arguments, folder / "absent" / "output.nii.gz")
             yield f"exit code {command}, an output cannot be written: {code}"
-            with mock.patch.object(SimpleITK, "ReadImage", side_effect=KeyboardInterrupt):
+            with mock.patch("itk_pdd.io.files.read_image", side_effect=KeyboardInterrupt):
                 code, text = _run(command, *arguments, output)
             yield f"exit code {command}, interrupted: {code} ({' '.join(text.split())})"
         yield f"exit code pdd-transform, done: {_run('pdd-transform', *complete['pdd-transform'], output)[0]}"
