@@ -91,8 +91,9 @@ def searched_window(
 ) -> tuple[Tensor, tuple[slice, ...]]:
     """The field of the searches before one, where a block of control points of that one can see the warped image.
 
-    As :func:`itk_pdd.training.pulling.searched`, but each search has only the control points that matter for what is
-    wanted: near the border of these its averages lack some neighbours.
+    As :func:`itk_pdd.training.pulling.searched`, but each search has only the control points around the features that
+    the next one needs. Near the border of these its averages lack some neighbours, and what the features see farther
+    away moves as at the border.
 
     Parameters
     ----------
@@ -120,8 +121,7 @@ def searched_window(
     windows = windows_of(layouts[warp], block)
     for layout, later in itertools.pairwise(reversed(layouts)):
         seen = _image_window(network, layout, windows.moving, size)
-        wide = _control_block(later, seen)
-        windows = windows_of(later, wide)
+        windows = windows_of(later, _control_block(later, layout, windows.moving))
         needed.append((windows, seen))
     total, before = None, None
     for number, (windows, seen) in enumerate(reversed(needed)):
@@ -151,13 +151,13 @@ def warped_window(image: Tensor, field: Tensor, window: Sequence[slice]) -> Tens
     return result
 
 
-def _control_block(layout: Lattice, window: Sequence[slice]) -> tuple[slice, ...]:
-    """Control points between which a window of image voxels lies, and some more."""
+def _control_block(layout: Lattice, wanted: Lattice, window: Sequence[slice]) -> tuple[slice, ...]:
+    """Control points of a search between which a window of features lies, and some more."""
     block = []
-    for along, w in zip(layout.positions(), window, strict=True):
-        step = float(along[1] - along[0])
-        low = math.floor((w.start - float(along[0])) / step) - _MEAN_FIELD
-        high = math.ceil((w.stop - 1 - float(along[0])) / step) + _MEAN_FIELD
+    for along, features, w in zip(layout.positions(), wanted.features, window, strict=True):
+        first, step = float(along[0]), float(along[1] - along[0])
+        low = math.floor((float(features[w.start]) - first) / step) - _MEAN_FIELD
+        high = math.ceil((float(features[w.stop - 1]) - first) / step) + _MEAN_FIELD
         low = min(max(0, low), len(along) - 2)
         block.append(slice(low, max(low + 2, min(len(along), high + 1))))
     return tuple(block)
