@@ -43,6 +43,7 @@ REFERENCE = click.option(
     help="The FIXED image; only its grid counts.  [default: the grid of the displacement field]",
 )
 THREADS = click.option("--threads", type=COUNT, metavar="N", help="CPU threads  [default: all]")
+FORMS = click.Choice(["field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni"])
 VERBOSE = click.option("-v", "--verbose", count=True, help="Say what is done.")
 
 
@@ -171,7 +172,7 @@ def jacobian(output: Path, transforms: tuple[str, ...], verbose: int, **options:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni"]),
+    type=FORMS,
     default="field",
     show_default=True,
     help="field: one displacement field, LPS mm (.nii.gz, .mha, .nrrd; .h5, .tfm as transform). composite: the "
@@ -196,6 +197,14 @@ def compose(output: Path, transforms: tuple[str, ...], verbose: int, **options: 
     metavar="IMAGE",
     help="The MOVING image, on whose grid the inverse lies; not needed for linear transforms.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=FORMS,
+    help="As for compose; composite is one transform file here. For fsl and lta give -r and --fixed.  [default: field, "
+    "and composite for linear transforms without -r]",
+)
+@click.option("--fixed", type=PATH, metavar="IMAGE", help="The FIXED image, for --format fsl and lta.")
 @_options(THREADS, VERBOSE)
 def inverse(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
     """Write the inverse, from moving to fixed points, as a transform of its own, and print its error in mm.

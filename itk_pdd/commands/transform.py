@@ -12,7 +12,8 @@ import numpy as np
 from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.mapping import AffineMapping, check_reach
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.mapping import AffineMapping, FieldMapping, Mapping, check_reach
 from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_writer, niftyreg_writer, voxel_writer
 from itk_pdd.io.formats import niftyreg
@@ -179,38 +180,20 @@ def compose_file(
     threads : int, optional
         CPU threads; all by default.
     """
-    if form not in FORMATS:
-        raise RegistrationError(f"form is {form!r}, expected one of {', '.join(FORMATS)}")
-    extensions = {"field": files.FIELD_EXTENSIONS, "elastix": (".txt",), **AFFINE_FORMATS}
-    extensions |= dict.fromkeys(("niftyreg", "voxels"), niftyreg.EXTENSIONS)
-    targets = [outputs.Output(output, "output", extensions.get(form, files.TRANSFORM_EXTENSIONS))]
-    if form == "elastix":
-        targets.append(elastix_field(output, "output"))
+    targets = _targets(output, form)
     check(targets, reference, moving, *transforms)
     mapping = as_mapping(list(transforms))
     with simpleitk_threads(threads):
         if form in AFFINE_FORMATS:
-            if mapping.matrix is None:
-                raise RegistrationError(f"transform is not linear, and the format {form} holds a matrix alone")
-            grids = [None if image is None else reference_grid(image) for image in (reference, moving)]
-            write([(targets[0], affine_writer(mapping.matrix, form, *grids, name="transform"))])
-            return
-        if form == "composite":
+            _write_affine(mapping, form, targets, reference, moving)
+        elif form == "composite":
             if reference is not None:
                 raise RegistrationError("a composite keeps the transforms as they are: leave the reference out")
-            if mapping.matrix is None:
-                outputs.check_outputs([outputs.Output(output, "output", COMPOSITE_EXTENSIONS)])
-            write([(targets[0], transform_writer(simplest(mapping)))])
-            return
-        grid = grid_for(mapping, reference)
-        check_reach(mapping, grid)
-        field = mapping.field(grid)
-        if form == "elastix":
-            text, beside = targets
-            write([(text, parameter_writer(beside.path, grid)), (beside, field_writer(field))])
+            _write_composite(simplest(mapping), targets)
         else:
-            writers = {"niftyreg": niftyreg_writer, "voxels": voxel_writer, "field": field_writer}
-            write([(targets[0], writers[form](field))])
+            grid = grid_for(mapping, reference)
+            check_reach(mapping, grid)
+            _write_field(mapping.field(grid), form, targets)
 
 
 def inverse_file(
@@ -218,19 +201,85 @@ def inverse_file(
     transforms: Sequence[PathLike],
     *,
     reference: PathLike | None = None,
+    fixed: PathLike | None = None,
+    form: str | None = None,
     threads: int | None = None,
 ) -> str:
-    """Write the inverse, from moving to fixed points (see :func:`itk_pdd.invert`); returns how exact it is."""
-    target = outputs.Output(output, "output", files.FIELD_EXTENSIONS)
-    check([target], reference, *transforms)
+    """Write the inverse, from moving to fixed points (see :func:`itk_pdd.invert`); returns how exact it is.
+
+    Parameters
+    ----------
+    output : path-like
+        Where it goes.
+    transforms, reference
+        As for :func:`itk_pdd.invert`; the reference is the moving image.
+    fixed : path-like, optional
+        The fixed image, which the formats of FSL and FreeSurfer need beside the reference.
+    form : optional
+        As for :func:`compose_file`; by default a field, and the affine transform of linear transforms without a
+        reference.
+    threads : int, optional
+        CPU threads; all by default.
+    """
+    targets = _targets(output, form or "field")
+    check(targets, reference, fixed, *transforms)
     mapping = as_mapping(list(transforms))
+    if form is None:
+        form = "field" if reference is not None or mapping.matrix is None else "composite"
     with simpleitk_threads(threads):
-        if reference is None and mapping.matrix is not None:
-            target = outputs.Output(output, "output", files.TRANSFORM_EXTENSIONS)
-            write([(target, transform_writer(AffineMapping(np.linalg.inv(mapping.matrix))))])
+        if mapping.matrix is not None and form in ("composite", *AFFINE_FORMATS):
+            back, targets = AffineMapping(np.linalg.inv(mapping.matrix)), _targets(output, form)
+            if form == "composite":
+                _write_composite(back, targets)
+            else:
+                _write_affine(back, form, targets, reference, fixed)
             return "the transform is linear, and its inverse exact"
+        if form in AFFINE_FORMATS:
+            _write_affine(mapping, form, targets, reference, fixed)
         if reference is None:
             raise RegistrationError("there is no reference: give the moving image, on whose grid the inverse lies")
         field, error = inverse_field(mapping, reference_grid(reference))
-        write([(target, field_writer(field))])
+        if form == "composite":
+            _write_composite(FieldMapping(field), targets)
+        else:
+            _write_field(field, form, targets)
     return str(error)
+
+
+def _targets(output: PathLike, form: str) -> list[outputs.Output]:
+    """Describe the files of a form: one, or the parameters of elastix and their field."""
+    if form not in FORMATS:
+        raise RegistrationError(f"form is {form!r}, expected one of {', '.join(FORMATS)}")
+    extensions = {"field": files.FIELD_EXTENSIONS, "elastix": (".txt",), **AFFINE_FORMATS}
+    extensions |= dict.fromkeys(("niftyreg", "voxels"), niftyreg.EXTENSIONS)
+    target = outputs.Output(output, "output", extensions.get(form, files.TRANSFORM_EXTENSIONS))
+    return [target, elastix_field(output, "output")] if form == "elastix" else [target]
+
+
+def _write_affine(
+    mapping: Mapping,
+    form: str,
+    targets: Sequence[outputs.Output],
+    reference: PathLike | None,
+    other: PathLike | None,
+) -> None:
+    """Write a linear mapping, from points of the reference to points of the other image, for another program."""
+    if mapping.matrix is None:
+        raise RegistrationError(f"transform is not linear, and the format {form} holds a matrix alone")
+    grids = [None if image is None else reference_grid(image) for image in (reference, other)]
+    write([(targets[0], affine_writer(mapping.matrix, form, *grids, name="transform"))])
+
+
+def _write_composite(mapping: Mapping, targets: Sequence[outputs.Output]) -> None:
+    allowed = COMPOSITE_EXTENSIONS if mapping.matrix is None else files.TRANSFORM_EXTENSIONS
+    outputs.check_outputs([outputs.Output(targets[0].path, "output", allowed)])
+    write([(targets[0], transform_writer(mapping))])
+
+
+def _write_field(field: DisplacementField, form: str, targets: Sequence[outputs.Output]) -> None:
+    if form == "elastix":
+        text, beside = targets
+        write([(text, parameter_writer(beside.path, field.grid)), (beside, field_writer(field))])
+    else:
+        writers = {"niftyreg": niftyreg_writer, "voxels": voxel_writer, "field": field_writer}
+        write([(targets[0], writers[form](field))])

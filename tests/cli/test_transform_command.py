@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from conftest import GEOMETRIES, blobs, wave
 from itk_pdd.cli.transform import main
 
-from itk_pdd import warp_image
+from itk_pdd import warp_image, warp_points
 from itk_pdd.io.fields import read_field, write_field
 from itk_pdd.io.guards.nifti import read_intent
 
@@ -118,6 +118,19 @@ def test_inverse(case) -> None:
     assert "its inverse exact" in result.output
     moved = SimpleITK.ReadTransform(str(case.out / "b.tfm")).TransformPoint((1.0, 2.0, 3.0))
     np.testing.assert_allclose(moved, 0, atol=1e-12)
+
+
+def test_inverse_in_other_forms(case) -> None:
+    inverse = ("inverse", "-t", case.folder / "u.nii.gz", "-r", case.folder / "m.nii.gz")
+    voxel = GRID.to_physical(np.array([[size // 2 for size in GRID.size]]))
+    for form, name in (("field", "v.mha"), ("composite", "v.h5"), ("niftyreg", "n.nii.gz"), ("voxels", "x.nii.gz")):
+        result = run(*inverse, "--format", form, "-o", case.out / name)
+        assert result.exit_code == 0, result.output
+        found = warp_points(voxel, case.out / name, to="moving")
+        back = warp_points(found, case.folder / "u.nii.gz", to="moving")
+        np.testing.assert_allclose(back, voxel, atol=0.05 * min(GRID.spacing))
+    result = run(*inverse, "--format", "lta", "-o", case.out / "v.lta")
+    assert result.exit_code == 1 and "transform is not linear" in result.output
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,17 @@ def test_round_trip(folder, form: str) -> None:
     np.testing.assert_allclose(warp_points(POINTS, given, to="moving"), EXPECTED, atol=1e-9)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_inverse_in_every_format(folder, form: str) -> None:
+    path = str(folder / FORMS[form])
+    images = [str(folder / f"{name}.nii") for name in ("moving", "fixed")]  # the inverse starts at moving points
+    arguments = ["-t", str(folder / "a.tfm"), "--format", form, "-r", images[0], "--fixed", images[1], "-o", path]
+    result = CliRunner().invoke(main, ["inverse", *arguments])
+    assert result.exit_code == 0, result.output
+    given = {"ras": f"ras:{path}", "fsl": f"fsl:{path},{','.join(images)}"}.get(form, path)
+    np.testing.assert_allclose(warp_points(EXPECTED, given, to="moving"), POINTS, atol=1e-9)
+
+
 @pytest.mark.parametrize(("form", "kind"), [("fsl", "fsl"), ("lta", "fs")])
 def test_nitransforms_reads_the_same(folder, form: str, kind: str) -> None:
     """Its matrices map reference to moving points in RAS."""
