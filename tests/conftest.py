@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,3 +144,34 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr("itk_pdd.registration.run", run)
     return note
+
+
+# Index axes that run to the head, to the patient's right and to the front.
+TURNED = Grid.create((18, 28, 24), (2.0, 1.0, 1.5), (30.0, -20.0, 5.0), np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]]))
+SHIFT = np.array([4.0, 0.0, 0.0])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A ball at the patient's left front in the fixed image; in the moving image it lies ``SHIFT`` away."""
+
+    fixed: Volume
+    moving: Volume
+    fixed_labels: Volume
+    moving_labels: Volume
+    truth: DisplacementField
+
+
+@pytest.fixture(scope="session")
+def scene() -> Scene:
+    """The images, their labels and the true field."""
+    centre = TURNED.centre + np.array([4.0, -4.0, 3.0])
+    volumes = []
+    for seed, offset in enumerate((np.zeros(3), SHIFT)):
+        distance = np.linalg.norm(TURNED.points() - centre - offset, axis=-1)
+        inside = distance < 5.5
+        noise = np.random.default_rng(seed).normal(0, 1, TURNED.shape)
+        volumes.append(Volume((100 * np.exp(-((distance / 8) ** 2)) + noise).astype(np.float32), TURNED))
+        volumes.append(Volume(inside.astype(np.uint8), TURNED))
+    truth = DisplacementField(np.broadcast_to(SHIFT, (*TURNED.shape, 3)).astype(np.float32), TURNED)
+    return Scene(volumes[0], volumes[2], volumes[1], volumes[3], truth)

@@ -17,10 +17,11 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.outputs import Output, write_all, write_bytes
 from itk_pdd.report.assets import Assets
 from itk_pdd.views.display import JACOBIAN_SPAN, View, shrunk_shape, shrunken
+from itk_pdd.views.grey import windows
 
 __all__ = ["Cell", "PairPictures", "Table", "fill", "render", "target", "write_page", "writer"]
 
-_SCRIPTS = ("volume.js", "drawing.js", "viewer.js", "page.js")
+_SCRIPTS = ("volume.js", "drawing.js", "controls.js", "viewer.js", "page.js")
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ class PairPictures:
         spacing = [length / n for length, n in zip(extent, self.shape[::-1], strict=True)]
         # The first voxel of a coarser grid lies further inside.
         corner = np.array([s / old - 1 for s, old in zip(spacing, canonical.spacing, strict=False)]) / 2
+        grey = windows(fixed.pictures["image"].knots, before.pictures["image"].knots)
         return {
             "id": self.identity,
             "dimension": self.grid.dimension,
@@ -205,16 +207,18 @@ class PairPictures:
             "origin": canonical.to_physical(corner).tolist(),
             "direction": np.asarray(canonical.direction).tolist(),
             "jacobianSpan": JACOBIAN_SPAN,
-            "fixed": self._pictures(fixed),
-            "before": self._pictures(before),
-            "methods": [{"name": name, **self._pictures(view)} for name, view in methods.items()],
+            "fixed": self._pictures(fixed, grey[0]),
+            "before": self._pictures(before, grey[1]),
+            "methods": [{"name": name, **self._pictures(view, grey[1])} for name, view in methods.items()],
         }
 
-    def _pictures(self, view: View) -> dict[str, Any]:
+    def _pictures(self, view: View, grey: tuple[float, float]) -> dict[str, Any]:
         described: dict[str, Any] = {}
         for name, picture in view.pictures.items():
             shape = self.shape if picture.kind in ("grey", "labels") else self.coarse
             described[name] = self.assets.add(shrunken(picture, shape).array)
+            if picture.knots:
+                described[name] |= {"knots": picture.knots, "window": grey}
         for name, largest in view.scales.items():
             described[f"{name}Max"] = largest
         if view.nodes is not None:

@@ -19,7 +19,8 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.outputs import whole_file
 from itk_pdd.io.volume import Volume
-from itk_pdd.views.picture import grey_limits, upright, window
+from itk_pdd.views.grey import Knots, encode, knots_of
+from itk_pdd.views.picture import grey_limits, upright
 
 __all__ = [
     "JACOBIAN_SPAN",
@@ -54,10 +55,13 @@ class Picture:
         uint8 or uint16, axes z, y, x.
     kind : {"grey", "labels", "jacobian", "map"}
         Meaning of the numbers; it decides how the picture is made smaller.
+    knots : sequence of pairs of float
+        Of a grey picture: codes with the intensities they stand for (:data:`itk_pdd.views.grey.Knots`).
     """
 
     array: np.ndarray
     kind: str
+    knots: Knots = ()
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ class View:
 
 
 def grey(volume: Volume, limits: tuple[float, float]) -> Picture:
-    """Convert an image to 256 grey levels between the limits."""
-    levels = np.rint(window(volume.array, limits) * 255).astype(np.uint8)
-    return Picture(_canonical(levels, volume.grid), "grey")
+    """Convert an image to 256 codes, most of them between the limits."""
+    knots = knots_of(volume.array, limits)
+    return Picture(_canonical(encode(volume.array, knots), volume.grid), "grey", knots)
 
 
 def fixed_view(image: Volume, labels: Volume | None = None) -> View:
@@ -184,12 +188,13 @@ def shrunken(picture: Picture, shape: tuple[int, ...]) -> Picture:
     from skimage.transform import resize
 
     smaller = resize(array.astype(np.float32), shape, order=1, mode="edge", anti_aliasing=True, preserve_range=True)
-    return Picture(np.rint(np.clip(smaller, 0, 255)).astype(np.uint8), picture.kind)
+    return replace(picture, array=np.rint(np.clip(smaller, 0, 255)).astype(np.uint8))
 
 
 def save_view(view: View, path: Path) -> None:
     """Write a view to an ``.npz`` file, whole or not at all."""
     arrays = {f"picture/{picture.kind}/{name}": picture.array for name, picture in view.pictures.items()}
+    arrays |= {f"knots/{name}": np.array(picture.knots) for name, picture in view.pictures.items() if picture.knots}
     arrays |= {f"scale/{name}": np.float64(value) for name, value in view.scales.items()}
     if view.nodes is not None:
         arrays["nodes"] = view.nodes
@@ -211,7 +216,11 @@ def load_view(path: Path) -> View:
             for key in file.files:
                 what, *rest = key.split("/")
                 if what == "picture":
-                    view = replace(view, pictures={**view.pictures, rest[1]: Picture(file[key], rest[0])})
+                    pairs = file[f"knots/{rest[1]}"].tolist() if f"knots/{rest[1]}" in file.files else []
+                    picture = Picture(file[key], rest[0], tuple((float(code), float(value)) for code, value in pairs))
+                    view = replace(view, pictures={**view.pictures, rest[1]: picture})
+                elif what == "knots":
+                    continue
                 elif what == "scale":
                     view = replace(view, scales={**view.scales, rest[0]: float(file[key])})
                 else:

@@ -1,50 +1,16 @@
-"""A registration with known truth on a grid where nothing is where the array has it, and a browser."""
+"""A browser for the pages."""
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.volume import Volume
-
-# Index axes that run to the head, to the patient's right and to the front.
-TURNED = Grid.create((18, 28, 24), (2.0, 1.0, 1.5), (30.0, -20.0, 5.0), np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]]))
-SHIFT = np.array([4.0, 0.0, 0.0])
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A ball at the patient's left front in the fixed image; in the moving image it lies ``SHIFT`` away."""
-
-    fixed: Volume
-    moving: Volume
-    fixed_labels: Volume
-    moving_labels: Volume
-    truth: DisplacementField
-
-
-@pytest.fixture(scope="session")
-def scene() -> Scene:
-    """The images, their labels and the true field."""
-    centre = TURNED.centre + np.array([4.0, -4.0, 3.0])
-    volumes = []
-    for seed, offset in enumerate((np.zeros(3), SHIFT)):
-        distance = np.linalg.norm(TURNED.points() - centre - offset, axis=-1)
-        inside = distance < 5.5
-        noise = np.random.default_rng(seed).normal(0, 1, TURNED.shape)
-        volumes.append(Volume((100 * np.exp(-((distance / 8) ** 2)) + noise).astype(np.float32), TURNED))
-        volumes.append(Volume(inside.astype(np.uint8), TURNED))
-    truth = DisplacementField(np.broadcast_to(SHIFT, (*TURNED.shape, 3)).astype(np.float32), TURNED)
-    return Scene(volumes[0], volumes[2], volumes[1], volumes[3], truth)
 
 
 class Browser:
@@ -93,10 +59,12 @@ class Browser:
         width, height, data = self.script(
             "const c = document.querySelector(`[data-view='${arguments[0]}']`);"
             "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-            "return [c.width, c.height, Array.from(d)]",
+            "let text = '';"
+            "for (let i = 0; i < d.length; i += 8192) text += String.fromCharCode(...d.subarray(i, i + 8192));"
+            "return [c.width, c.height, btoa(text)]",
             plane,
         )
-        return np.array(data, np.uint8).reshape(height, width, 4)
+        return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)
 
     def press(self, key: str, target: str) -> None:
         """Press a key on an element."""
@@ -107,6 +75,16 @@ class Browser:
             target,
         )
         self.settle()
+
+    def resize(self, width: int = 1400, height: int = 1000) -> None:
+        """Give the window another size; call it again without one when done."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 640}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def printed(self) -> bytes:
+        """The page as a PDF file."""
+        found = self.driver.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
+        return base64.b64decode(found["data"])
 
     def errors(self) -> list[str]:
         """What the console of the browser complains about, but for the reading of pixels, which is ours."""
@@ -143,5 +121,6 @@ def chromium() -> Iterator[Browser]:
 def browser(chromium: Browser) -> Iterator[Browser]:
     """The browser; a complaint of the page fails the test."""
     chromium.errors()
+    chromium.resize()
     yield chromium
     assert chromium.errors() == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from itk_pdd import Volume
+from itk_pdd import DisplacementField, Grid, Volume
 from itk_pdd.report.registration import write_registration_report
 
 from .test_comparison import page, results  # noqa: F401
@@ -182,3 +184,163 @@ def test_light_and_dark(browser, single):
     assert browser.script(colour) != first
     browser.script("document.getElementById('theme').click()")
     assert browser.script(colour) == first
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory):
+    """A 2-D pair whose moving image is twice as bright."""
+    grid = Grid.create((60, 80), (1.0, 1.0))
+    ramp = np.linspace(0, 100, grid.voxels, dtype=np.float32).reshape(grid.shape)
+    path = tmp_path_factory.mktemp("flat") / "flat.html"
+    write_registration_report(path, Volume(ramp, grid), Volume(2 * ramp + 500, grid), DisplacementField.zeros(grid))
+    return path
+
+
+def test_every_control_has_a_test(plain):
+    """A new control is named here with the test that tries it."""
+    tried = {"mode", "curtain", "map", "opacity", "window", "level", "zoom", "contours", "grid", "crosshair"}
+    assert (
+        set(plain.script("return [...document.querySelectorAll('[data-control]')].map((c) => c.dataset.control)"))
+        == tried
+    )
+    buttons = "return [...document.querySelectorAll('button:not(.sort)')].map((b) => b.textContent)"
+    assert {text.split()[0] for text in plain.script(buttons)} == {
+        "◐", "After", "Before", "Reset", "All", "Axial", "Coronal", "Sagittal"
+    }  # fmt: skip
+
+
+def test_the_page_opens_with_the_result(browser, single):
+    browser.open(single)
+    browser.viewer()
+    assert browser.script("return document.querySelector('[data-control=curtain]').value") == "0"
+    reached = "return [...document.querySelectorAll('[data-reached]')].map((b) => b.textContent)"
+    assert browser.script(reached) == ["After"]
+    browser.set("crosshair", False)
+    browser.script("document.querySelector('[data-end=\"100\"]').click()")
+    browser.settle()
+    before = browser.pixels("axial")
+    assert browser.script(reached) == ["Before"]
+    browser.set("curtain", 0)
+    assert (browser.pixels("axial") != before).any()
+    browser.set("curtain", 100)
+    assert np.array_equal(browser.pixels("axial"), before)
+
+
+def test_the_cross_and_the_ways_to_show_the_images_differ(plain):
+    shown = {}
+    for mode in plain.script("return [...document.querySelector('[data-control=mode]').options].map((o) => o.value)"):
+        plain.set("mode", mode)
+        shown[mode] = plain.pixels("axial").tobytes()
+    assert len(set(shown.values())) == 5
+    plain.set("crosshair", True)
+    assert plain.pixels("axial").tobytes() != shown["difference"]
+
+
+@pytest.mark.parametrize("curtain", [0, 50, 100])
+def test_a_colour_map_covers_the_picture_and_is_seen_over_the_overlay(plain, curtain):
+    plain.set("mode", "overlay")
+    plain.set("curtain", curtain)
+    plain.set("map", "uncertainty")
+    plain.set("opacity", 100)
+    pixels = plain.pixels("axial")
+    for half in (pixels[:, : pixels.shape[1] // 2 - 60], pixels[:, pixels.shape[1] // 2 + 60 :]):
+        assert np.median(half.reshape(-1, 4), axis=0)[:3] == pytest.approx([253, 231, 37], abs=2)
+    # Below a map the images are grey, whatever colours they had: red, green and blue fall short of its colour alike.
+    plain.set("opacity", 0)
+    grey = plain.pixels("axial").astype(int)[..., :3]
+    assert np.ptp(grey, axis=-1).max() <= 1
+
+
+def test_window_and_level(plain):
+    legend = "return document.querySelector('.legend').textContent"
+    start, words = plain.pixels("axial").astype(int), plain.script(legend)
+    low, high = (float(v) for v in re.search(r"grey: (\S+) to (\S+) in both images", words).groups())
+    plain.set("window", 66)  # twice as wide
+    wide = plain.pixels("axial").astype(int)
+    found = re.search(r"grey: (\S+) to (\S+) in both", plain.script(legend)).groups()
+    assert float(found[1]) - float(found[0]) == pytest.approx(2 * (high - low), rel=0.03)
+    assert np.ptp(wide[40:-60, 60:-60, 0]) < 0.8 * np.ptp(start[40:-60, 60:-60, 0])
+    plain.set("level", 75)  # half a width up: darker
+    assert plain.pixels("axial")[..., 0].mean() < wide[..., 0].mean() - 5
+    plain.script("document.querySelector('[data-reset]').click()")
+    plain.settle()
+    assert np.array_equal(plain.pixels("axial"), start)
+
+
+def test_images_of_another_unit_have_their_own_windows(browser, flat):
+    browser.open(flat)
+    browser.viewer()
+    words = browser.script("return document.querySelector('.legend').textContent")
+    ends = [float(v) for v in re.search(r"grey: (\S+) to (\S+) fixed, (\S+) to (\S+) moving", words).groups()]
+    assert ends == pytest.approx([1, 99, 502, 698], abs=1.5)
+    for name in ("fixed", "moving"):  # the same picture, each in its own window
+        assert browser.pixels(name)[100, 100, 0] == pytest.approx(int(browser.pixels("axial")[100, 100, 1]), abs=2)
+
+
+def test_zoom_and_its_keys(plain):
+    start = plain.pixels("axial")
+
+    def bright(pixels):
+        return np.count_nonzero(pixels[40:-60, 20:-20, 0] > 100)
+
+    plain.set("crosshair", True)
+    plain.set("zoom", 33)  # 8 ** (1 / 3) = 2
+    assert bright(plain.pixels("axial")) > 2 * bright(start)
+    cross = plain.pixels("axial").astype(int)
+    column = np.argmax((cross[..., 2] - cross[..., 0]).clip(0).sum(axis=0)) / cross.shape[1]
+    # A click beside the cross moves it there: no more than half as far as without the zoom.
+    at = "return Number(document.querySelector('[data-slice=sagittal]').value)"
+    before = plain.script(at)
+    plain.script(
+        "const c = document.querySelector('[data-view=axial]'), b = c.getBoundingClientRect();"
+        "c.setPointerCapture = () => {};"
+        "c.dispatchEvent(new PointerEvent('pointerdown', {clientX: b.left + (arguments[0] + 0.25) * b.width,"
+        "clientY: b.top + 0.5 * b.height}))",
+        column,
+    )
+    plain.settle()
+    count = plain.script("return Number(document.querySelector('[data-slice=sagittal]').max) + 1")
+    assert plain.script(at) - before == pytest.approx(count / 8, abs=1.5)
+    value = "return Number(document.querySelector('[data-control=zoom]').value)"
+    for key, expected in (("0", 0), ("+", 8), ("+", 16), ("-", 8)):
+        plain.press(key, "[data-view=axial]")
+        assert plain.script(value) == expected
+
+
+def test_all_planes_are_seen_without_scrolling(browser, single, flat):
+    browser.resize(1280, 800)
+    boxes = """return [...document.querySelectorAll('.pane:not([hidden]) canvas')].map((c) => {
+        const b = c.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]})"""
+    for path in (single, flat):
+        browser.open(path)
+        browser.viewer()
+        places = np.array(browser.script(boxes))
+        assert len(places) == 3 and np.ptp(places[:, 1]) < 1
+        assert places[:, 2].max() <= 1280 and places[:, 3].max() <= 800
+    assert np.ptp(places[:, [0, 2]]) > 0.7 * 1280  # a 2-D image has company, and uses the width
+
+
+def test_nothing_is_cut_off_on_a_phone(browser, single, flat):
+    browser.resize(390, 844)
+    for path in (single, flat):
+        browser.open(path)
+        browser.viewer()
+        assert browser.script("return document.documentElement.scrollWidth") <= 390
+        beyond = """return [...document.querySelectorAll('main *:not(.unseen, select)')].filter((e) => {
+            const scrolls = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible';
+            return scrolls || e.getBoundingClientRect().right > 390.5;
+        }).map((e) => e.outerHTML.slice(0, 80))"""
+        assert browser.script(beyond) == []
+
+
+def test_print_fills_its_pages(browser, single, flat):
+    for path, pages in ((single, 2), (flat, 1)):  # labels have a page of their own
+        browser.open(path)
+        browser.viewer()
+        assert len(re.findall(rb"/Type\s*/Page\b", browser.printed())) == pages
+
+
+def test_the_keys_are_told_where_there_is_a_keyboard(plain):
+    words = plain.script("return document.querySelector('.keys').innerText")
+    assert "before or after" in words and "zoom in, out" in words
+    assert plain.script("return document.querySelector('.keys').getBoundingClientRect().height") > 10

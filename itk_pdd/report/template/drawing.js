@@ -17,14 +17,31 @@ function viridis(value) {
   return VIRIDIS[low].map((v, i) => v + (at - low) * (VIRIDIS[low + 1][i] - v));
 }
 
-/** Pixels of one state (before or after) as an ImageData. */
-function composePixels(fixed, moved, mode, tile, colour) {
+/** Intensities shown as black and white: level (of the middle) and width are in widths of the image's own window. */
+function greyEnds(image, level, width) {
+  const [low, high] = image.window || [0, 255];
+  return [low + (level - width / 2) * (high - low), low + (level + width / 2) * (high - low)];
+}
+
+/** Grey levels of the 256 codes of an image; between its knots, codes and intensities run evenly. */
+function greyTable(image, level, width) {
+  const knots = image.knots || [[0, 0], [255, 255]], [black, white] = greyEnds(image, level, width);
+  return Uint8ClampedArray.from({ length: 256 }, (_, code) => {
+    const next = Math.max(1, knots.findIndex(([at]) => at >= code)), [a, b] = [knots[next - 1], knots[next]];
+    const value = a[1] + ((code - a[0]) / (b[0] - a[0])) * (b[1] - a[1]);
+    return (255 * (value - black)) / (white - black);
+  });
+}
+
+/** Pixels of one state (before or after) as an ImageData; tables are the grey levels of both images. */
+function composePixels(fixed, moved, mode, tile, colour, tables) {
   const image = new ImageData(fixed.width, fixed.height);
   for (let i = 0; i < fixed.data.length; i++) {
-    const f = fixed.data[i], m = moved.data[i];
+    const f = tables[0][fixed.data[i]], m = tables[1][moved.data[i]];
     let rgb = [m, m, m];
     if (mode === "fixed") rgb = [f, f, f];
-    else if (mode === "overlay") rgb = [m, f, m];
+    // Below a colour map the overlay is grey: two kinds of colours could not be told apart.
+    else if (mode === "overlay") rgb = colour ? Array(3).fill((f + m) / 2) : [m, f, m];
     else if (mode === "difference") rgb = Array(3).fill(128 + (m - f) / 2);
     else if (mode === "checkerboard") {
       const square = Math.floor((i % fixed.width) / tile[0]) + Math.floor(Math.floor(i / fixed.width) / tile[1]);
@@ -48,23 +65,25 @@ function jacobianColour(slice, span, opacity) {
   };
 }
 
-/** Borders between labels as one path per label, along the edges of the pixels. */
+/** Borders between labels as one path per label, smooth: between the centres of pixels, corners cut. */
 function contourPaths(slice, across, down) {
-  const paths = new Map();
-  const add = (label, x0, y0, x1, y1) => {
-    if (!paths.has(label)) paths.set(label, new Path2D());
-    const path = paths.get(label);
-    path.moveTo(x0 * across, y0 * down);
-    path.lineTo(x1 * across, y1 * down);
-  };
-  const { width, height, data } = slice;
-  for (let r = 0; r < height; r++) {
-    for (let c = 0; c < width; c++) {
-      const here = data[r * width + c];
-      const right = c + 1 < width ? data[r * width + c + 1] : here;
-      const below = r + 1 < height ? data[(r + 1) * width + c] : here;
-      if (here !== right) add(here || right, c + 1, r, c + 1, r + 1);
-      if (here !== below) add(here || below, c, r + 1, c + 1, r + 1);
+  const paths = new Map(), { width, height, data } = slice;
+  const corners = [[0, 0], [1, 0], [1, 1], [0, 1]], middles = [[0.5, 0], [1, 0.5], [0.5, 1], [0, 0.5]];
+  const at = (r, c) => (r < 0 || c < 0 || r >= height || c >= width ? 0 : data[r * width + c]);
+  for (let r = -1; r < height; r++) {
+    for (let c = -1; c < width; c++) {
+      const here = corners.map(([x, y]) => at(r + y, c + x));
+      if (here[0] === here[1] && here[1] === here[2] && here[2] === here[3]) continue;
+      // The smallest label of a cell lies outside the borders of the others: each border is drawn once.
+      for (const label of [...new Set(here)].sort((a, b) => a - b).slice(1)) {
+        const ends = middles.filter((_, k) => (here[k] === label) !== (here[(k + 1) % 4] === label));
+        if (!paths.has(label)) paths.set(label, new Path2D());
+        for (let k = 0; k + 1 < ends.length; k += 2) {
+          const place = ([x, y]) => [(c + 0.5 + x) * across, (r + 0.5 + y) * down];
+          paths.get(label).moveTo(...place(ends[k]));
+          paths.get(label).lineTo(...place(ends[k + 1]));
+        }
+      }
     }
   }
   return paths;
@@ -73,10 +92,11 @@ function contourPaths(slice, across, down) {
 /** Draw the contours of a label slice, solid or dotted. */
 function drawContours(context, slice, across, down, dotted) {
   context.save();
-  context.lineWidth = Math.max(1.5, Math.min(across, down) / 3);
-  if (dotted) context.setLineDash([across / 2, across / 2]);
+  context.lineWidth = 1.25;
   for (const [label, path] of contourPaths(slice, across, down)) {
     context.strokeStyle = LABEL_COLOURS[(label - 1) % LABEL_COLOURS.length];
+    context.globalAlpha = dotted ? 0.8 : 1;
+    context.setLineDash(dotted ? [2, 2] : []);
     context.stroke(path);
   }
   context.restore();

@@ -1,41 +1,26 @@
-// The viewer of one pair: linked planes, their controls and the keyboard.
+// The viewer of one pair: linked planes, the mouse and the keyboard.
 
-const MODES = {
-  image: "Moving image", fixed: "Fixed image", overlay: "Overlay", checkerboard: "Checkerboard", difference: "Difference",
-};
-const MAPS = { none: "None", jacobian: "Jacobian", displacement: "Displacement", uncertainty: "Uncertainty" };
-const KEYS = [
-  ["↑ ↓", "next or previous slice (in a plane)"], ["Page Up, Page Down", "ten slices"], ["Home, End", "first, last slice"],
-  ["m, n", "next, previous method"], ["v", "next way to show the images"], ["b", "before or after"],
-  ["c, g, j, x", "contours, grid, Jacobian, cross"], ["a, 1, 2, 3", "all planes, or one"],
-];
-
-/** An element with attributes and children. */
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value != null) element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
+/** Views of a 2-D image: as chosen, and both images alone. */
+const FLAT = [{ name: "axial", plane: "axial" }, { name: "fixed", plane: "axial", mode: "fixed" },
+  { name: "moving", plane: "axial", mode: "image" }];
+const START = { window: 50, level: 50, zoom: 0 }; // of the sliders, from 0 to 100
 
 class Viewer {
   constructor(host, pair) {
     this.host = host;
     this.pair = pair;
     this.planes = pair.dimension === 2 ? ["axial"] : Object.keys(PLANES);
+    this.views = pair.dimension === 2 ? FLAT : this.planes.map((plane) => ({ name: plane, plane }));
     this.cross = [2, 1, 0].map((axis) => Math.floor(pair.shape[axis] / 2)); // x, y, z
     this.state = {
-      method: 0, mode: "overlay", curtain: 50, map: "none", opacity: 0.6, shown: "all",
+      method: 0, mode: "overlay", curtain: 0, map: "none", opacity: 0.6, shown: "all", ...START,
       contours: this.hasLabels, grid: false, crosshair: true,
     };
+    this.focus = this.cross.map((i) => i + 0.5); // middle of what is seen
     this.panes = {};
     this.pending = false;
     this.asked = this.drawn = 0;
-    host.replaceChildren(this.controls(), this.stage(), this.footer());
+    host.replaceChildren(controlsOf(this), this.stage(), this.footer());
     host.addEventListener("keydown", (event) => this.onKey(event));
     this.resizer = new ResizeObserver(() => this.draw());
     this.resizer.observe(this.planesBox);
@@ -52,59 +37,25 @@ class Viewer {
 
   get method() { return this.pair.methods[this.state.method]; }
 
-  // ---- Controls -----------------------------------------------------------------------------------------------
-
-  controls() {
-    const { pair, state } = this;
-    const options = (entries, chosen) =>
-      entries.map(([value, text]) => make("option", { value, selected: value === chosen }, text));
-    const select = (name, label, entries, chosen, set) => {
-      const box = make("select", { "data-control": name, onchange: () => { set(box.value); this.update(); } });
-      box.append(...options(entries, chosen));
-      return make("label", { class: "field" }, make("span", {}, label), box);
-    };
-    const slider = (name, label, value, set) => {
-      const box = make("input", { type: "range", min: 0, max: 100, value, "data-control": name,
-        oninput: () => { set(Number(box.value)); this.update(); } });
-      return make("label", { class: "field" }, make("span", {}, label), box);
-    };
-    const tick = (name, label, can) => {
-      const box = make("input", { type: "checkbox", checked: state[name], disabled: !can, "data-control": name,
-        onchange: () => { state[name] = box.checked; this.update(); } });
-      return make("label", { class: "tick" }, box, label);
-    };
-    const maps = Object.entries(MAPS).filter(([name]) => name === "none" || pair.methods.some((m) => this.hasMap(m, name)));
-    const planes = ["all", ...this.planes].map((name, number) => make("button", {
-      type: "button", "data-plane": name, "aria-pressed": name === "all" ? "true" : "false",
-      title: number ? `key ${number}` : "key a", onclick: () => this.show(name),
-    }, name === "all" ? "All planes" : name[0].toUpperCase() + name.slice(1)));
-    return make("div", { class: "controls" },
-      pair.methods.length === 1 ? "" : select("method", "Method", pair.methods.map((m, i) => [String(i), m.name]), "0", (v) => { state.method = Number(v); }),
-      select("mode", "Show", Object.entries(MODES), state.mode, (v) => { state.mode = v; }),
-      slider("curtain", "Before | after", state.curtain, (v) => { state.curtain = v; }),
-      select("map", "Colour map", maps, state.map, (v) => { state.map = v; }),
-      slider("opacity", "Opacity", 100 * state.opacity, (v) => { state.opacity = v / 100; }),
-      make("div", { class: "ticks" }, tick("contours", "Contours", this.hasLabels),
-        tick("grid", "Deformed grid", pair.methods.some((m) => m.field)), tick("crosshair", "Cross", true)),
-      this.planes.length > 1 ? make("div", { class: "buttons", role: "group", "aria-label": "Planes" }, ...planes) : "");
-  }
-
   hasMap(method, name) { return Boolean(name === "displacement" ? method.field : method[name]); }
 
   stage() {
     this.planesBox = make("div", { class: "planes" });
-    for (const plane of this.planes) {
-      const axis = PLANES[plane].across, count = sizeAlong(this.pair.shape, axis);
-      const canvas = make("canvas", { tabindex: 0, role: "img", "data-view": plane });
-      const range = make("input", { type: "range", min: 0, max: count - 1, "aria-label": `${plane} slice`, "data-slice": plane,
+    for (const view of this.views) {
+      const { name, plane } = view, axis = PLANES[plane].across, count = sizeAlong(this.pair.shape, axis);
+      const canvas = make("canvas", { tabindex: 0, role: "img", "data-view": name });
+      const range = make("input", { type: "range", min: 0, max: count - 1, "aria-label": `${plane} slice`, "data-slice": name,
         oninput: () => { this.cross[axis] = Number(range.value); this.update(); } });
       const caption = make("figcaption");
-      canvas.addEventListener("wheel", (event) => { event.preventDefault(); this.step(plane, event.deltaY > 0 ? -1 : 1); },
-        { passive: false });
-      canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); this.point(plane, event); });
-      canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1) this.point(plane, event); });
-      const figure = make("figure", { class: "pane", "data-pane": plane }, canvas, count > 1 ? range : "", caption);
-      this.panes[plane] = { figure, canvas, range, caption };
+      canvas.addEventListener("wheel", (event) => {
+        event.preventDefault();
+        if (event.ctrlKey) this.put("zoom", Number(this.box("zoom").value) - 8 * Math.sign(event.deltaY));
+        else this.step(plane, event.deltaY > 0 ? -1 : 1);
+      }, { passive: false });
+      canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); this.point(view, event); });
+      canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1) this.point(view, event); });
+      const figure = make("figure", { class: "pane", "data-pane": name }, canvas, count > 1 ? range : "", caption);
+      this.panes[name] = { figure, canvas, range, caption };
       this.planesBox.append(figure);
     }
     return this.planesBox;
@@ -114,9 +65,10 @@ class Viewer {
     this.readout = make("p", { class: "readout", "data-readout": "" });
     this.legend = make("p", { class: "legend" });
     const keys = make("dl", { class: "keys" });
-    for (const [key, what] of KEYS) keys.append(make("dt", {}, key), make("dd", {}, what));
-    return make("div", { class: "below" }, this.readout, this.legend,
-      make("details", { class: "help" }, make("summary", {}, "Keyboard"), keys));
+    const has = { "m, n": this.pair.methods.length > 1, "a, 1, 2, 3": this.planes.length > 1 };
+    for (const [key, what] of KEYS)
+      if (has[key] !== false) keys.append(make("div", {}, make("dt", {}, make("kbd", {}, key)), make("dd", {}, what)));
+    return make("div", { class: "below" }, this.readout, this.legend, keys);
   }
 
   // ---- Input --------------------------------------------------------------------------------------------------
@@ -134,12 +86,31 @@ class Viewer {
     this.update();
   }
 
-  point(plane, event) {
+  /** First voxel that is seen along an axis; the cross stays in sight. */
+  seenFrom(axis) {
+    const count = sizeAlong(this.pair.shape, axis), half = count / (2 * this.zoom), cross = this.cross[axis] + 0.5;
+    const near = Math.max(cross - half, Math.min(cross + half, this.focus[axis]));
+    this.focus[axis] = Math.max(half, Math.min(count - half, near));
+    return this.focus[axis] - half;
+  }
+
+  get zoom() { return 8 ** (this.state.zoom / 100); }
+
+  /** Set a control, as if a hand did. */
+  put(name, value) {
+    const box = this.box(name);
+    box.value = value;
+    box.dispatchEvent(new Event("input"));
+  }
+
+  reset() { for (const [name, value] of Object.entries(START)) this.put(name, value); }
+
+  point({ name, plane }, event) {
     const { column, row, flipped } = PLANES[plane];
-    const box = this.panes[plane].canvas.getBoundingClientRect();
+    const box = this.panes[name].canvas.getBoundingClientRect();
     const at = (part, axis) => {
       const count = sizeAlong(this.pair.shape, axis);
-      return Math.max(0, Math.min(count - 1, Math.floor(part * count)));
+      return Math.max(0, Math.min(count - 1, Math.floor(this.seenFrom(axis) + (part * count) / this.zoom)));
     };
     const down = (event.clientY - box.top) / box.height;
     this.cross[column] = at((event.clientX - box.left) / box.width, column);
@@ -149,7 +120,7 @@ class Viewer {
 
   onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const plane = event.target.dataset.view;
+    const plane = this.views.find((view) => view.name === event.target.dataset.view)?.plane;
     const far = { Home: -1e6, End: 1e6, PageUp: 10, PageDown: -10, ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 };
     const { state, pair } = this;
     const toggle = (name) => { const box = this.box(name); if (!box.disabled) box.click(); };
@@ -161,7 +132,8 @@ class Viewer {
     };
     const actions = {
       m: () => choose("method", 1), n: () => choose("method", -1), v: () => choose("mode", 1),
-      b: () => { const box = this.box("curtain"); box.value = state.curtain > 50 ? 0 : 100; box.dispatchEvent(new Event("input")); },
+      b: () => this.put("curtain", state.curtain > 50 ? 0 : 100),
+      "+": () => this.put("zoom", state.zoom + 8), "-": () => this.put("zoom", state.zoom - 8), 0: () => this.reset(),
       c: () => toggle("contours"), g: () => toggle("grid"), x: () => toggle("crosshair"),
       j: () => {
         const box = this.box("map");
@@ -207,32 +179,42 @@ class Viewer {
 
   draw() {
     if (!this.volumes || this.disposed) return;
-    const shown = this.planes.filter((plane) => ["all", plane].includes(this.state.shown));
-    const lengths = (axis) => sizeAlong(this.pair.shape, axis) * this.pair.spacing[axis];
-    const room = this.planesBox.clientWidth - 24, stacked = room < 640 || shown.length === 1;
-    const wide = shown.map((p) => lengths(PLANES[p].column)), high = shown.map((p) => lengths(PLANES[p].row));
-    // One scale for all planes, so that they can be compared; print has the size of the screen.
+    const { pair, state } = this, room = this.planesBox.clientWidth - 24, narrow = room < 640;
+    const lengths = (axis) => sizeAlong(pair.shape, axis) * pair.spacing[axis];
+    // A wide 2-D image has the width for itself.
+    const alone = pair.dimension === 2 && (narrow || lengths(0) > 1.6 * lengths(1));
+    const shown = this.views.filter((view) => (alone ? !view.mode : ["all", view.plane].includes(state.shown)));
+    const stacked = narrow || shown.length === 1;
+    const wide = shown.map((v) => lengths(PLANES[v.plane].column)), high = shown.map((v) => lengths(PLANES[v.plane].row));
+    // One scale for all planes, so that they can be compared; all of them are seen without scrolling.
     const fit = stacked ? room / Math.max(...wide) : (room - 12 * (shown.length - 1)) / wide.reduce((a, b) => a + b);
-    const tall = Math.min(this.state.shown === "all" ? 520 : 760, Math.max(320, window.innerHeight * 0.8));
+    const below = window.innerHeight - this.planesBox.getBoundingClientRect().top - window.scrollY - 132;
+    const tall = stacked ? Math.max(below, 0.8 * window.innerHeight) : Math.max(below, 280);
     const scale = Math.min(fit, tall / Math.max(...high));
-    for (const plane of this.planes) {
-      this.panes[plane].figure.hidden = !shown.includes(plane);
-      if (shown.includes(plane)) this.drawPlane(plane, scale);
+    for (const view of this.views) {
+      this.panes[view.name].figure.hidden = !shown.includes(view);
+      if (shown.includes(view)) this.drawPlane(view, scale);
     }
+    for (const button of this.host.querySelectorAll("[data-end]"))
+      button.toggleAttribute("data-reached", Number(button.dataset.end) === state.curtain);
     this.describe();
   }
 
-  drawPlane(plane, scale) {
-    const { pair, state, volumes } = this, place = PLANES[plane], { canvas, range, caption } = this.panes[plane];
+  drawPlane({ name: viewed, plane, mode = this.state.mode }, scale) {
+    const { pair, state, volumes, zoom } = this, place = PLANES[plane], { figure, canvas, range, caption } = this.panes[viewed];
     const index = this.cross[place.across], cut = (volume) => cutSlice(volume, plane, index, pair.shape);
     const fixed = cut(volumes.fixed), ratio = window.devicePixelRatio || 1;
-    const width = Math.max(2, Math.round(fixed.width * pair.spacing[place.column] * scale));
+    const width = Math.max(2, Math.floor(fixed.width * pair.spacing[place.column] * scale));
     const height = Math.max(2, Math.round(fixed.height * pair.spacing[place.row] * scale));
     Object.assign(canvas, { width: width * ratio, height: height * ratio });
     Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
-    const context = canvas.getContext("2d"), across = width / fixed.width, down = height / fixed.height;
+    figure.style.setProperty("--share", width);
+    const context = canvas.getContext("2d"), across = (zoom * width) / fixed.width, down = (zoom * height) / fixed.height;
     context.scale(ratio, ratio);
-    const edge = (width * state.curtain) / 100;
+    const from = this.seenFrom(place.row), rows = place.flipped ? fixed.height - from - fixed.height / zoom : from;
+    const corner = [this.seenFrom(place.column) * across, rows * down];
+    const edge = mode === "fixed" ? 0 : (width * state.curtain) / 100;
+    const size = { fixed, cut, index, width: width * zoom, height: height * zoom, across, down, mode };
     // Left of the curtain lies what was before, right of it what came out.
     for (const [name, left, right] of [["before", 0, edge], ["after", edge, width]]) {
       if (right <= left) continue;
@@ -240,30 +222,33 @@ class Viewer {
       context.beginPath();
       context.rect(left, 0, right - left, height);
       context.clip();
-      this.drawState(context, name, plane, { fixed, cut, index, width, height, across, down });
+      context.translate(-corner[0], -corner[1]);
+      this.drawState(context, name, plane, size);
       context.restore();
     }
-    this.drawMarks(context, plane, width, height, across, down, edge);
+    this.drawMarks(context, plane, width, height, across, down, edge, corner, mode);
     range.value = index;
-    caption.textContent = `${pair.dimension === 2 ? "Image" : `${plane[0].toUpperCase()}${plane.slice(1)} ${index + 1} / ${range.max * 1 + 1}`}`;
-    canvas.setAttribute("aria-label", `${caption.textContent}: ${MODES[state.mode]} of ${this.method.name}, ` +
+    caption.textContent = pair.dimension === 2 ? MODES[mode]
+      : `${plane[0].toUpperCase()}${plane.slice(1)} ${index + 1} / ${range.max * 1 + 1}`;
+    canvas.setAttribute("aria-label", `${caption.textContent}: ${MODES[mode]} of ${this.method.name}, ` +
       `${state.curtain} % before and ${100 - state.curtain} % after registration`);
   }
 
-  drawState(context, name, plane, { fixed, cut, index, width, height, across, down }) {
+  drawState(context, name, plane, { fixed, cut, index, width, height, across, down, mode }) {
     const { pair, state, volumes } = this, place = PLANES[plane];
     const edge = Math.max(...pair.shape.map((n, i) => n * pair.spacing[2 - i])) / 12;
     const tile = [edge / pair.spacing[place.column], edge / pair.spacing[place.row]];
-    const colour = name === "after" ? this.colouring(plane, cut, index, fixed) : null;
-    const pixels = composePixels(fixed, cut(volumes[name]), state.mode, tile, colour);
+    const colour = this.colouring(plane, cut, index, fixed), moved = name === "after" ? this.method : pair.before;
+    const tables = [pair.fixed, moved].map(({ image }) => greyTable(image, state.level / 50 - 0.5, 2 ** ((state.window - 50) / 16)));
+    const pixels = composePixels(fixed, cut(volumes[name]), mode, tile, colour, tables);
     const small = new OffscreenCanvas(fixed.width, fixed.height);
     small.getContext("2d").putImageData(pixels, 0, 0);
     context.imageSmoothingQuality = "high";
     context.drawImage(small, 0, 0, width, height);
-    if (name === "after" && state.grid && volumes.field) drawGrid(context, volumes.field, plane, index, pair, across, down);
+    if (name === "after" && mode !== "fixed" && state.grid && volumes.field) drawGrid(context, volumes.field, plane, index, pair, across, down);
     if (!state.contours) return;
     for (const [labels, dotted] of [[volumes.fixedLabels, false], [volumes[`${name}Labels`], true]])
-      if (labels) drawContours(context, cut(labels), across, down, dotted);
+      if (labels && !(dotted && mode === "fixed")) drawContours(context, cut(labels), across, down, dotted);
   }
 
   /** The colour map of a slice as a function of the pixel, or null. */
@@ -285,11 +270,11 @@ class Viewer {
     };
   }
 
-  drawMarks(context, plane, width, height, across, down, edge) {
+  drawMarks(context, plane, width, height, across, down, edge, corner, mode) {
     const { pair, state } = this, { column, row, flipped, edges } = PLANES[plane];
     if (state.crosshair) {
-      const x = (this.cross[column] + 0.5) * across, y = this.cross[row] + 0.5;
-      const yPixel = (flipped ? sizeAlong(pair.shape, row) - y : y) * down;
+      const x = (this.cross[column] + 0.5) * across - corner[0], y = this.cross[row] + 0.5;
+      const yPixel = (flipped ? sizeAlong(pair.shape, row) - y : y) * down - corner[1];
       context.fillStyle = "rgba(120, 200, 255, 0.75)";
       for (const [left, top, w, h] of [[0, yPixel, x - 6, 1], [x + 6, yPixel, width, 1], [x, 0, 1, yPixel - 6], [x, yPixel + 6, 1, height]])
         context.fillRect(left, top, w, h);
@@ -303,8 +288,9 @@ class Viewer {
     context.shadowColor = "black";
     context.shadowBlur = 3;
     const write = (text, x, y, align) => { context.textAlign = align; context.fillText(text, x, y); };
-    if (edge > 60) write("before", edge - 6, height - 24, "right");
-    if (width - edge > 60) write("after", edge + 6, height - 24, "left");
+    if (mode === "fixed") write("fixed", 6, height - 24, "left");
+    else if (edge > 60) write("before", edge - 6, height - 24, "right");
+    if (mode !== "fixed" && width - edge > 60) write("after", edge + 6, height - 24, "left");
     if (pair.dimension === 2) return;
     write(edges[0], 5, height / 2, "left");
     write(edges[1], width - 5, height / 2, "right");
@@ -336,11 +322,19 @@ class Viewer {
       words.push(`label ${value(volumes.fixedLabels)} fixed, ${value(volumes.afterLabels)} after`);
     this.readout.textContent = words.join(" · ");
     const legend = [];
-    if (state.mode === "overlay") legend.push("overlay: fixed green, moving magenta, grey where they agree");
+    if (state.mode === "overlay" && state.map === "none") legend.push("overlay: fixed green, moving magenta, grey where they agree");
+    legend.push(this.windowInWords());
     if (state.contours) legend.push("contours: solid fixed, dotted moving");
     if (state.grid) legend.push(`grid: lines that were straight in the moving image, ${gridStep(Math.max(...pair.shape.map((n, i) => n * pair.spacing[2 - i])))} mm apart`);
     this.legend.replaceChildren(legend.join(" · "));
     if (state.map !== "none") this.legend.append(legend.length ? " · " : "", ...this.colourBar());
+  }
+
+  /** The intensities shown as black and white. */
+  windowInWords() {
+    const ends = ({ image }) => greyEnds(image, this.state.level / 50 - 0.5, 2 ** ((this.state.window - 50) / 16)).map((x) => Number(x.toPrecision(3))).join(" to ");
+    const [fixed, moving] = [ends(this.pair.fixed), ends(this.method)];
+    return fixed === moving ? `grey: ${fixed} in both images` : `grey: ${fixed} fixed, ${moving} moving`;
   }
 
   colourBar() {
