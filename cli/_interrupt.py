@@ -25,7 +25,7 @@ _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(si
 
 @dataclass
 class _State:
-    """What the main thread and the watching thread tell each other."""
+    """Hold the state that the main thread and the watching thread share."""
 
     code: int  # after Ctrl-C
     message: str

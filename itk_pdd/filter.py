@@ -77,7 +77,7 @@ def registration_filter(fixed: Any, moving: Any, **settings: Any) -> Any:
 
 
 class _Work:
-    """What the filter does when it is run."""
+    """Run the method and keep its error: the body of the filter."""
 
     def __init__(self, method: PDDRegistrationMethod) -> None:
         self.method = method

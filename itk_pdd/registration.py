@@ -25,7 +25,7 @@ log = logging.getLogger("itk_pdd")
 INITIALISATIONS = ("center", "affine")
 """Ways to align two images roughly before the deformable registration."""
 STAGES = ("all", "affine")
-"""Where a registration may end: after the deformable part, or after the alignment."""
+"""Last stages of a registration: the deformable part, or the affine alignment."""
 
 
 def register(

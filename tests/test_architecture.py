@@ -107,6 +107,19 @@ def test_no_file_is_too_long_to_be_read_in_one_sitting() -> None:
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
+def test_docstrings_say_what_the_thing_does() -> None:
+    """They are sentences about it ("Return ...", "Hold ..."), not the halves of questions ("What is left ...")."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    halves = ("What", "Whether", "How", "Where", "Which", "Who", "Why", "When")
+    found = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            words = (ast.get_docstring(node) or "").split() if isinstance(node, documented) else []
+            if words and words[0] in halves:
+                found.append(f"{name}.{getattr(node, 'name', '')}: {' '.join(words[:8])}")
+    assert found == []
+
+
 def test_tests_stand_in_the_rooms_of_what_they_test() -> None:
     folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
     assert folders <= {".", "cli", "examples", "benchmarks", *FOLDERS}

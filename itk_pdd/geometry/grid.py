@@ -149,7 +149,7 @@ class Grid:
         return Grid.create(size, new, self.to_physical(first), np.asarray(self.direction))
 
     def lines(self, other: Grid) -> tuple[tuple[int, ...], list[np.ndarray]] | None:
-        """How to sample an array on this grid at the voxels of another one axis by axis, if the axes are parallel.
+        """Return the lines along which an array on this grid is sampled at the voxels of another with parallel axes.
 
         Returns
         -------
@@ -188,7 +188,7 @@ class Grid:
         return Grid.create(size, self.spacing, first, np.asarray(self.direction))
 
     def canonical_axes(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """How to permute and flip the index axes so that they run as nearly as possible along +x, +y, +z.
+        """Return the order and flips of the index axes that let them run as nearly as possible along +x, +y, +z.
 
         Returns
         -------
@@ -221,7 +221,7 @@ class Grid:
         )
 
     def same_space(self, other: Grid, *, tolerance: float = 1e-3) -> bool:
-        """Whether both grids have the same size and every voxel at the same place, to ``tolerance`` voxels."""
+        """Return True if both grids have the same size and each voxel at the same place, to ``tolerance`` voxels."""
         if self.size != other.size:
             return False
         corners = self.corners() - other.corners()

@@ -45,7 +45,7 @@ IMAGE_EXTENSIONS = _VECTOR_EXTENSIONS + mgh.EXTENSIONS
 TRANSFORM_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
 """ITK's transform files."""
 FIELD_EXTENSIONS = _VECTOR_EXTENSIONS + TRANSFORM_EXTENSIONS
-"""What a displacement field can be written to."""
+"""Formats in which a displacement field can be written."""
 _BEYOND = 1e12  # no length in millimetres, no factor, no number of control points
 _COMPRESSED = (".nii.gz", ".mha", ".nrrd")
 

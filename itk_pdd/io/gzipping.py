@@ -44,7 +44,7 @@ def compress_file(source: Path, target: Path, *, threads: int) -> None:
 
 
 def holds(compressed: Path, source: Path) -> bool:
-    """Whether a gzip file holds what another file does."""
+    """Return True if a gzip file holds the content of another file."""
     try:
         with gzip.open(compressed, "rb") as file:
             return all(file.read(len(block)) == block for block in _blocks(source)) and not file.read(1)

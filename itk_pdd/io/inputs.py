@@ -1,4 +1,4 @@
-"""What the ITK-style object does with the inputs it holds: notice their changes, and pack them for pickling."""
+"""Notice changes of the inputs that the ITK-style object holds, and pack them for pickling."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def _where(grid: Grid) -> str:
 
 
 def _apart(grid: Grid, reference: Grid) -> str:
-    """How far apart two grids of the same size put their corners."""
+    """Say, in voxels, how far apart two grids of the same size put their corners."""
     if grid.size != reference.size:
         return ""
     index = reference.to_index(grid.corners()) - reference.to_index(reference.corners())

@@ -74,7 +74,7 @@ class DeviceOperations:
         return costs
 
     def from_tensor(self, tensor: Tensor) -> Tensor:
-        """What those return, as these operations take it."""
+        """View a tensor of torch's operations as an array of these: the same memory."""
         return tensor
 
     def local_correlation(

@@ -45,7 +45,7 @@ class LabelClass:
 
 @dataclass(frozen=True)
 class Card:
-    """What all kinds of trained networks say of themselves.
+    """Describe a trained network: the part that all kinds of cards share.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ class Card:
     training: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     validation: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str]
-    """How a file says which kind of card it is."""
+    """The word in the file that tells this kind of card from the others."""
     gives: ClassVar[str]
-    """What a network of this kind gives, for errors."""
+    """The result of a network of this kind, for errors."""
 
     def _require(self, condition: bool, problem: str) -> None:
         if not condition:
@@ -110,7 +110,7 @@ class Card:
 
 @dataclass(frozen=True)
 class ModelCard(Card):
-    """What a trained segmentation network is, what it was trained on, and how well it does.
+    """Describe a trained segmentation network: its size, its training data and its measured accuracy.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class ModelCard(Card):
 
 @dataclass(frozen=True)
 class PddCard(Card):
-    """What a trained PDD network is, what it was trained on, and how well it does.
+    """Describe a trained PDD network: its settings, its training data and its measured accuracy.
 
     Parameters
     ----------
@@ -204,13 +204,13 @@ class PddCard(Card):
         }
 
     def order(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """Which anatomical axis (0 to the left, 1 to the back, 2 up) each axis x, y, z runs along, and if backwards."""
+        """Return the anatomical axis (0 left, 1 back, 2 up) of each axis x, y, z, and True if it runs backwards."""
         return tuple("xyz".index(_AXES[letter]) for letter in self.axes), tuple(c in "RAI" for c in self.axes)
 
 
 @dataclass(frozen=True)
 class DescriptorCard(Card):
-    """What a learned descriptor is, and what it was trained on.
+    """Describe a learned descriptor: its size and its training data.
 
     Parameters
     ----------

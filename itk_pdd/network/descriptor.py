@@ -90,7 +90,7 @@ class Descriptor(nn.Module):
 
 
 def descriptor_features(image: np.ndarray, dilations: tuple[int, ...]) -> np.ndarray:
-    """What a descriptor looks at: MIND-SSC features, from -1 to 1.
+    """Compute the input of a descriptor: MIND-SSC features, from -1 to 1.
 
     Parameters
     ----------

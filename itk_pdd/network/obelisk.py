@@ -22,7 +22,7 @@ def _map_size(size: Sequence[int]) -> list[int]:
 
 
 def reference_positions(size: Sequence[int], *, stride: int = 3) -> tuple[Tensor, ...]:
-    """Where the author's program computes features: ``n // stride`` positions from corner to corner.
+    """Return the positions of the author's features: ``n // stride`` along each axis, from corner to corner.
 
     Corners are those of the network's first map, whose last voxel is not that of the image in general; so the stride
     is a little less than it says.

@@ -29,7 +29,7 @@ _MIND_CHANNELS = 12
 
 @dataclass(frozen=True)
 class Lattice:
-    """Where features lie in an image, and the control points and displacements of a search among them.
+    """Hold the places of features in an image, and the control points and displacements of a search among them.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ class PddNetwork(nn.Module):
 
     @property
     def local(self) -> bool:
-        """Whether features of a part of an image are those of the whole image there, while it learns as well."""
+        """Return True if features of a part of an image are those of the whole image there, in training too."""
         return self.obelisk is None or self.settings.norm == "running"
 
     def features(self, image: Tensor, window: Sequence[slice] | None = None) -> Tensor:

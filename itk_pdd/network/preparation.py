@@ -17,7 +17,7 @@ __all__ = ["Intensity", "canonical_volume", "prepare_image", "prepare_labels", "
 
 @dataclass(frozen=True)
 class Intensity:
-    """How intensities become numbers from -1 to 1; what lies beyond is clipped.
+    """Map intensities to numbers from -1 to 1; those beyond are clipped.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class Intensity:
         Whether ``low`` and ``high`` are intensities (calibrated scans such as CT) or percentiles of the scan at hand;
         "linear" is "range" without clipping.
     low, high : float
-        What becomes -1 and 1.
+        Intensities or percentiles that become -1 and 1.
     """
 
     kind: str = "percentiles"

@@ -1,4 +1,4 @@
-"""What a PDD network, or a learned descriptor, consists of: plain settings, as they stand in its card."""
+"""Settings of PDD networks and of learned descriptors, as they stand in their cards."""
 
 from __future__ import annotations
 

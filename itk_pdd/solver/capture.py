@@ -1,4 +1,4 @@
-"""Whether the first search reached far enough: where the best displacement is the farthest one, it did not."""
+"""Check the reach of the first search: it is too short where the best displacement is the farthest one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into a registration and what comes out: the problem, the options, the result, and what a model is."""
+"""Inputs and outputs of a registration: the problem, the options, the result, and the interface of a model."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Options:
-    """How to register, whatever the model.
+    """Hold the options of a registration that all models share.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """What a registration found.
+    """Hold the result of a registration.
 
     Parameters
     ----------

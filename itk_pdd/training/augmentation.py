@@ -26,7 +26,7 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much crops vary.
+    """Hold the strength of the random changes of crops.
 
     Parameters
     ----------
@@ -61,13 +61,13 @@ class Augmentation:
 
     @property
     def still(self) -> bool:
-        """Whether nothing moves."""
+        """Return True if nothing moves."""
         return self.rotation == self.scale == self.shear == self.elastic == 0
 
 
 @dataclass(frozen=True)
 class Crop:
-    """What the network sees and what it should say.
+    """Hold an image for the network and the labels that it should give.
 
     Parameters
     ----------
@@ -236,9 +236,10 @@ def _centre(labels: Tensor, classes: int, shape: np.ndarray, foreground: float, 
 def _places(
     centre: np.ndarray, shape: tuple[int, ...], augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Where every fourth voxel of the crop lies in the scan, and where its first voxel lies among them.
+    """Return the places in the scan of every fourth voxel of the crop, and the place of its first voxel among them.
 
-    What is smooth can be interpolated. The places (z, y, x, 3) are continuous indices, components x, y, z.
+    The deformation is smooth and can be interpolated between them. The places (z, y, x, 3) are continuous indices,
+    components x, y, z.
     """
     coarse = tuple(-(-n // _STEP) + 1 for n in shape)
     grid = Grid.create(coarse[::-1], float(_STEP), -(np.asarray(coarse[::-1]) - 1) / 2 * _STEP)

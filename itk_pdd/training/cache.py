@@ -1,4 +1,4 @@
-"""What a training makes of its data, kept between trainings."""
+"""Keep the prepared data of a training for the next ones."""
 
 from __future__ import annotations
 

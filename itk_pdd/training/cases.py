@@ -21,7 +21,7 @@ __all__ = ["SPLITS", "LabelledScan", "folds", "of_split", "ordered_pairs", "read
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
-"""What a scan is for: to learn from, to choose by, or only to report."""
+"""Uses of a scan: to learn from, to choose the weights by, or only to report figures."""
 _COLUMNS = ("image", "labels", "split", "name")
 _FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
 

@@ -53,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a list of scans holds.
+    """Hold the figures of a list of scans.
 
     Parameters
     ----------

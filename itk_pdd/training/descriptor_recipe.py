@@ -28,7 +28,7 @@ DESCRIPTOR_TRAINING = TrainingSettings(iterations=1500, batch=1, rate=1.5e-3, de
 
 @dataclass(frozen=True)
 class DescriptorRecipe(TrainingRecipe):
-    """What descriptor is trained, and how.
+    """Describe the training of a descriptor.
 
     Parameters
     ----------

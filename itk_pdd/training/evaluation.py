@@ -1,4 +1,4 @@
-"""How good a model is: the Dice of its segmentation, and of the registrations it guides."""
+"""Measure a model: the Dice of its segmentation, and of the registrations it guides."""
 
 from __future__ import annotations
 

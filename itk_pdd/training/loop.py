@@ -1,4 +1,4 @@
-"""What all trainings share: the loop, its checkpoints, early stopping, the averaged weights."""
+"""The loop of all trainings, with checkpoints, early stopping and averaged weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a PDD network is trained for: labels that meet, or true displacements that are probable."""
+"""The objective of PDD networks: labels that agree, or true displacements that are probable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOSSES = ("non-local", "warped", "self-similarity", "truth")
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """What the training minimises.
+    """Hold the losses that the training minimises, and their weights.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class Objective(nn.Module):
 
     @property
     def unused(self) -> bool:
-        """Whether some weights get no gradient in some steps."""
+        """Return True if some weights get no gradient in some steps."""
         return self.head is not None or len(self.network.searches) > 1
 
     def forward(

@@ -77,7 +77,7 @@ def on_device(pairs: Sequence[TrainingPair], device: torch.device) -> list[Train
 
 
 class PairSource(Protocol):
-    """Where pairs come from."""
+    """Give pairs of images for training."""
 
     shape: tuple[int, int, int]
     """Shape of the images, z, y, x."""

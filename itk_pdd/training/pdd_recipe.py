@@ -44,7 +44,7 @@ _FEATURES = 150_000  # positions of features in it, where the stride is not give
 
 @dataclass(frozen=True)
 class PddRecipe(ScanRecipe):
-    """What PDD network is trained, and how.
+    """Describe the training of a PDD network.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ def compose(first: Tensor, second: Tensor, targets: Sequence[Tensor]) -> Tensor:
 
 
 def remaining(truth: Tensor, field: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """What is left to be found of a true displacement t after a field u: the v with t(x) = v(x) + u(x + v(x))."""
+    """Return the rest v of a true displacement t after a field u: t(x) = v(x) + u(x + v(x))."""
     rest = truth - field
     for _ in range(3):  # a contraction where the field does not fold
         rest = truth - pull(field.movedim(-1, 0), rest, targets).movedim(0, -1)

@@ -34,7 +34,7 @@ _CROP = 80_000  # voxels of a crop, where its shape is not given
 
 @dataclass(frozen=True)
 class Recipe(ScanRecipe):
-    """What segmentation network is trained, and how.
+    """Describe the training of a segmentation network.
 
     Parameters
     ----------

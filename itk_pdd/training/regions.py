@@ -1,4 +1,4 @@
-"""Which parts of two images a block of control points needs: what makes an iteration at full size affordable.
+"""Find the parts of two images that a block of control points needs, so that full sizes can be trained in blocks.
 
 Windows are slices along z, y, x: of features, or of image voxels.
 """

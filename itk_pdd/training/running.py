@@ -1,4 +1,4 @@
-"""What all trainings share around their loop: the common part of a recipe, the length, the progress, the provenance."""
+"""The frame of all trainings around their loop: the common part of a recipe, length, progress and provenance."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ L = TypeVar("L", bound=Loop)
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """What is trained, and how.
+    """Describe a training: the part that all recipes share.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class ScanRecipe(TrainingRecipe):
-    """What is trained on labelled scans, and how.
+    """Describe a training on labelled scans.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class ScanRecipe(TrainingRecipe):
 
 @dataclass(frozen=True)
 class Run:
-    """Where a training writes, which of several processes this is, and who is told how far it is.
+    """Hold the folder of a training, its processes, and the function that is told its progress.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class Run:
     def provenance(
         self, loop: Loop, recipe: TrainingRecipe, scans: Sequence[LabelledScan], *, licence: str
     ) -> dict[str, Any]:
-        """Where a model comes from, for its card: the scans that it learned from, their licence, and the training."""
+        """Return the provenance of a model for its card: the scans it learned from, their licence, and the training."""
         return {
             "scans": [scan.name for scan in scans],
             "licence": licence,

@@ -1,4 +1,4 @@
-"""How long and how fast a network learns."""
+"""Length and learning rate of a training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TrainingSettings", "learning_rate"]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long and how fast the network learns.
+    """Hold the length and the learning rate of a training.
 
     Parameters
     ----------

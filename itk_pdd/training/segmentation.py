@@ -1,4 +1,4 @@
-"""How well a network separates the classes: Dice against label maps."""
+"""Measure how well a network separates the classes: Dice against label maps."""
 
 from __future__ import annotations
 

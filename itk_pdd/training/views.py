@@ -159,7 +159,7 @@ class ViewSource:
         return fine[0].movedim(0, -1)
 
     def _images(self, labels: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-        """What two scanners show; in six of ten pairs both of one modality."""
+        """Render the images of two scanners; in six of ten pairs both are of one modality."""
         contrast = _contrast(rng)
         other = _contrast(rng)
         if rng.random() < 0.6:

@@ -1,6 +1,6 @@
-"""How far a registration can be believed: calibrated uncertainty, samples, hypotheses, and one figure of quality.
+"""Uncertainty of a registration: calibrated covariances, samples, hypotheses, and one figure of quality.
 
-Listens to a search and does not know it. May import errors, kernels, geometry, io and network.
+It listens to a search that does not depend on it. May import errors, kernels, geometry, io and network.
 """
 
 __all__ = ["IMAGES", "LABEL_IMAGES"]

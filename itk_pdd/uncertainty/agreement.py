@@ -1,4 +1,4 @@
-"""How well the images agree once they are registered: sums over the cells of a control grid, on the CPU.
+"""Measure how well registered images agree: sums over the cells of a control grid, on the CPU.
 
 For every cell the normal equations of a further Gauss-Newton step are collected, A d = b with A the sum of
 g g^T over samples and channels, b that of g r (g the gradient of the moving features at the displaced position, r what

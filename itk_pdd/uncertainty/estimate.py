@@ -25,7 +25,7 @@ __all__ = ["Uncertainty"]
 
 
 class Uncertainty:
-    """How far a displacement field can be believed, voxel by voxel.
+    """Estimate the error of a displacement field, voxel by voxel.
 
     The displacement that was found is the mean of a distribution; its covariance and tails were calibrated on pairs
     with known truth. Nothing is computed before it is asked for.
@@ -120,7 +120,7 @@ class Uncertainty:
         return Volume(deviation.array * np.float32(self.quantile(probability)), self.grid)
 
     def quantile(self, probability: float) -> float:
-        """How many standard deviations (root of the trace) the error has at most with a probability."""
+        """Return the standard deviations (root of the trace) that the error does not exceed with a probability."""
         from scipy.stats import f
 
         if not 0 < probability < 1:

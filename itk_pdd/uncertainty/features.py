@@ -42,7 +42,7 @@ class SeenImage(Protocol):
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """How much each channel counts."""
+        """Weights of the channels."""
 
     @property
     def mask(self) -> np.ndarray | None:

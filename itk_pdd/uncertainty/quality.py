@@ -46,7 +46,7 @@ class Quality:
 
     @property
     def failed(self) -> bool:
-        """Whether the figure lies below the threshold."""
+        """Return True if the figure lies below the threshold."""
         return self.figure < self.threshold
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a transform is applied to: images, labels, points; composition and inversion of transforms.
+"""Apply transforms to images, labels and points; compose and invert them.
 
 May import errors, kernels, geometry and io.
 """

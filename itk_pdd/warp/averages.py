@@ -23,7 +23,7 @@ _EXACT_VOXELS = 0.05  # beyond this a warning is issued
 
 @dataclass(frozen=True)
 class HalfError:
-    """How far the half applied twice is from the whole, at voxels where both steps stay inside the field.
+    """Hold the error in mm of the half applied twice, at voxels where both steps stay inside the field.
 
     Parameters
     ----------

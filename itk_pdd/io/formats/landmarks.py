@@ -29,7 +29,7 @@ _WHOLE = re.compile(r"\s*\d+\s*")
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where the coordinates of a table are."""
+    """Hold the columns, system and unit of the coordinates of a table."""
 
     index: list[int]
     system: str | None = None

@@ -22,7 +22,7 @@ _DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION = 270, 282, 283  # tags
 
 @dataclass(frozen=True)
 class _Stack:
-    """What a description says: spacing along x, y, z (None where it says nothing), its unit, and counts of pages."""
+    """Hold a description's spacing along x, y, z (None where it says nothing), its unit, and counts of pages."""
 
     spacing: tuple[float, float, float] | None
     unit: str

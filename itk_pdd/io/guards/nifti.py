@@ -57,7 +57,7 @@ _FIELDS: dict[int, dict[str, tuple[str, int]]] = {
 
 @dataclass(frozen=True)
 class Flaws:
-    """What is wrong with a file.
+    """Hold the faults of a file.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Head:
 
     @property
     def has_idle_intercept(self) -> bool:
-        """Whether there is an intercept but no slope: the standard scales nothing then, ITK adds the intercept."""
+        """Return True for an intercept without a slope: the standard scales nothing then, ITK adds the intercept."""
         slope, intercept = (
             x if math.isfinite(x) else 0.0 for x in (self.number("scl_slope"), self.number("scl_inter"))
         )
@@ -114,13 +114,13 @@ class Head:
 
     @property
     def is_nifti(self) -> bool:
-        """Whether it is NIfTI's; Analyze has the same fields up to the place of the voxels."""
+        """Return True for NIfTI; Analyze has the same fields up to the place of the voxels."""
         return self.number("magic") in (b"n+%d" % self.version, b"ni%d" % self.version)
 
 
 @dataclass(frozen=True)
 class Intent:
-    """What the header says the numbers of a file are.
+    """Hold the intent of a file: the meaning of its numbers, after the header.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class Intent:
 
 @dataclass(frozen=True)
 class _Voxels:
-    """Where the voxels are and of what type."""
+    """Hold the place and the type of the voxels."""
 
     path: Path
     offset: int
@@ -292,7 +292,7 @@ def _voxels(path: str | os.PathLike[str]) -> _Voxels | None:
 
 
 def _stored_size(path: Path) -> int:
-    """What the end of a compressed file says about its size, modulo 2**32."""
+    """Return the uncompressed size that the end of a gzip file states, modulo 2**32."""
     if path.stat().st_size < 4:
         return 0
     with open(path, "rb") as file:

@@ -116,7 +116,7 @@ def _depth_sums(first, last, planes, radius, out):
 
 @compiled
 def _products(first, last, fixed, warped, counted, out):
-    """What the window sums are of; arrays are flat beyond the slices."""
+    """Compute the products that the windows sum; arrays are flat beyond the slices."""
     for z in range(first, last):
         for i in range(fixed.shape[1]):
             value = counted[z, i] * warped[z, i]
@@ -157,14 +157,14 @@ def _chain(first, last, sums, fixed, warped, counted, slope):
 
 
 class LocalCorrelation:
-    """What is left over of the local correlation of two images, as a function of a displacement field.
+    """Compute one minus the local correlation of two images, as a function of a displacement field.
 
     Parameters
     ----------
     fixed, moving : numpy.ndarray
         Intensities, float32 (z, y, x), of one shape.
     radius : int
-        Half the width of the windows in voxels, without the one in the middle; larger is less noisy and less local.
+        Half the width of the windows in voxels, without the centre; larger is less noisy and less local.
     masks : sequence of numpy.ndarray, optional
         Voxels of each image that may be compared, bool (z, y, x); None for all. What is excluded, or would land where
         that is so, is in no window and has none.

@@ -12,7 +12,7 @@ __all__ = ["Moments", "displacement_moments", "displacement_vectors"]
 
 
 class Moments(NamedTuple):
-    """What is expected of a displacement, and how certainly.
+    """Hold the mean of a displacement, its covariance and entropy.
 
     Vectors have components x, y(, z); lengths are feature voxels.
     """

@@ -125,7 +125,7 @@ class _Sweeps:
         return nodes
 
     def energies(self, nodes: np.ndarray) -> np.ndarray:
-        """What is known of the trunk's control points or those of the block, (n, dz, dy, width)."""
+        """Return the energies of the trunk's control points or of those of the block, (n, dz, dy, width)."""
         first = 0 if nodes is self.trunk else len(self.trunk)
         return self._energy[first : first + len(nodes)].reshape(-1, *self._displacements)
 

@@ -77,7 +77,7 @@ def _around(items, below, above, limits, marked, out):
 
 @compiled
 def _halfway(first, last, nodes, field, flat, out):
-    """Where the nodes lie half-way to the mean of their neighbours."""
+    """Compute the values of the nodes half-way to the mean of their neighbours."""
     depth, height, width = field.shape[:3]
     for n in range(first, last):
         z, y, x = nodes[n, 0], nodes[n, 1], nodes[n, 2]
@@ -107,10 +107,10 @@ def _judge(first, last, cells, field, scale, flat, minimum, out):
 
 
 def widened(turn: int) -> int:
-    """How many neighbours in each direction move as well in a round, the first being 0.
+    """Return how many neighbours in each direction move as well in a round, the first being 0.
 
-    One in every eighth round. What does not give way in a hundred is held by what lies farther out: one more then, and
-    so on.
+    One in every eighth round. Cells that still fold after a hundred rounds are held by nodes farther out: one more
+    neighbour moves then, and so on.
     """
     return 1 + turn // 100 if turn % 8 == 7 else 0
 

@@ -1,4 +1,4 @@
-"""What a displacement field changes of volumes, as a penalty for instance optimisation, and its gradient.
+"""Penalise the change of volume by a displacement field in instance optimisation, and compute the gradient.
 
 Tissue is nearly incompressible, and where images tell little, contours fit as well with less of a change. The penalty
 is the squared logarithm of (J + 3) / 4, J being the Jacobian determinant (the 3 gives folds a finite cost); the
