@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.io.volume import Volume
 from itk_pdd.network.preparation import Intensity, prepare_image, prepare_labels
 from itk_pdd.training.cache import kept
@@ -159,11 +158,9 @@ def load_samples(
         present = set(torch.unique(sample.labels).tolist())
         absent = [str(value) for number, value in enumerate(values) if number and number not in present]
         if absent:
-            warnings.warn(
+            warn(
                 f"labels of {scan.name} lack the class{'es' if len(absent) > 1 else ''} {', '.join(absent)}, which "
-                "the scan cannot teach nor be measured by",
-                RegistrationWarning,
-                stacklevel=2,
+                "the scan cannot teach nor be measured by"
             )
         samples.append(sample)
         log.debug("%s: %s voxels", scan.name, " x ".join(str(n) for n in reversed(sample.image.shape)))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.io.dicom.headers import Slice, is_dicom, read_slices
 from itk_pdd.io.dicom.stacks import choose_stack
 from itk_pdd.io.dicom.voxels import assemble
@@ -70,7 +69,7 @@ def read_dicom(source: Path | Iterable[Path], *, name: str) -> SimpleITK.Image:
     stack = choose_stack(_largest_series(slices, name, where), name=name, where=where)
     image, remarks = assemble(stack, name=name, where=where)
     for remark in remarks:
-        warnings.warn(f"{name}: {remark}", RegistrationWarning, stacklevel=2)
+        warn(f"{name}: {remark}")
     return image
 
 

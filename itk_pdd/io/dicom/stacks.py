@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.io.dicom.headers import DISTINGUISHING, Slice
 from itk_pdd.io.dicom.voxels import decode
 
@@ -55,11 +54,9 @@ def choose_stack(slices: Sequence[Slice], *, name: str, where: str) -> list[Slic
         )
     if others:
         left = "; ".join(_describe(label, stack) for label, stack in others[:4])
-        warnings.warn(
+        warn(
             f"{name}: the series in {where} holds {len(stacks)} images; the largest is read, "
-            f"{_describe(label, chosen)}; left out: {left}{' ...' if len(others) > 4 else ''}",
-            RegistrationWarning,
-            stacklevel=3,
+            f"{_describe(label, chosen)}; left out: {left}{' ...' if len(others) > 4 else ''}"
         )
     log.info("%s: read %s from %s", name, _describe(label, chosen), where)
     return chosen
@@ -150,11 +147,7 @@ def _without_copies(places: list[list[Slice]], name: str, where: str) -> list[Sl
                     f"{other.path.name} coincide)"
                 )
             copies.append(other.path.name)
-    warnings.warn(
-        f"{name}: {len(copies)} slices in {where} are copies of others and are left out ({', '.join(copies[:4])})",
-        RegistrationWarning,
-        stacklevel=5,
-    )
+    warn(f"{name}: {len(copies)} slices in {where} are copies of others and are left out ({', '.join(copies[:4])})")
     return [place[0] for place in places]
 
 
