@@ -178,7 +178,8 @@ def _model(folder: Path) -> None:
     from itk_pdd.network.card import LabelClass, ModelCard
     from itk_pdd.network.export import write_model
     from itk_pdd.network.preparation import Intensity
-    from itk_pdd.network.unet import UNet, UNetSettings
+    from itk_pdd.network.settings import UNetSettings
+    from itk_pdd.network.unet import UNet
 
     torch.manual_seed(0)
     settings = UNetSettings(classes=3, widths=(4, 4), fold=1)

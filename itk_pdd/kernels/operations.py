@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from itk_pdd.kernels.adam.cpu import adam_step
 from itk_pdd.kernels.control_grid.cpu import make_consistent, restrict, spread, upsample
 from itk_pdd.kernels.correlation.cpu import LocalCorrelation
 from itk_pdd.kernels.hamming.cpu import masked_costs
 from itk_pdd.kernels.interpolation.cpu import sample_lines
 from itk_pdd.kernels.mind.cpu import add_codes
+from itk_pdd.kernels.moments.cpu import array_moments
 from itk_pdd.kernels.thermometer.cpu import thermometer_codes
 from itk_pdd.kernels.tree.cpu import min_marginals
 from itk_pdd.kernels.tree.spanning import SpanningTree
@@ -85,11 +87,24 @@ class Operations(Protocol):
     ) -> Array:
         """See :func:`itk_pdd.kernels.tree.cpu.min_marginals`."""
 
+    def moments(
+        self, costs: Array, temperature: float, displacements: Sequence[np.ndarray], /, *, second: bool = ...
+    ) -> tuple[Array, ...]:
+        """See :func:`itk_pdd.kernels.moments.cpu.array_moments`."""
+
     def restrict(self, voxels: Array, cell: tuple[int, ...], /) -> Array:
         """See :func:`itk_pdd.kernels.control_grid.cpu.restrict`."""
 
     def upsample(
-        self, control: Array, cell: tuple[int, ...], shape: tuple[int, ...], /, *, order: int = ..., scratch: Any = ...
+        self,
+        control: Array,
+        cell: tuple[int, ...],
+        shape: tuple[int, ...],
+        /,
+        *,
+        order: int = ...,
+        scratch: Any = ...,
+        added: Array | None = ...,
     ) -> Array:
         """See :func:`itk_pdd.kernels.control_grid.cpu.upsample`."""
 
@@ -119,6 +134,23 @@ class Operations(Protocol):
     ) -> Any:  # fmt: skip
         """See :func:`itk_pdd.kernels.volume_change.cpu.add_volume_gradient`."""
 
+    def adam_step(
+        self,
+        coefficients: Array,
+        mean: Array,
+        square: Array,
+        derivative: Array,
+        start: Array,
+        /,
+        *,
+        step: int,
+        rate: float,
+        cell: tuple[int, ...],
+        diffusion: float,
+        volume: float,
+    ) -> Array:
+        """See :func:`itk_pdd.kernels.adam.cpu.adam_step`."""
+
     def unfold(
         self, field: Array, /, *, scale: tuple[float, ...] = ..., minimum: float = ...
     ) -> tuple[Array, int, int]:
@@ -136,12 +168,14 @@ class HostOperations:
     thermometer_codes = staticmethod(thermometer_codes)
     masked_costs = staticmethod(masked_costs)
     min_marginals = staticmethod(min_marginals)
+    moments = staticmethod(array_moments)
     restrict = staticmethod(restrict)
     upsample = staticmethod(upsample)
     spread = staticmethod(spread)
     make_consistent = staticmethod(make_consistent)
     local_correlation = staticmethod(LocalCorrelation)
     add_volume_gradient = staticmethod(add_volume_gradient)
+    adam_step = staticmethod(adam_step)
     unfold = staticmethod(unfold)
 
     def no_codes(self, shape: tuple[int, ...]) -> np.ndarray:

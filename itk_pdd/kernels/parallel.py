@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,9 @@ import platformdirs
 from numba.core import config, event
 from numba.core.caching import FunctionCache
 
-__all__ = ["allocating", "cache_folder", "compiled", "inlined", "run", "usable_threads"]
+from itk_pdd.kernels.threads import threads
+
+__all__ = ["allocating", "cache_folder", "compiled", "exactly_compiled", "inlined", "run"]
 
 _log = logging.getLogger("itk_pdd")
 _SHARED = ("arithmetic.py", "parallel.py", "slots.py", "vectors.py")
@@ -101,7 +102,16 @@ def compiled(function: Callable) -> Callable:
     If the cache folder cannot be written, numba tries its own choices; without any, each process compiles the
     function again.
     """
-    dispatcher = numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
+    return _cached(function, _FASTMATH)
+
+
+def exactly_compiled(function: Callable) -> Callable:
+    """Decorate a function like :func:`compiled` whose floating-point operations keep their order and rounding."""
+    return _cached(function, False)
+
+
+def _cached(function: Callable, fastmath: Any) -> Callable:
+    dispatcher = numba.njit(nogil=True, fastmath=fastmath, error_model="numpy")(function)
     before = config.CACHE_DIR
     try:
         # Restored below: other packages keep their own cache folder.
@@ -121,29 +131,14 @@ _pool_size = 0
 _pool_lock = threading.Lock()
 
 
-_max_torch_threads: int | None = None  # None: no limit
-
-
 def _after_fork() -> None:
-    """Forget the threads of the parent in a forked process, where they do not exist.
-
-    The OpenMP library of torch does not notice that its threads are gone, and waits for them without end: a child that
-    was forked after torch was loaded gets one thread.
-    """
-    global _pool, _pool_size, _pool_lock, _max_torch_threads
+    """Forget the threads of the parent in a forked process, where they do not exist."""
+    global _pool, _pool_size, _pool_lock
     _pool, _pool_size, _pool_lock = None, 0, threading.Lock()
-    if "torch" in sys.modules:
-        _max_torch_threads = 1
-        sys.modules["torch"].set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def usable_threads(count: int) -> int:
-    """Return ``count``, or 1 in a forked process where torch's further threads do not exist."""
-    return count if _max_torch_threads is None else min(count, _max_torch_threads)
 
 
 def _helpers(number: int) -> ThreadPoolExecutor:
@@ -156,7 +151,7 @@ def _helpers(number: int) -> ThreadPoolExecutor:
 
 
 def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
-    """Call ``kernel(first, last, *arguments)`` for parts of ``range(count)``, in as many threads as torch uses.
+    """Call ``kernel(first, last, *arguments)`` on parts of ``range(count)``, in all threads (see :mod:`.threads`).
 
     The kernel must release the interpreter lock and write to different places for different items. Numba's own
     parallel loops take several times as long to compile, and with some threading libraries they abort the process
@@ -173,10 +168,8 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     grain : int
         Items per call. A larger value means fewer calls and a less even share among threads.
     """
-    import torch
-
-    threads = min(torch.get_num_threads(), -(-count // grain))
-    if threads <= 1:
+    number = min(threads(), -(-count // grain))
+    if number <= 1:
         piece = max(grain, -(-count // _PIECES_PER_THREAD))
         for first in range(0, count, piece):
             kernel(first, min(first + piece, count), *arguments)
@@ -192,7 +185,7 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
             failed.set()
             raise
 
-    futures = [_helpers(threads - 1).submit(work) for _ in range(threads - 1)]
+    futures = [_helpers(number - 1).submit(work) for _ in range(number - 1)]
     try:
         work()
     finally:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itk_pdd import kernels
+from itk_pdd.kernels.adam.cuda import adam_step
 from itk_pdd.kernels.control_grid.cuda import make_consistent, restrict, spread, upsample
 from itk_pdd.kernels.correlation.cuda import DeviceCorrelation
 from itk_pdd.kernels.hamming.cuda import hamming_costs
@@ -43,6 +45,7 @@ class DeviceOperations:
     spread = staticmethod(spread)
     make_consistent = staticmethod(make_consistent)
     add_volume_gradient = staticmethod(add_volume_gradient)
+    adam_step = staticmethod(adam_step)
     unfold = staticmethod(unfold)
 
     def __init__(self, device: torch.device) -> None:
@@ -68,6 +71,13 @@ class DeviceOperations:
         allowed = None if allowed is None or allowed.all() else self.array(allowed)
         mask = None if mask is None else self.array(mask)
         return hamming_costs(fixed, moving, allowed=allowed, mask=mask, **options)
+
+    def moments(
+        self, costs: Tensor, temperature: float, displacements: Sequence[np.ndarray], *, second: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """See :func:`itk_pdd.kernels.moments.cpu.array_moments`; None where that is empty."""
+        offsets = [torch.from_numpy(each) for each in displacements]
+        return tuple(kernels.displacement_moments(costs, temperature, offsets, second=second))
 
     def tensor(self, costs: Tensor) -> Tensor:
         """Costs for the operations of :mod:`itk_pdd.kernels`, any array for those of torch: the same memory."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["empty", "flat"]
 
@@ -17,6 +19,8 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     Not by NumPy, which asks the system for huge pages: where memory is fragmented, finding them takes ten times as long
     as faulting in small ones.
     """
+    import torch
+
     return torch.empty(tuple(shape), dtype=like.dtype)
 
 

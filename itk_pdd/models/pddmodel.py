@@ -123,7 +123,7 @@ class PddModel:
             advice=f"{'close other programs' if options.memory is None else 'allow more (memory)'}, crop the images, "
             "or choose another model",
         )
-        with computing_threads(options.threads):
+        with computing_threads(options.threads, torch=True):
             mapping, grid = on_device(
                 options.device,
                 lambda operations: self._displacements(problem, str(operations.device), report),

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Self
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
-from itk_pdd.network.settings import DescriptorSettings, PddSettings
-from itk_pdd.network.unet import UNetSettings
+from itk_pdd.network.settings import DescriptorSettings, PddSettings, UNetSettings
 
 __all__ = ["CARD", "SCHEMA", "WEIGHTS", "Card", "DescriptorCard", "LabelClass", "ModelCard", "PddCard", "kind_of"]
 

@@ -4,63 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.network.settings import UNetSettings
 
-__all__ = ["UNet", "UNetSettings", "calibrate", "count_weights", "space_to_depth"]
-
-# A damaged card must not ask for more than any machine has.
-_MOST_BLOCKS, _MOST_FOLD, _MOST_LEVELS, _MOST_CHANNELS = 32, 16, 10, 1 << 16
-
-
-@dataclass(frozen=True)
-class UNetSettings:
-    """Size of a :class:`UNet`.
-
-    Parameters
-    ----------
-    classes : int
-        Number of output classes, background included.
-    widths : tuple of int
-        Channels at each resolution, finest first. More levels see farther, more channels tell more apart; the finest
-        level costs most of the time.
-    blocks : int
-        Residual blocks at each resolution below the finest, on the way down and on the way up.
-    fold : int
-        Blocks of ``fold`` voxels per axis of the image become the channels of one voxel of the network: the network
-        sees the fine detail and works (and answers) at ``fold`` times the spacing of the image.
-    """
-
-    classes: int
-    widths: tuple[int, ...] = (16, 32, 64, 128)
-    blocks: int = 1
-    fold: int = 2
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(int(width) for width in self.widths))
-        if self.classes < 2:
-            raise RegistrationError(f"classes is {self.classes}, expected 2 or more (background is one)")
-        if len(self.widths) < 2 or min(self.widths) < 1:
-            raise RegistrationError(f"widths is {self.widths}, expected two or more positive numbers of channels")
-        if not (1 <= self.blocks <= _MOST_BLOCKS and 1 <= self.fold <= _MOST_FOLD):
-            raise RegistrationError(
-                f"blocks and fold are {self.blocks} and {self.fold}, expected 1 to {_MOST_BLOCKS} and 1 to {_MOST_FOLD}"
-            )
-        if len(self.widths) > _MOST_LEVELS or max(*self.widths, self.classes) > _MOST_CHANNELS:
-            raise RegistrationError(
-                f"widths and classes are {self.widths} and {self.classes}, expected up to {_MOST_LEVELS} widths, of up "
-                f"to {_MOST_CHANNELS} channels each"
-            )
-
-    @property
-    def multiple(self) -> int:
-        """The shape of the network's grid must be a multiple of this along each axis."""
-        return 2 ** (len(self.widths) - 1)
+__all__ = ["UNet", "calibrate", "count_weights", "space_to_depth"]
 
 
 def space_to_depth(image: Tensor, fold: int) -> Tensor:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import importlib.util
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.kernels import threads
 from itk_pdd.kernels.operations import HOST, Operations
-from itk_pdd.kernels.parallel import usable_threads
 from itk_pdd.kernels.tree.spanning import spanning_tree
 
 __all__ = ["checked_device", "computing_threads", "on_device", "operations"]
@@ -36,7 +41,7 @@ def checked_device(device: str) -> str:
     kind, _, number = name.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (":" in name and not (kind == "cuda" and number.isdecimal())):
         raise RegistrationError(f"device is {device!r}, expected 'auto', 'cpu', 'cuda' or one of several, 'cuda:1'")
-    if kind == "cpu":
+    if kind == "cpu" or (kind == "auto" and not _may_have_gpu()):
         return "cpu"
     import torch
 
@@ -47,6 +52,32 @@ def checked_device(device: str) -> str:
         present = f"only {count}" if count else "no CUDA device that torch can use"
         raise RegistrationError(f"device is {device!r}, but this machine has {present}: use 'auto' or 'cpu'")
     return f"cuda:{number or torch.cuda.current_device()}"
+
+
+def _may_have_gpu() -> bool:
+    """Tell whether torch could find a GPU here, without importing it, which takes seconds.
+
+    It cannot where all GPUs are hidden, where its build is for the CPU only, or where no driver is installed.
+    """
+    if "torch" in sys.modules:
+        return True  # asking costs nothing
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    with contextlib.suppress(OSError):
+        lines = Path(found.origin).with_name("version.py").read_text().splitlines()
+        builds = [line.partition("=") for line in lines if line.startswith(("cuda", "hip"))]
+        if builds and all(value.strip() == "None" for _, _, value in builds):
+            return False
+    if Path("/dev/kfd").exists():  # AMD
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return sys.platform not in ("linux", "win32")
+    return True
 
 
 @functools.cache
@@ -93,8 +124,6 @@ def check(device: Operations, shape: tuple[int, int, int] = (16, 16, 16)) -> Non
 
 def _answers(operations: Operations, shape: tuple[int, int, int]) -> Iterator[tuple[str, np.ndarray]]:
     """Run every operation on the same numbers, and name the results."""
-    import torch
-
     rng = np.random.default_rng(0)
     cell, points = (2, 2, 2), tuple(n // 2 for n in shape)
     given, numpy = operations.array, operations.numpy
@@ -126,14 +155,13 @@ def _answers(operations: Operations, shape: tuple[int, int, int]) -> Iterator[tu
     regularised = kernels.regularise(operations.tensor(costs)[..., :3].clone().contiguous(), 1.0, 3)
     yield "costs of the mean field", numpy(operations.from_tensor(regularised))
     marginals = operations.min_marginals(costs, tree, alpha=0.05, taps=1, base=given(steps))
-    offsets = [torch.arange(-1.0, 2)] * 2 + [torch.arange(-1.0, marginals.shape[5] - 1)]
-    moments = kernels.displacement_moments(operations.tensor(marginals), 50.0, offsets, second=True)
+    offsets = [np.arange(-1.0, 2)] * 2 + [np.arange(-1.0, marginals.shape[5] - 1)]
+    moments = operations.moments(marginals, 50.0, offsets, second=True)
     relative = numpy(marginals)[..., :3]
     # Only differences within a control point mean something.
     yield "marginals", relative - relative.min(axis=(3, 4, 5), keepdims=True)
     for name, moment in zip(("displacements", "covariances", "entropies"), moments, strict=False):
-        assert moment is not None
-        yield name, numpy(operations.from_tensor(moment))
+        yield name, numpy(moment)
 
     yield "means", numpy(operations.restrict(given(fields[0]), cell))
     for order in (1, 3):
@@ -148,6 +176,10 @@ def _answers(operations: Operations, shape: tuple[int, int, int]) -> Iterator[tu
         "gradients of the volumes",
         numpy(operations.add_volume_gradient(given(steps / 9), given(0 * steps), weight=1.0)),
     )
+    state = [given(part) for part in rng.normal(0, 1, (3, *steps.shape)).astype(np.float32)]
+    state[2] = state[2] ** 2
+    adam = {"step": 5, "rate": 0.3, "cell": cell, "diffusion": 0.1, "volume": 0.2}
+    yield "steps of the descent", numpy(operations.adam_step(*state, given(steps.copy()), given(steps / 9), **adam))
     # Not so many folds that rounding decides about a few.
     yield "fields without folds", numpy(operations.unfold(given(fields[0] / 6))[0])
     lines = tuple(np.linspace(-0.7, n - 0.4, n + 1) for n in shape)
@@ -217,16 +249,17 @@ def on_device(device: str, compute: Callable[[Operations], T]) -> T:
 
 
 @contextlib.contextmanager
-def computing_threads(count: int | None) -> Iterator[None]:
-    """Limit the CPU threads of torch and of the compiled kernels for a while; None leaves them as they are."""
-    import torch
+def computing_threads(count: int | None, *, torch: bool = False) -> Iterator[None]:
+    """Choose the CPU threads of the compiled kernels inside a ``with`` block, and log the choice.
 
-    if count is None:
+    Parameters
+    ----------
+    count : int, optional
+        Number of threads; by default that of :func:`itk_pdd.kernels.threads.allowed`.
+    torch : bool
+        Let torch use as many.
+    """
+    number, reason = (count, "as requested") if count else threads.allowed()
+    log.info("CPU threads: %d (%s)", number, reason)
+    with threads.chosen(number), threads.torch_limited() if torch else contextlib.nullcontext():
         yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(usable_threads(count))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -63,7 +63,7 @@ class DenseModel(Settings):
         """
         device, report, started = checked_device(options.device), options.progress, time.perf_counter()
         model, problem = self._adjusted(options), problem.without_outliers()
-        with computing_threads(options.threads):
+        with computing_threads(options.threads, torch=self.network is not None or self.descriptor is not None):
             report(0.0, "resampling")
             grid, for_costs = model._fitting_grid(problem, options, on_host=device == "cpu")
             range_mm = model.capture_range * max(grid.spacing)
@@ -81,7 +81,7 @@ class DenseModel(Settings):
 
             def displaced(operations: Operations) -> tuple[BlockField, Recorder | None]:
                 # A device that is given up leaves nothing behind: the next one begins with a recorder of its own.
-                recorder = None if calibration is None else Recorder(calibration.temperature)
+                recorder = None if calibration is None else Recorder(calibration.temperature, operations)
                 images = model._with_descriptor(fixed, moving, operations)
                 return model._displacements(*images, grid, operations, for_costs, recorder, report), recorder
 

@@ -42,7 +42,8 @@ def unfold(
     order[2 - single[0]], order[2] = 2, 2 - single[0]
 
     def turned(array: Array) -> Array:
-        return operations.from_tensor(operations.tensor(array).swapaxes(0, single[0])[..., order].contiguous())
+        found = array.swapaxes(0, single[0])[..., order]
+        return np.ascontiguousarray(found) if isinstance(found, np.ndarray) else found.contiguous()
 
     found, moved, left = operations.unfold(turned(field), scale=tuple(scale[i] for i in order), minimum=minimum)
     return turned(found), moved, left

@@ -13,6 +13,7 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
+from itk_pdd.kernels.mind.cpu import mind_features
 from itk_pdd.solver.intensities import without_outliers
 from itk_pdd.solver.problem import Model, Options, Problem
 
@@ -148,17 +149,13 @@ def _starts(
 
 def _disagreement(fixed: Volume, moving: Volume, mapping: AffineMapping) -> float:
     """Mean difference of self-similarities where the images overlap; infinite where they hardly do."""
-    import torch
-
-    from itk_pdd.kernels.mind.definition import mind_ssc
-
     grid = _small_grid(fixed.grid, fixed.grid, _STEPS[0])
     inside = moving.grid.contains(mapping(grid.points()), margin=0)
     if inside.mean() < _LEAST_OVERLAP * min(1.0, moving.grid.extent.prod() / fixed.grid.extent.prod()):
         return np.inf
     arrays = resample(fixed, grid).array, resample(moving, grid, mapping=mapping).array
-    first, second = (mind_ssc(torch.from_numpy(np.ascontiguousarray(array, np.float32))) for array in arrays)
-    return float((first - second).abs().mean(dim=0).numpy()[inside].mean())
+    first, second = (mind_features(array).reshape(*inside.shape, -1)[inside].astype(np.int16) for array in arrays)
+    return float(np.abs(first - second).mean())
 
 
 def _small_grid(grid: Grid, fixed: Grid, step: _Step) -> Grid:

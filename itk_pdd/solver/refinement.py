@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from itk_pdd.kernels.sobel.cpu import sobel
 from itk_pdd.solver.folds import unfold
 from itk_pdd.solver.settings import Refinement, Regularisation
 from itk_pdd.solver.working import WorkingImage
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["refine", "refined"]
 
@@ -64,37 +61,21 @@ def refine(
     array
         float32, shape of ``field``.
     """
-    import torch
-
     shape = tuple(field.shape[:3])
     cell = tuple(1 if size == 1 else settings.cell for size in shape)
     coarse = operations.restrict(field, cell)
-    coefficients = torch.zeros_like(operations.tensor(coarse))
-    control = operations.from_tensor(coefficients)  # the same memory
-    mean, square = torch.zeros_like(coefficients), torch.zeros_like(coefficients)
-    # Gradients are taken per control point: the sum over the voxels it moves, relative to their usual number.
-    share = float(np.prod(cell))
+    control, mean, square = (operations.array(np.zeros(tuple(coarse.shape), np.float32)) for _ in range(3))
+    options: dict[str, Any] = {"rate": settings.rate, "cell": cell}
+    options |= {"diffusion": weights.diffusion, "volume": weights.volume}
     scratch: dict[object, np.ndarray] = {}
 
     def moved() -> Array:
         """Add the spline to the field, in memory that the next call writes over."""
-        update = operations.upsample(control, cell, shape, scratch=scratch)
-        operations.tensor(update).add_(operations.tensor(field))  # in all threads
-        return update
+        return operations.upsample(control, cell, shape, scratch=scratch, added=field)
 
     for step in range(1, settings.iterations + 1):
-        derivative = operations.spread(slope(moved()), cell, tuple(coefficients.shape[:3]), scratch=scratch)
-        # A step of Adam; torch.optim takes a second to import.
-        gradient = operations.tensor(derivative) / share
-        whole = operations.tensor(coarse) + coefficients
-        gradient += weights.diffusion * _diffusion_gradient(whole, cell)
-        if weights.volume:
-            control_field, derivative = operations.from_tensor(whole), operations.from_tensor(gradient)
-            operations.add_volume_gradient(control_field, derivative, weight=weights.volume, scale=cell[::-1])
-        mean.lerp_(gradient, 0.1)
-        square.lerp_(gradient.square(), 0.001)
-        scale = square.div(1 - 0.999**step).sqrt_().add_(1e-8)
-        coefficients.addcdiv_(mean, scale, value=-settings.rate / (1 - 0.9**step))
+        derivative = operations.spread(slope(moved()), cell, tuple(coarse.shape[:3]), scratch=scratch)
+        operations.adam_step(control, mean, square, derivative, coarse, step=step, **options)
         if smallest_jacobian is not None and step % _STEPS_BETWEEN_UNFOLDING == 0 and step < settings.iterations:
             unfolded, changed, _ = unfold(moved(), minimum=smallest_jacobian, operations=operations)
             if changed:
@@ -267,14 +248,3 @@ def _inner(mask: np.ndarray) -> np.ndarray:
         along[1:] &= before[:-1]
         along[:-1] &= before[1:]
     return inner
-
-
-def _diffusion_gradient(control: Tensor, cell: tuple[int, ...]) -> Tensor:
-    """Differentiate the sum of squared differences of neighbouring control points, per squared voxel distance."""
-    result = control.new_zeros(control.shape)
-    for axis, size in enumerate(cell):
-        if (count := control.shape[axis]) > 1:
-            difference = control.diff(dim=axis) * (2 / size**2)
-            result.narrow(axis, 0, count - 1).sub_(difference)
-            result.narrow(axis, 1, count - 1).add_(difference)
-    return result

@@ -9,13 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from itk_pdd import kernels
 from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.kernels.hamming.cpu import MaskedCosts
 from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.tree.blocks import min_sum_means
 from itk_pdd.kernels.tree.spanning import spanning_tree
-from itk_pdd.network.costs import DisplacementSet
 from itk_pdd.solver.capture import edge_share
 from itk_pdd.solver.settings import Stage
 from itk_pdd.solver.working import WorkingImage
@@ -50,9 +48,9 @@ class Listener(Protocol):
         ----------
         nodes : numpy.ndarray
             The control points (n,), counted through.
-        costs : torch.Tensor
-            Shape (n, dz, dy, width).
-        offsets : sequence of torch.Tensor
+        costs : array
+            Of the operations at hand, shape (n, dz, dy, width).
+        offsets : sequence of numpy.ndarray
             Displacements along z, y, x in voxels of the stage, padded with zeros along x.
         """
 
@@ -189,7 +187,7 @@ def _one_way(
         "block": block,
     }
     options |= {"mask": image.mask, "scales": own.scales}
-    mean = partial(_mean, stage, radius, step, listener=listener)
+    mean = partial(_mean, stage, radius, step, operations=operations, listener=listener)
     tree = spanning_tree(image.guide(cell))
     # Differences of neighbours are counted in steps.
     smooth: dict[str, Any] = {"alpha": stage.smoothness, "taps": min(4, stage.radius)}
@@ -199,8 +197,8 @@ def _one_way(
         increment = min_sum_means(costs, mean, tree, memory=memory, **smooth).reshape(*found.nodes, 3)
     else:
         costs = operations.masked_costs(own.codes, other.codes, other.image.mask, **options)
-        marginals = operations.tensor(operations.min_marginals(costs, tree, **smooth)).flatten(0, 2)
-        increment = operations.from_tensor(mean(np.arange(len(marginals)), marginals).reshape(*found.nodes, 3))
+        marginals = operations.min_marginals(costs, tree, **smooth).flatten(0, 2)
+        increment = mean(np.arange(len(marginals)), marginals).reshape(*found.nodes, 3)
     if listener is not None:
         listener.end(operations.numpy(increment))
     control = (increment if start is None else start + increment) * float(stage.shrink)
@@ -214,20 +212,19 @@ def _mean(
     radius: tuple[int, int, int],
     step: tuple[int, int, int],
     nodes: np.ndarray,
-    costs: Any,
-    listener: Listener | None = None,
-) -> Any:
+    costs: Array,
+    *,
+    operations: Operations,
+    listener: Listener | None,
+) -> Array:
     """Average the displacements of control points under the softmax of their costs (n, dz, dy, width): (n, 3)."""
-    import torch
-
-    tensor = torch.from_numpy(costs) if isinstance(costs, np.ndarray) else costs
-    *others, x = DisplacementSet(radius, step).offsets()
+    offsets = [np.arange(-r, r + 1.0) * s for r, s in zip(radius, step, strict=True)]
     # Those in the padding of a row have no probability.
-    offsets = [*others, torch.nn.functional.pad(x, (0, tensor.shape[-1] - len(x)))]
-    mean = kernels.displacement_moments(tensor, stage.temperature, offsets).mean
+    offsets[2] = np.pad(offsets[2], (0, costs.shape[-1] - len(offsets[2])))
+    mean = operations.moments(costs, stage.temperature, offsets)[0]
     if listener is not None:
-        listener.marginals(nodes, tensor, offsets)
-    return mean if tensor is costs else mean.numpy()
+        listener.marginals(nodes, costs, offsets)
+    return mean
 
 
 def _share_at_edge(image: WorkingImage, found: BlockField, stage: Stage) -> float:

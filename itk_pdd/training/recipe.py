@@ -14,7 +14,8 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import LabelClass, ModelCard
 from itk_pdd.network.export import as_kept, write_model
 from itk_pdd.network.semantic import SemanticNetwork
-from itk_pdd.network.unet import UNet, UNetSettings, count_weights
+from itk_pdd.network.settings import UNetSettings
+from itk_pdd.network.unet import UNet, count_weights
 from itk_pdd.training.cases import LabelledScan, folds, of_split
 from itk_pdd.training.curve import write_table
 from itk_pdd.training.dataset import Survey, load_samples, survey

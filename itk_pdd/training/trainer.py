@@ -13,7 +13,8 @@ from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.semantic import predict
-from itk_pdd.network.unet import UNet, UNetSettings, calibrate
+from itk_pdd.network.settings import UNetSettings
+from itk_pdd.network.unet import UNet, calibrate
 from itk_pdd.solver.devices import checked_device
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
 from itk_pdd.training.dataset import Sample

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from itk_pdd import kernels
 from itk_pdd.geometry.blockfield import BlockField, relaid
 from itk_pdd.kernels.control_grid.cpu import compose, restrict
+from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.parallel import compiled, run
 
 __all__ = ["Recorder", "StageRecord"]
@@ -80,10 +80,12 @@ class Recorder:
         Factor of the stages' own temperature at which their marginals are probabilities: these are minima over whole
         fields, which makes them too sure of themselves where many control points depend on one another. Below 1 makes
         them wider.
+    operations : Operations
+        Those of the device that searches.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
-        self.temperature = temperature
+    def __init__(self, temperature: float = 1.0, operations: Operations = HOST) -> None:
+        self.temperature, self._operations = temperature, operations
         self.stages: list[StageRecord] = []
         self.refined: Any = 0.0
         """Root mean square of the change by the refinement, on the last stage's control points."""
@@ -110,24 +112,23 @@ class Recorder:
         self._covariance, self._entropy = np.empty((points, 3, 3), np.float32), np.empty(points, np.float32)
         self._several: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def marginals(self, nodes: np.ndarray, costs: Any, offsets: Sequence[Any]) -> None:
+    def marginals(self, nodes: np.ndarray, costs: Array, offsets: Sequence[np.ndarray]) -> None:
         """Take in the distributions of some control points; each is told once.
 
         Parameters
         ----------
         nodes : numpy.ndarray
             The control points (n,), counted through.
-        costs : torch.Tensor
-            Regularised costs, shape (n, dz, dy, width).
-        offsets : sequence of torch.Tensor
+        costs : array
+            Regularised costs, of the operations at hand, shape (n, dz, dy, width).
+        offsets : sequence of numpy.ndarray
             Displacements along z, y, x in voxels of the stage, padded with zeros along x.
         """
-        moments = kernels.displacement_moments(costs, self._temperature, offsets, second=True)
-        assert moments.covariance is not None and moments.entropy is not None
-        self._covariance[nodes] = moments.covariance.cpu().numpy() * self._scale**2
-        self._entropy[nodes] = moments.entropy.cpu().numpy()
-        several, modes, weights = _hypotheses(costs.cpu().numpy(), self._temperature, self._count)
-        axes = [np.asarray(o.cpu().numpy() * self._scale, np.float32) for o in offsets]
+        _, covariance, entropy, _ = self._operations.moments(costs, self._temperature, offsets, second=True)
+        self._covariance[nodes] = self._operations.numpy(covariance) * self._scale**2
+        self._entropy[nodes] = self._operations.numpy(entropy)
+        several, modes, weights = _hypotheses(self._operations.numpy(costs), self._temperature, self._count)
+        axes = [np.asarray(o * self._scale, np.float32) for o in offsets]
         vectors = np.stack([axes[2 - i][np.maximum(modes[..., 2 - i], 0)] for i in range(3)], axis=-1)
         places = nodes[several]
         vectors += self._before.vectors.reshape(-1, 3)[places][:, None]

@@ -295,7 +295,7 @@ def temperatures(factors: Iterable[float] = (0.13, 0.26, 0.4, 0.52, 1.0)) -> Non
             super().begin(before, **stage)
 
         def marginals(self, nodes, costs, offsets):
-            heard[-1][-1].append((nodes, costs.cpu().numpy().copy()))
+            heard[-1][-1].append((nodes, np.array(costs)))
             super().marginals(nodes, costs, offsets)
 
     plain, engine.Recorder = engine.Recorder, Listener

@@ -17,7 +17,8 @@ from itk_pdd.network.card import CARD, SCHEMA, WEIGHTS, LabelClass, ModelCard
 from itk_pdd.network.export import write_model
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.semantic import SemanticNetwork, predict
-from itk_pdd.network.unet import UNet, UNetSettings
+from itk_pdd.network.settings import UNetSettings
+from itk_pdd.network.unet import UNet
 
 CLASSES = (LabelClass("background", 0, 1e6), LabelClass("left", 1, 500.0))
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.network.settings import UNetSettings
 from itk_pdd.network.storage import load_weights
-from itk_pdd.network.unet import UNet, UNetSettings, calibrate, count_weights, space_to_depth
+from itk_pdd.network.unet import UNet, calibrate, count_weights, space_to_depth
 
 SETTINGS = UNetSettings(3, (4, 8, 12), 1, 2)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib.util
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,3 +91,48 @@ def test_other_errors_are_not_the_memory(two_gpus, monkeypatch):
 
     with pytest.raises(KeyError):
         devices.on_device("auto", compute)
+
+
+@pytest.fixture
+def unloaded(monkeypatch, tmp_path):
+    """A process that has not imported torch, whose version file and driver are as the test says."""
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    origin = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: origin)
+    monkeypatch.setattr(sys, "platform", "linux")
+
+    def prepare(version: str, *, driver: bool) -> None:
+        (tmp_path / "version.py").write_text(version)
+
+        def library(name):
+            if not driver:
+                raise OSError("libcuda.so.1: cannot open shared object file")
+
+        monkeypatch.setattr(ctypes, "CDLL", library)
+
+    return prepare
+
+
+BUILDS = {
+    "cpu": "__version__ = '2.6.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n",
+    "cuda": "__version__ = '2.6.0'\ncuda: Optional[str] = '12.4'\nhip: Optional[str] = None\n",
+    "rocm": "__version__ = '2.6.0'\ncuda = None\nhip = '6.2'\n",
+    "unknown": "",
+}
+
+
+@pytest.mark.parametrize("driver", [False, True])
+@pytest.mark.parametrize("build", BUILDS)
+def test_torch_is_asked_only_where_it_could_find_a_gpu(unloaded, build, driver):
+    unloaded(BUILDS[build], driver=driver)
+    assert devices._may_have_gpu() == (driver and build != "cpu")
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_hidden_gpus_are_none(unloaded, monkeypatch, hidden):
+    unloaded(BUILDS["cuda"], driver=True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert not devices._may_have_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert devices._may_have_gpu()

@@ -15,7 +15,7 @@ from safetensors.torch import save
 import itk_pdd.training.loop
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
-from itk_pdd.network.unet import UNetSettings
+from itk_pdd.network.settings import UNetSettings
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import of_split
 from itk_pdd.training.checkpoint import CHECKPOINT, read_checkpoint

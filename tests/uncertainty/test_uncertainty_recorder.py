@@ -26,7 +26,7 @@ def recorded(costs: np.ndarray, found: np.ndarray | None = None) -> StageRecord:
     padded = np.full((*costs.shape[:5], 8), 1e9, np.float32)
     padded[..., :5] = costs
     recorder = Recorder()
-    row = torch.nn.functional.pad(offsets[2], (0, 3))
+    row = np.pad(offsets[2].numpy(), (0, 3))
     points = costs.shape[:3]
     before = BlockField.zeros(2, tuple(2 * n for n in points), 3)
     before = before if found is None else before.with_vectors(found)
@@ -34,7 +34,7 @@ def recorded(costs: np.ndarray, found: np.ndarray | None = None) -> StageRecord:
     # In parts and out of order, as the blocks of the min-sum are.
     nodes = np.random.default_rng(1).permutation(int(np.prod(points)))
     for part in np.array_split(nodes, 2):
-        recorder.marginals(part, torch.from_numpy(padded.reshape(-1, *padded.shape[3:])[part]), [*offsets[:2], row])
+        recorder.marginals(part, padded.reshape(-1, *padded.shape[3:])[part], [*(o.numpy() for o in offsets[:2]), row])
     recorder.end(moments.mean.numpy())
     return recorder.stages[0], distribution
 

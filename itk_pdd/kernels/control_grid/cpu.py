@@ -37,8 +37,11 @@ _SHARES = 256  # in which the work is handed to threads
 
 
 @compiled
-def _gather(first, last, source, index, weights, out):
-    """out[i, o] = sum over taps of weights[o, t] source[i, index[o, t]]; arrays (outer, axis, inner)."""
+def _gather(first, last, source, index, weights, added, out):
+    """out[i, o] = sum over taps of weights[o, t] source[i, index[o, t]]; arrays (outer, axis, inner).
+
+    ``added`` is added to that; an empty one is none.
+    """
     outputs, taps = index.shape
     inner = source.shape[2]
     parts = (inner + _PART - 1) // _PART
@@ -53,6 +56,10 @@ def _gather(first, last, source, index, weights, out):
             row, weight = source[i, index[o, t], begin:end], weights[o, t]
             for k in range(end - begin):
                 target[k] += weight * row[k]
+        if added.shape[0] > 0:
+            row = added[i, o, begin:end]
+            for k in range(end - begin):
+                target[k] += row[k]
 
 
 @functools.lru_cache(maxsize=64)
@@ -73,6 +80,7 @@ def upsample(
     *,
     order: int = 3,
     scratch: dict[object, np.ndarray] | None = None,
+    added: np.ndarray | None = None,
 ) -> np.ndarray:
     """Values of a control grid at the voxels.
 
@@ -90,6 +98,8 @@ def upsample(
     scratch : dict, optional
         Keeps memory from one call to the next, of this or of :func:`spread`, as fresh memory takes longer to get than
         to fill. The result is part of it: the next call writes over it.
+    added : numpy.ndarray, optional
+        float32, shape of the result, contiguous: added to it.
 
     Returns
     -------
@@ -100,7 +110,7 @@ def upsample(
     # From the fastest axis on: only the first, smallest array is walked in short steps.
     for axis in (2, 1, 0):
         index, weights = taps(shape[axis], cell[axis], control.shape[axis], order)
-        result = _along(result, axis, index, weights, scratch)
+        result = _along(result, axis, index, weights, scratch, added if axis == 0 else None)
     return result
 
 
@@ -144,6 +154,7 @@ def _along(
     index: np.ndarray,
     weights: np.ndarray,
     scratch: dict[object, np.ndarray] | None = None,
+    added: np.ndarray | None = None,
 ) -> np.ndarray:
     outer, inner = int(np.prod(array.shape[:axis])), int(np.prod(array.shape[axis + 1 :]))
     shape = (*array.shape[:axis], len(index), *array.shape[axis + 1 :])
@@ -156,7 +167,8 @@ def _along(
             scratch[key] = out
     tasks = outer * len(index) * -(-inner // _PART)
     source, target = array.reshape(outer, array.shape[axis], inner), out.reshape(outer, len(index), inner)
-    run(_gather, tasks, source, index, weights, target, grain=max(16, tasks // _SHARES))
+    rest = np.empty((0, 0, 0), np.float32) if added is None else np.ascontiguousarray(added).reshape(target.shape)
+    run(_gather, tasks, source, index, weights, rest, target, grain=max(16, tasks // _SHARES))
     return out
 
 

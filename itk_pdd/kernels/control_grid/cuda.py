@@ -83,12 +83,18 @@ def restrict(voxels: Tensor, cell: Sequence[int]) -> Tensor:
 
 
 def upsample(
-    control: Tensor, cell: Sequence[int], shape: Sequence[int], *, order: int = 3, scratch: object = None
+    control: Tensor,
+    cell: Sequence[int],
+    shape: Sequence[int],
+    *,
+    order: int = 3,
+    scratch: object = None,
+    added: Tensor | None = None,
 ) -> Tensor:
     """See :func:`itk_pdd.kernels.control_grid.cpu.upsample`; torch keeps memory by itself."""
     for axis in (2, 1, 0):
         control = weighted_sums(control, axis, *taps(shape[axis], cell[axis], control.shape[axis], order))
-    return control
+    return control if added is None else control + added
 
 
 def spread(

@@ -27,6 +27,7 @@ from itk_pdd.kernels.slots import (
     spread,
 )
 from itk_pdd.kernels.tensors import empty, flat
+from itk_pdd.kernels.threads import threads
 
 __all__ = ["displacement_costs", "displacement_costs_backward"]
 
@@ -213,7 +214,7 @@ def _costs_backward(
 
 def _parts(table: SlotTable) -> int:
     """Into how many parts to cut the control points along z, so that there is work for all threads."""
-    return max(1, min(table.points[0], -(-torch.get_num_threads() // table.blocks)))
+    return max(1, min(table.points[0], -(-threads() // table.blocks)))
 
 
 def displacement_costs(samples: Tensor, moving: Tensor, coordinates: Sequence[Tensor]) -> Tensor:

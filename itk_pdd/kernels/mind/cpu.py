@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from itk_pdd.kernels.mind.definition import VARIANCE_RANGE, VARIANCE_STRIDE, self_similarity_pairs
+from itk_pdd.kernels.mind.pairs import VARIANCE_RANGE, VARIANCE_STRIDE, self_similarity_pairs
 from itk_pdd.kernels.parallel import compiled, inlined, run
 
 __all__ = ["CHANNELS", "add_codes", "code_bits", "mind_features"]

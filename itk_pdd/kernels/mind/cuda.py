@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from itk_pdd.kernels.mind.definition import VARIANCE_RANGE, VARIANCE_STRIDE, self_similarity_pairs
+from itk_pdd.kernels.mind.pairs import VARIANCE_RANGE, VARIANCE_STRIDE, self_similarity_pairs
 
 __all__ = ["add_codes"]
 

@@ -7,16 +7,18 @@ are (dz, dy, dx) from a regular set, so moments come from sums over z first: two
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from itk_pdd.kernels.arithmetic import exponential, load, store
 from itk_pdd.kernels.parallel import compiled, inlined, run
 from itk_pdd.kernels.tensors import empty, flat
 
-__all__ = ["moments", "moments_backward"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["array_moments", "moments", "moments_backward"]
 
 _LANES = 16
 _GRAIN = 64  # control points a thread takes at a time
@@ -176,34 +178,56 @@ def _moments_backward(
             store(out, start + i, -temperature * p * (load(out, start + i) - centre + g_l))
 
 
-def _axes(displacements: Sequence[Tensor], dtype: np.dtype) -> list[np.ndarray]:
-    return [np.zeros(1, dtype)] * (3 - len(displacements)) + [d.numpy().astype(dtype) for d in displacements]
+def _axes(displacements: Sequence[Any], dtype: np.dtype) -> list[np.ndarray]:
+    return [np.zeros(1, dtype)] * (3 - len(displacements)) + [np.asarray(d).astype(dtype) for d in displacements]
+
+
+def array_moments(
+    costs: np.ndarray, temperature: float, displacements: Sequence[Any], *, second: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Average displacements under the softmax of their costs.
+
+    Parameters
+    ----------
+    costs : numpy.ndarray
+        Contiguous, float32 or float64, shape (..., (dz,) dy, dx).
+    temperature : float
+        Factor of the costs in the softmax.
+    displacements : sequence of array
+        Displacements along the axes (z,) y, x.
+    second : bool
+        Compute the covariance and the entropy as well; both are empty otherwise.
+
+    Returns
+    -------
+    numpy.ndarray
+        Mean, shape (..., 3), components x, y, z.
+    numpy.ndarray
+        Covariance, shape (..., 3, 3).
+    numpy.ndarray
+        Entropy in nats, shape (...).
+    numpy.ndarray
+        Logarithm of the partition function, shape (...).
+    """
+    dtype, lead = costs.dtype, costs.shape[: costs.ndim - len(displacements)]
+    axes, count = _axes(displacements, dtype), int(np.prod(lead))
+    many = lead if second else (0,)
+    shapes = ((*lead, 3), (*many, 3, 3), many, lead)
+    out = [np.empty(shape, dtype) for shape in shapes]
+    rows = [each.reshape(-1, *each.shape[each.ndim - tail :]) for each, tail in zip(out, (1, 2, 0, 0), strict=True)]
+    run(_moments, count, costs.reshape(-1), dtype.type(temperature), *axes, second, *rows, grain=_GRAIN)
+    return tuple(out)
 
 
 def moments(
     costs: Tensor, temperature: float, displacements: Sequence[Tensor], *, second: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean (K, 3), covariance (K, 3, 3), entropy (K,), log-partition (K,); the middle two empty unless wanted."""
-    dtype = costs.numpy().dtype
-    axes = _axes(displacements, dtype)
-    count = costs.numel() // int(np.prod([len(a) for a in axes]))
-    many = count if second else 0
-    mean, covariance = np.empty((count, 3), dtype), np.empty((many, 3, 3), dtype)
-    entropy, log_partition = np.empty(many, dtype), np.empty(count, dtype)
-    run(
-        _moments,
-        count,
-        flat(costs),
-        dtype.type(temperature),
-        *axes,
-        second,
-        mean,
-        covariance,
-        entropy,
-        log_partition,
-        grain=_GRAIN,
-    )
-    return tuple(torch.from_numpy(a) for a in (mean, covariance, entropy, log_partition))
+    import torch
+
+    count = costs.shape[: costs.ndim - len(displacements)].numel()
+    rows = costs.numpy().reshape(count, *costs.shape[costs.ndim - len(displacements) :])
+    return tuple(torch.from_numpy(a) for a in array_moments(rows, temperature, displacements, second=second))
 
 
 def moments_backward(
