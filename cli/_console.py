@@ -61,7 +61,7 @@ def in_options(message: str) -> str:
         if not isinstance(option, click.Option):
             continue
         long, name = option.opts[-1], rf"(?<![\w/\\.-]){option.name}"
-        message = re.sub(rf"{name}='?([\w.-]+\w)'?", rf"{long} \1", message)
+        message = re.sub(rf"{name}='?([\w.-]+\w)'?", long if option.is_flag else rf"{long} \1", message)
         if "_" in option.name:
             message = re.sub(rf"{name}(?![\w/\\-]|\.\w)", long, message)
     return message

@@ -23,7 +23,18 @@ class _Groups(click.Command):
         "Outputs": (*_FILES, "default"),
         "Uncertainty": IMAGES,
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
-        "Registration": ("model", "smoothness", "spacing", "device", "threads", "memory", "seed", "quality", "stages"),
+        "Registration": (
+            "model",
+            "smoothness",
+            "spacing",
+            "device",
+            "threads",
+            "memory",
+            "seed",
+            "quality",
+            "stages",
+            "force",
+        ),
     }
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -179,6 +190,9 @@ class _Model(click.Option):
     show_default=True,
     help="affine: stop after the alignment (--initialise, affine by default). --transform writes it as a linear "
     "transform, -o its displacements.",
+)
+@click.option(
+    "--force", is_flag=True, help="Use a trained model even on images that it is not made for, which else is an error."
 )
 @click.option(
     "--quality/--no-quality",

@@ -69,6 +69,7 @@ class PDDRegistrationMethod(ProcessObject):
             "spacing": None,
             "smoothness": 1.0,
             "memory": None,
+            "force": False,
         }
         self._uncertainty = False
         self._default_pixel_value = 0.0
@@ -208,6 +209,14 @@ class PDDRegistrationMethod(ProcessObject):
     def GetMemory(self) -> float | None:
         """The limit of the memory of the process in GB."""
         return self._settings["memory"]
+
+    def SetForce(self, force: bool) -> None:
+        """Set whether a trained model is used even on images that it is not made for."""
+        self._set("force", bool(force))
+
+    def GetForce(self) -> bool:
+        """Whether a trained model is used on any images."""
+        return self._settings["force"]
 
     def SetComputeUncertainty(self, compute: bool) -> None:
         """Let :meth:`Update` estimate the uncertainty too, or not; the getters of the uncertainty switch it on."""

@@ -46,6 +46,7 @@ def register(
     memory: float | None = None,
     return_uncertainty: bool | str = False,
     stages: str = "all",
+    force: bool = False,
     progress: Callable[[float, str], None] | None = None,
 ) -> Any:
     """Register two images by probabilistic dense displacements.
@@ -94,6 +95,9 @@ def register(
     stages : {"all", "affine"}, optional
         "affine" stops after the alignment: it is that of ``initialise``, by default "affine". Options of the deformable
         registration have no effect then, and the uncertainty is not estimated.
+    force : bool, optional
+        Use a trained model even where its card or its own certainty says that it is not made for these images; by
+        default that is an error.
     progress : callable, optional
         Called with a fraction from 0 to 1 and the name of the step at hand. If it raises, the registration stops.
 
@@ -150,6 +154,7 @@ def register(
         smoothness=smoothness,
         memory=memory,
         uncertainty=bool(return_uncertainty),
+        force=force,
         progress=progress,
     )
     transform = (field_to_simpleitk if simple else field_to_itk)(result.field)

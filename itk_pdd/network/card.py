@@ -126,6 +126,9 @@ class ModelCard(Card):
     uncertainty : mapping
         Calibration of the uncertainty of registrations with the model (see :mod:`itk_pdd.uncertainty.calibration`);
         empty for that of the default model.
+    purpose : mapping
+        What scans that the model is for look like to it: ``certainty``, the mean of the largest probability where a
+        class wins (see :mod:`itk_pdd.network.purpose`); empty where that is unknown.
     """
 
     network: UNetSettings
@@ -133,6 +136,7 @@ class ModelCard(Card):
     intensity: Intensity
     classes: tuple[LabelClass, ...]
     uncertainty: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    purpose: Mapping[str, float] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str] = "semantic"
     gives: ClassVar[str] = "class probabilities"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid, slabs
@@ -17,6 +18,7 @@ from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.kernels.operations import Operations
 from itk_pdd.kernels.thermometer.cpu import share_bits
 from itk_pdd.network.card import ModelCard
+from itk_pdd.network.purpose import unlike_training, unsure
 from itk_pdd.solver import capture
 from itk_pdd.solver.class_maps import ClassMaps
 from itk_pdd.solver.devices import checked_device, computing_threads, on_device
@@ -76,14 +78,17 @@ class DenseModel(Settings):
             )
             if model.network is not None:
                 report(0.02, "organs")
-                fixed, moving = model._with_classes(fixed, moving, problem, grid, options.device)
+                fixed, moving = model._with_classes(fixed, moving, problem, grid, options)
             calibration = calibration_of(model.name, model.network) if options.uncertainty else None
+            edges: list[float] = []
 
             def displaced(operations: Operations) -> tuple[BlockField, Recorder | None]:
                 # A device that is given up leaves nothing behind: the next one begins with a recorder of its own.
                 recorder = None if calibration is None else Recorder(calibration.temperature, operations)
                 images = model._with_descriptor(fixed, moving, operations)
-                return model._displacements(*images, grid, operations, for_costs, recorder, report), recorder
+                edges.clear()
+                found = model._displacements(*images, grid, operations, for_costs, recorder, report, edges.append)
+                return found, recorder
 
             found, recorder = on_device(options.device, displaced)
             report(0.95, "field")
@@ -94,7 +99,7 @@ class DenseModel(Settings):
                 uncertainty = _estimated(Uncertainty(evidence, calibration, field, problem.initial))
         report(1.0, "done")
         log.info("registered in %.1f s", time.perf_counter() - started)
-        return Result(field, model, grid, range_mm, uncertainty)
+        return Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
 
     def _adjusted(self, options: Options) -> DenseModel:
         """Apply the user's spacing and smoothness to the settings."""
@@ -127,8 +132,14 @@ class DenseModel(Settings):
         memory: float,
         recorder: Recorder | None,
         report: Callable[[float, str], None],
+        at_edge: Callable[[float], None],
     ) -> BlockField:
-        """Search, refine and unfold."""
+        """Search, refine and unfold; ``at_edge`` gets the share at the edge of the range."""
+
+        def edge_found(edge: float, reach: int) -> None:
+            at_edge(edge)
+            capture.tell_edge(edge, reach * max(grid.spacing))
+
         share = 0.45 if self.refinement.iterations else 0.9  # of the progress
         found = search(
             fixed,
@@ -137,7 +148,7 @@ class DenseModel(Settings):
             operations=operations,
             memory=memory,
             progress=lambda f, text: report(0.05 + share * f, text),
-            at_edge=lambda edge, reach: capture.tell_edge(edge, reach * max(grid.spacing)),
+            at_edge=edge_found,
             listener=recorder,
         )
         if self.refinement.iterations:
@@ -160,16 +171,21 @@ class DenseModel(Settings):
         return found.with_vectors(without_folds(found.vectors, scale, self.smallest_jacobian, operations))
 
     def _with_classes(
-        self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid, device: str
+        self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid, options: Options
     ) -> tuple[WorkingImage, WorkingImage]:
         """Add the class probabilities of the model's network to both images."""
         from itk_pdd.network.semantic import SemanticNetwork
 
         def answers(operations: Operations) -> tuple[ModelCard, list[tuple[np.ndarray, Grid]]]:
             network = SemanticNetwork.from_folder(str(self.network), device=str(operations.device))
-            return network.card, [network.probabilities(volume) for volume in (problem.fixed, problem.moving)]
+            # Before it looks at an image, which takes minutes where that is much too large.
+            self._refuse({name: unlike_training(network.card, image) for name, image in images.items()}, options)
+            return network.card, [network.probabilities(image) for image in images.values()]
 
-        card, answer = on_device(device, answers)
+        images = {"fixed": problem.fixed, "moving": problem.moving}
+        card, answer = on_device(options.device, answers)
+        unknown = {name: unsure(card, *found) for name, found in zip(images, answer, strict=True)}
+        self._refuse(unknown, options)
         # Small organs count more than their share of the volume: they have the same right to be met.
         bits = share_bits([c.volume**-0.3 for c in card.classes[1:]])
         result = []
@@ -178,6 +194,18 @@ class DenseModel(Settings):
             maps = np.ascontiguousarray(np.moveaxis(maps[1:], 0, -1))
             result.append(replace(image, classes=ClassMaps(maps, where, bits, grid, self.class_weight, mapping)))
         return result[0], result[1]
+
+    def _refuse(self, problems: dict[str, str | None], options: Options) -> None:
+        """Raise an error, or warn where the user insists, if an image is not what the model is for."""
+        found = [f"{name} {problem}" for name, problem in problems.items() if problem]
+        if not found:
+            return
+        text = f"model {self.name} is not made for these images: {found[0]}"
+        if not options.force:
+            raise RegistrationError(
+                f"{text}: use model='auto', which is for any images, or force=True if it is right all the same"
+            )
+        warn(text)
 
     def _with_descriptor(
         self, fixed: WorkingImage, moving: WorkingImage, operations: Operations

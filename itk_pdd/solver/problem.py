@@ -128,6 +128,8 @@ class Options:
         warning).
     uncertainty : {False, True, "where possible"}
         Whether to estimate how far the field can be believed; without it nothing is computed for that.
+    force : bool
+        Use a trained model on images that it is not made for, with a warning instead of an error.
     progress : callable
         Called with a fraction from 0 to 1 and the name of the step at hand.
 
@@ -143,6 +145,7 @@ class Options:
     smoothness: float = 1.0
     memory: float | None = None
     uncertainty: bool | str = False
+    force: bool = False
     progress: Callable[[float, str], None] = _quiet
 
     def __post_init__(self) -> None:
@@ -170,6 +173,9 @@ class Result:
         Displacement in millimetres, beside the initial transform, up to which a deformation is found.
     uncertainty : Uncertainty, optional
         How far the field can be believed, where that was asked for.
+    edge : float, optional
+        Share of the structured points at the edge of the range after the first search (see
+        :mod:`itk_pdd.solver.capture`); None where the model does not know.
     """
 
     field: DisplacementField
@@ -177,6 +183,7 @@ class Result:
     working_grid: Grid
     capture_range_mm: float
     uncertainty: Uncertainty | None = None
+    edge: float | None = None
 
 
 class Model(Protocol):

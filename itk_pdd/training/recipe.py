@@ -13,12 +13,13 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.card import LabelClass, ModelCard
 from itk_pdd.network.export import as_kept, write_model
+from itk_pdd.network.purpose import certainty
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.settings import UNetSettings
 from itk_pdd.network.unet import UNet, count_weights
 from itk_pdd.training.cases import LabelledScan, folds, of_split
 from itk_pdd.training.curve import write_table
-from itk_pdd.training.dataset import Survey, load_samples, survey
+from itk_pdd.training.dataset import Survey, load_samples, read_labelled, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import segmentation_dice, summary
 from itk_pdd.training.running import Run, ScanRecipe
@@ -31,6 +32,7 @@ log = logging.getLogger("itk_pdd")
 
 _VOXELS = 1_000_000  # of the network's grid in a typical scan, where the spacing is not given
 _CROP = 80_000  # voxels of a crop, where its shape is not given
+_SCANS_FOR_CERTAINTY = 4  # validation scans whose certainty stands in the card
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,9 @@ def _finish(
     model = SemanticNetwork(as_kept(network), card)
     if validation and write:
         scores = segmentation_dice(model, validation)
-        model = SemanticNetwork(model.network, replace(card, validation=summary(scores, card)))
+        sure = [certainty(model.probabilities(read_labelled(scan)[0])[0]) for scan in validation[:_SCANS_FOR_CERTAINTY]]
+        purpose = {"certainty": round(float(np.mean(sure)), 3)}
+        model = SemanticNetwork(model.network, replace(card, validation=summary(scores, card), purpose=purpose))
     if write:
         write_model(folder, model.network, model.card)
     return model

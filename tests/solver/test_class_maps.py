@@ -13,6 +13,7 @@ from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.thermometer.cpu import thermometer_codes
+from itk_pdd.network.preparation import Intensity
 from itk_pdd.solver.class_maps import ClassMaps
 from itk_pdd.solver.refinement import refined
 from itk_pdd.solver.settings import Refinement
@@ -92,7 +93,10 @@ def test_classes_lead_where_the_image_says_nothing(monkeypatch):
     places = iter([centre, centre + shift])
 
     class Network:
-        card = SimpleNamespace(classes=[SimpleNamespace(volume=1.0), SimpleNamespace(volume=1.0)])
+        card = SimpleNamespace(
+            classes=[SimpleNamespace(name="organ", volume=volume) for volume in (500_000.0, 10_000.0)],
+            image_spacing=2.0, intensity=Intensity(), purpose={},
+        )  # fmt: skip
 
         @classmethod
         def from_folder(cls, folder, *, device):
