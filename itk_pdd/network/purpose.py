@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.io.volume import Volume
+from itk_pdd.geometry.volume import Volume
 from itk_pdd.network.card import ModelCard
 
 __all__ = ["certainty", "unlike_training", "unsure"]

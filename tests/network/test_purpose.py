@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from itk_pdd import RegistrationError, RegistrationWarning, Volume, models, registration
+from itk_pdd import RegistrationError, RegistrationWarning, models, registration
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.volume import Volume
 from itk_pdd.network.card import ModelCard
 from itk_pdd.network.purpose import certainty, unlike_training, unsure
 from itk_pdd.network.semantic import SemanticNetwork
@@ -39,9 +41,7 @@ def test_shipped_cards_know_the_volume_of_their_scans():
     ],
 )
 def test_the_card_is_enough_for_many_images(card, image, words):
-    assert (problem := unlike_training(card, image)) is not None
-    with pytest.raises(AssertionError, match=words):
-        raise AssertionError(problem)
+    assert re.search(words, str(unlike_training(card, image)))
 
 
 def test_certainty_is_that_of_what_wins():
