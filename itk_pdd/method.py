@@ -215,7 +215,7 @@ class PDDRegistrationMethod(ProcessObject):
         self._set("force", bool(force))
 
     def GetForce(self) -> bool:
-        """Whether a trained model is used on any images."""
+        """Return whether a trained model is used on any images."""
         return self._settings["force"]
 
     def SetComputeUncertainty(self, compute: bool) -> None:

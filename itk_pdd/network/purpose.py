@@ -1,4 +1,4 @@
-"""What a trained network is for: tell an image that it was not trained for before and after it has looked at it."""
+"""Compare images with what a trained network is for: by its card before it looks at them, by its certainty after."""
 
 from __future__ import annotations
 
