@@ -31,8 +31,8 @@ TRANSFORMS = click.option(
     help="A transform from FIXED to MOVING points: .h5, .tfm, .txt or .mat of ITK or ANTs, elastix' parameters (.txt), "
     "or a displacement field image in mm. Several are given in ANTs' order (1Warp.nii.gz, then "
     "0GenericAffine.mat): a fixed point goes through the first one first. "
-    "'[0GenericAffine.mat,1]' asks for the inverse of a linear one. Affines of FreeSurfer (.lta) and AFNI (.aff12.1D) "
-    "are known by their names; say ras:FILE for greedy's and c3d's, fsl:FILE,FIXED,MOVING for FLIRT's.",
+    "'[0GenericAffine.mat,1]' asks for the inverse of a linear one. Affines of FreeSurfer (.lta), AFNI (.aff12.1D) "
+    "and MINC (.xfm) are known by their names; say ras:FILE for greedy's and c3d's, fsl:FILE,FIXED,MOVING for FLIRT's.",
 )
 OUTPUT = click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Where the result goes.")
 REFERENCE = click.option(
@@ -43,7 +43,7 @@ REFERENCE = click.option(
     help="The FIXED image; only its grid counts.  [default: the grid of the displacement field]",
 )
 THREADS = click.option("--threads", type=COUNT, metavar="N", help="CPU threads  [default: all]")
-FORMS = click.Choice(["field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni"])
+FORMS = click.Choice(["field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni", "xfm"])
 VERBOSE = click.option("-v", "--verbose", count=True, help="Say what is done.")
 
 
@@ -178,8 +178,8 @@ def jacobian(output: Path, transforms: tuple[str, ...], verbose: int, **options:
     help="field: one displacement field, LPS mm (.nii.gz, .mha, .nrrd; .h5, .tfm as transform). composite: the "
     "transforms as they are in one ITK file (.h5, .tfm). elastix: a parameter file for transformix (.txt) and its "
     "field beside it, to be used in their folder. niftyreg: NiftyReg's displacement field (.nii.gz, RAS mm). voxels: a "
-    "field in voxels (.nii.gz). Of linear transforms: ras (greedy, c3d; .mat), afni (.aff12.1D), and, with -r and "
-    "--moving, fsl (FLIRT; .mat) and lta (FreeSurfer).",
+    "field in voxels (.nii.gz). Of linear transforms: ras (greedy, c3d; .mat), afni (.aff12.1D), xfm (MINC), and, with "
+    "-r and --moving, fsl (FLIRT; .mat) and lta (FreeSurfer).",
 )
 @click.option("--moving", type=PATH, metavar="IMAGE", help="The MOVING image, for --format fsl and lta.")
 @_options(THREADS, VERBOSE)

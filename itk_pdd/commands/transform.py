@@ -172,7 +172,7 @@ def compose_file(
         As for :func:`itk_pdd.compose`; without a reference a field gets the grid of the first field.
     moving : path-like, optional
         The moving image, which the formats of FSL and FreeSurfer need beside the reference.
-    form : {"field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni"}
+    form : {"field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni", "xfm"}
         One displacement field in LPS millimetres; ITK's composite of the single transforms, nothing sampled (an affine
         transform if all are linear); elastix' parameter file with its field beside it; NiftyReg's displacement
         field; a field in voxels; or, of linear transforms, a matrix of another program

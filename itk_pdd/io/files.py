@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -120,7 +120,8 @@ def _unscaled(image: SimpleITK.Image, path: Path, where: str) -> SimpleITK.Image
 
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise RegistrationError(f"{where} holds vectors with an intercept but no slope: write it without scaling")
-    stored = np.asarray(nibabel.load(path).dataobj.get_unscaled()).reshape(image.GetSize(), order="F").T
+    source: Any = nibabel.load(path)
+    stored = np.asarray(source.dataobj.get_unscaled()).reshape(image.GetSize(), order="F").T
     result = SimpleITK.GetImageFromArray(np.ascontiguousarray(stored, stored.dtype.newbyteorder("=")), isVector=False)
     result.CopyInformation(image)
     return result

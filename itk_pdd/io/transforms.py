@@ -27,7 +27,7 @@ from itk_pdd.io.fields import (
     read_field,
     read_field_image,
 )
-from itk_pdd.io.formats.affines import AFFINE_FORMATS, is_bare_matrix, read_affine
+from itk_pdd.io.formats.affines import AFFINE_FORMATS, check_named, read_affine
 from itk_pdd.io.formats.elastix import is_elastix, read_elastix
 from itk_pdd.io.images import is_itk, is_simpleitk, reference_grid
 from itk_pdd.io.outputs import extension
@@ -143,10 +143,9 @@ def as_mapping(transform: Any, *, dimension: int | None = None, name: str = "tra
         Maps fixed points to moving points in physical (LPS) millimetres. A matrix is homogeneous, (dim + 1, dim + 1).
         A file is a transform of ITK or ANTs (.h5, .hdf5, .tfm, .txt, .mat), elastix' transform parameters (.txt) or
         the image of a displacement field; "ras:FILE" is a matrix of greedy, c3d or NiftyReg, "fsl:FILE,FIXED,MOVING"
-        one of FLIRT with its images, .lta FreeSurfer's and .aff12.1D AFNI's;
-        "[file,1]" asks for the inverse of a linear one as in ANTs. A list is given
-        in ANTs' order: a fixed point goes through the first one first (so that the moving image is changed by the last
-        one first).
+        one of FLIRT with its images, .lta FreeSurfer's, .aff12.1D AFNI's and .xfm MINC's;
+        "[file,1]" asks for the inverse of a linear one as in ANTs. A list is given in ANTs' order: a fixed point goes
+        through the first one first (so that the moving image is changed by the last one first).
     dimension : int, optional
         Dimension it must have; by default any (of a list the dimension of its first member).
     name : str
@@ -213,14 +212,10 @@ def _read(path: str, name: str) -> list[Mapping]:
         kind, colon, rest = ("", "", path) if exists else path.partition(":")
         if colon and kind in AFFINE_FORMATS:
             return [_foreign_affine(kind, rest, name)]
-        for kind in ("lta", "afni"):
+        for kind in ("lta", "afni", "xfm"):
             if path.endswith(AFFINE_FORMATS[kind]):
                 return [_foreign_affine(kind, path, name)]
-        if path.lower().endswith((".mat", ".txt")) and is_bare_matrix(path):
-            raise RegistrationError(
-                f"{name}: {path} holds a bare matrix and does not say whose: give it as ras:{path} if it is of greedy, "
-                f"c3d or NiftyReg, as fsl:{path},FIXED,MOVING (with both images) if it is FLIRT's"
-            )
+        check_named(path, name)
         if extension(path).lower() not in files.TRANSFORM_EXTENSIONS:
             return [FieldMapping(read_field_image(path, name=name), "zero", called)]
         if not is_elastix(path):

@@ -65,12 +65,19 @@ class DeviceOperations:
         return torch.zeros(tuple(shape), dtype=torch.int64, device=self.device)
 
     def masked_costs(
-        self, fixed: Tensor, moving: Tensor, allowed: np.ndarray | None, *, mask: np.ndarray | None, **options: Any
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        allowed: np.ndarray | None,
+        *,
+        mask: np.ndarray | None,
+        scales: Sequence[float],
+        **options: Any,
     ) -> Tensor:
         """See :func:`itk_pdd.kernels.hamming.cpu.masked_costs`; rows are not padded."""
         allowed = None if allowed is None or allowed.all() else self.array(allowed)
         mask = None if mask is None else self.array(mask)
-        return hamming_costs(fixed, moving, allowed=allowed, mask=mask, **options)
+        return hamming_costs(fixed, moving, allowed=allowed, mask=mask, scales=scales, **options)
 
     def moments(
         self, costs: Tensor, temperature: float, displacements: Sequence[np.ndarray], *, second: bool = False

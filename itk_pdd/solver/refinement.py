@@ -214,7 +214,7 @@ def _correlation_slope(
         if weight > 0
     ]
     scratch: dict[str, np.ndarray] = {}
-    options = {"radius": level.weights.radius, "floor": level.weights.floor, "scratch": scratch}
+    options: dict[str, Any] = {"radius": level.weights.radius, "floor": level.weights.floor, "scratch": scratch}
 
     def terms(filtered: Callable[[np.ndarray], np.ndarray], masks: list[np.ndarray | None]) -> list[tuple[float, Any]]:
         return [

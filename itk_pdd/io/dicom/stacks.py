@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def _split(slices: list[Slice], name: str, where: str) -> list[tuple[str, list[S
     # Not an attribute that differs from slice to slice, like a time: as few groups as can be.
     varied = [key for key in DISTINGUISHING if 1 < len({piece.tags.get(key) for piece in slices}) <= most]
     for keys in itertools.chain(itertools.combinations(varied, 1), itertools.combinations(varied, 2)):
-        groups = _grouped(slices, lambda piece, keys=keys: tuple(piece.tags.get(key) for key in keys))
+        groups = _grouped(slices, partial(_values, keys))
         if len(groups) == most and all(max(map(len, _places(group))) == 1 for group in groups.values()):
             return [
                 (
@@ -125,6 +126,10 @@ def _places(slices: Sequence[Slice]) -> list[list[Slice]]:
             last = along[i]
         places[-1].append(slices[i])
     return places
+
+
+def _values(keys: Sequence[str], piece: Slice) -> tuple[Hashable, ...]:
+    return tuple(piece.tags.get(key) for key in keys)
 
 
 def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> dict:

@@ -1,4 +1,4 @@
-"""Affine matrices of FSL, greedy and c3d, FreeSurfer and AFNI, as matrices between LPS points and back.
+"""Affine matrices of FSL, greedy and c3d, FreeSurfer, AFNI and MINC, as matrices between LPS points and back.
 
 Every function takes and gives the homogeneous matrix from fixed to moving points in LPS millimetres.
 """
@@ -14,9 +14,15 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 
-__all__ = ["AFFINE_FORMATS", "affine_writer", "is_bare_matrix", "read_affine"]
+__all__ = ["AFFINE_FORMATS", "affine_writer", "check_named", "read_affine"]
 
-AFFINE_FORMATS = {"ras": (".mat", ".txt"), "fsl": (".mat",), "lta": (".lta",), "afni": (".1D", ".1d")}
+AFFINE_FORMATS = {
+    "ras": (".mat", ".txt"),
+    "fsl": (".mat",),
+    "lta": (".lta",),
+    "afni": (".1D", ".1d"),
+    "xfm": (".xfm",),
+}
 """Names of the formats and the extensions of their files."""
 
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
@@ -31,11 +37,12 @@ def read_affine(path: Path, kind: str, fixed: Grid | None, moving: Grid | None, 
     ----------
     path : Path
         The file.
-    kind : {"ras", "fsl", "lta", "afni"}
+    kind : {"ras", "fsl", "lta", "afni", "xfm"}
         "ras" is a 4 x 4 matrix of greedy, c3d or NiftyReg, from fixed to moving RAS points; "fsl" a matrix of FLIRT,
         from the moving to the fixed image in FSL's own coordinates; "lta" FreeSurfer's linear transform, from the
         moving (source) to the fixed (target) image; "afni" a line of twelve numbers (``.aff12.1D``), from fixed
-        (base) to moving (source) points in LPS.
+        (base) to moving (source) points in LPS; "xfm" a linear transform of MINC, from moving (source) to fixed
+        (target) RAS points.
     fixed, moving : Grid, optional
         Grids of the images; only "fsl" needs them.
     name : str
@@ -54,7 +61,8 @@ def read_affine(path: Path, kind: str, fixed: Grid | None, moving: Grid | None, 
     References
     ----------
     FLIRT's coordinates: https://fsl.fmrib.ox.ac.uk/fsl/docs (FLIRT FAQ). LTA: https://surfer.nmr.mgh.harvard.edu
-    (mri_robust_register). AFNI: 3dAllineate -help, option -1Dmatrix_save.
+    (mri_robust_register). AFNI: 3dAllineate -help, option -1Dmatrix_save. MINC: mincresample(1), option
+    -transformation.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -65,6 +73,8 @@ def read_affine(path: Path, kind: str, fixed: Grid | None, moving: Grid | None, 
     where = f"{name}: {path}"
     if kind == "lta":
         return _from_lta(text, where)
+    if kind == "xfm":
+        return _from_xfm(text, where)
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     try:
         numbers = np.array([float(word) for line in lines for word in line])
@@ -92,8 +102,11 @@ def _text(matrix: np.ndarray, kind: str, fixed: Grid | None, moving: Grid | None
         return "# 3dAllineate matrices (DICOM-to-DICOM, row-by-row):\n" + _row(matrix[:3].ravel())
     if kind == "ras":
         return "".join(map(_row, _FLIP @ matrix @ _FLIP))
-    fixed, moving = _both(fixed, moving, name)
     back = np.linalg.inv(matrix)
+    if kind == "xfm":
+        rows = "".join(map(_row, (_FLIP @ back @ _FLIP)[:3])).rstrip()
+        return f"MNI Transform File\n\nTransform_Type = Linear;\nLinear_Transform =\n{rows};\n"
+    fixed, moving = _both(fixed, moving, name)
     if kind == "fsl":
         return "".join(map(_row, np.linalg.inv(_fsl_to_lps(fixed)) @ back @ _fsl_to_lps(moving)))
     return (
@@ -104,8 +117,27 @@ def _text(matrix: np.ndarray, kind: str, fixed: Grid | None, moving: Grid | None
     )
 
 
-def is_bare_matrix(path: str) -> bool:
-    """Tell whether a text file holds the sixteen numbers of a matrix and nothing else."""
+def check_named(path: str, name: str) -> None:
+    """Refuse a file that holds a matrix and does not say which program's.
+
+    Raises
+    ------
+    RegistrationError
+        If it is an array of numpy, or a text of sixteen numbers and nothing else.
+    """
+    if path.lower().endswith(".npy"):
+        raise RegistrationError(
+            f"{name}: {path} is an array of numpy, expected a transform file: give the array itself in Python, or "
+            "write it with numpy.savetxt and give that as ras:FILE if the matrix maps RAS points"
+        )
+    if path.lower().endswith((".mat", ".txt")) and _is_bare_matrix(path):
+        raise RegistrationError(
+            f"{name}: {path} holds a bare matrix and does not say whose: give it as ras:{path} if it is of greedy, "
+            f"c3d or NiftyReg, as fsl:{path},FIXED,MOVING (with both images) if it is FLIRT's"
+        )
+
+
+def _is_bare_matrix(path: str) -> bool:
     try:
         with open(path, encoding="utf-8") as file:
             return len([float(word) for word in file.read(4096).split()]) == 16
@@ -159,6 +191,15 @@ def _from_lta(text: str, where: str) -> np.ndarray:
             "lta_convert --outlta"
         )
     return _FLIP @ np.linalg.inv(forward) @ _FLIP
+
+
+def _from_xfm(text: str, where: str) -> np.ndarray:
+    """Read MINC's linear transform: three rows from source to target points, RAS."""
+    matrix = re.search(rf"^\s*Linear_Transform\s*=((?:\s+{_NUMBER}){{12}})\s*;", text, re.MULTILINE)
+    if matrix is None or text.count("Transform_Type") != 1:
+        raise RegistrationError(f"{where} is no linear transform of MINC with one matrix of three rows")
+    forward = np.vstack([np.array(matrix[1].split(), dtype=float).reshape(3, 4), [0, 0, 0, 1]])
+    return _FLIP @ np.linalg.inv(_invertible(forward, where)) @ _FLIP
 
 
 def _lta_affine(text: str, volume: str, where: str) -> np.ndarray:

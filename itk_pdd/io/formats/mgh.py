@@ -38,7 +38,7 @@ def read_mgh(path: Path, *, name: str) -> SimpleITK.Image:
 
     try:
         with LoggingOutputSuppressor():
-            source = nibabel.MGHImage.load(str(path))
+            source = nibabel.MGHImage.from_filename(str(path))
         affine, sizes = _LPS @ source.affine, [int(n) for n in source.header["dims"]]
         if min(sizes) < 1 or np.prod(sizes, dtype=float) >= _LARGEST_SIZE or not np.isfinite(affine).all():
             raise ValueError(f"sizes {sizes}")

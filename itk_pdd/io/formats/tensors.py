@@ -66,9 +66,9 @@ def read_tensors(path: str | os.PathLike[str], *, name: str = "image") -> Tensor
     Parameters
     ----------
     path : path-like
-        A NIfTI file of intent 1005, whose six numbers are the lower triangle in the axes of the voxels (as ANTs and
-        dipy write them); or a NRRD file of the kind 3D-symmetric-matrix, 3D-masked-symmetric-matrix or 3D-matrix,
-        whose measurement frame takes the numbers to its space.
+        A NIfTI file of intent 1005, whose six numbers are the lower triangle, taken in the axes of the voxels (the
+        standard names no axes, and programs differ); or a NRRD file of the kind 3D-symmetric-matrix,
+        3D-masked-symmetric-matrix or 3D-matrix, whose measurement frame takes the numbers to its space.
     name : str
         What to call it in errors.
 
@@ -120,7 +120,7 @@ def _read_nifti(path: str | os.PathLike[str], name: str) -> TensorImage:
         check_shear(head, where=where)
     if missing_bytes(path):
         raise RegistrationError(f"{name}: {path} was cut short: copy it again")
-    image = nibabel.load(path)
+    image: Any = nibabel.load(path)
     if image.ndim != 5 or image.shape[3:] != (1, 6):
         raise RegistrationError(
             f"{name} has the shape {image.shape}, expected (x, y, z, 1, 6) for the symmetric 3 x 3 matrices that its "

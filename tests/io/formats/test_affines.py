@@ -44,7 +44,7 @@ def written(folder, form: str, name: str) -> str:
     return str(folder / name)
 
 
-FORMS = {"ras": "r.mat", "fsl": "f.mat", "lta": "l.lta", "afni": "m.aff12.1D"}
+FORMS = {"ras": "r.mat", "fsl": "f.mat", "lta": "l.lta", "afni": "m.aff12.1D", "xfm": "m.xfm"}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -101,6 +101,21 @@ def test_afni_by_hand(folder) -> None:
     np.testing.assert_allclose(np.loadtxt(written(folder, "afni", "m.aff12.1D")).reshape(3, 4), MATRIX[:3])
 
 
+def test_minc_by_hand(folder) -> None:
+    """Three rows from source (moving) to target (fixed) points, RAS, as mincresample takes them."""
+    text = (folder / written(folder, "xfm", "m.xfm")).read_text()
+    assert text.startswith("MNI Transform File\n") and text.endswith(";\n")
+    rows = np.array(text.split("Linear_Transform =")[1].rstrip("\n;").split(), dtype=float).reshape(3, 4)
+    np.testing.assert_allclose(EXPECTED @ FLIP[:3, :3] @ rows[:, :3].T + rows[:, 3], POINTS @ FLIP[:3, :3], atol=1e-9)
+
+
+def test_shift_of_minc_as_it_writes_it(tmp_path) -> None:
+    rows = " 1 0 0 3\n 0 1 0 0\n 0 0 1 0"
+    text = f"MNI Transform File\n% a comment\n\nTransform_Type = Linear;\nLinear_Transform =\n{rows};\n"
+    (tmp_path / "r.xfm").write_text(text)
+    np.testing.assert_allclose(warp_points([[1.0, 2, 3]], tmp_path / "r.xfm", to="moving"), [[4, 2, 3]], atol=1e-12)
+
+
 def test_lta_between_voxels(folder) -> None:
     path = written(folder, "lta", "l.lta")
     text = (folder / "l.lta").read_text()
@@ -119,6 +134,8 @@ BAD = {
     "words.1D": ("one two\n", "words.1D", "other than the numbers"),
     "flat.mat": ("0 0 0 0\n" * 3 + "0 0 0 1\n", "ras:flat.mat", "singular"),
     "none.lta": ("type = 1\n", "none.lta", "no linear transform of FreeSurfer"),
+    "grid.xfm": ("MNI Transform File\nTransform_Type = Grid_Transform;\n", "grid.xfm", "no linear transform of MINC"),
+    "a.npy": ("anything", "a.npy", "array of numpy"),
     "fsl.mat": ("1 0 0 3\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "fsl:fsl.mat", "give the fixed and the moving image"),
 }
 
