@@ -11,7 +11,7 @@ import pytest
 
 from itk_pdd import RegistrationError, RegistrationWarning, models, registration
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.geometry.volume import Volume
+from itk_pdd.io.volume import Volume
 from itk_pdd.network.card import ModelCard
 from itk_pdd.network.purpose import certainty, unlike_training, unsure
 from itk_pdd.network.semantic import SemanticNetwork
