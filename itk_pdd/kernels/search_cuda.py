@@ -69,6 +69,7 @@ class DeviceOperations:
         fixed: Tensor,
         moving: Tensor,
         allowed: np.ndarray | None,
+        /,
         *,
         mask: np.ndarray | None,
         scales: Sequence[float],

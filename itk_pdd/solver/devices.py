@@ -176,10 +176,10 @@ def _answers(operations: Operations, shape: tuple[int, int, int]) -> Iterator[tu
         "gradients of the volumes",
         numpy(operations.add_volume_gradient(given(steps / 9), given(0 * steps), weight=1.0)),
     )
-    state = [given(part) for part in rng.normal(0, 1, (3, *steps.shape)).astype(np.float32)]
-    state[2] = state[2] ** 2
-    adam = {"step": 5, "rate": 0.3, "cell": cell, "diffusion": 0.1, "volume": 0.2}
-    yield "steps of the descent", numpy(operations.adam_step(*state, given(steps.copy()), given(steps / 9), **adam))
+    coefficients, mean, root = (given(part) for part in rng.normal(0, 1, (3, *steps.shape)).astype(np.float32))
+    state = coefficients, mean, root**2, given(steps.copy()), given(steps / 9)
+    adam: dict[str, Any] = {"step": 5, "rate": 0.3, "cell": cell, "diffusion": 0.1, "volume": 0.2}
+    yield "steps of the descent", numpy(operations.adam_step(*state, **adam))
     # Not so many folds that rounding decides about a few.
     yield "fields without folds", numpy(operations.unfold(given(fields[0] / 6))[0])
     lines = tuple(np.linspace(-0.7, n - 0.4, n + 1) for n in shape)

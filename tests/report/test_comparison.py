@@ -52,7 +52,7 @@ def page(results, tmp_path_factory) -> Path:
 
 
 def visible(path: Path) -> str:
-    return re.sub(r"<script.*?</script>|<style.*?</style>", "", path.read_text(), flags=re.DOTALL)
+    return re.sub(r"<script.*?</script>|<style.*?</style>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def test_everything_that_happened_stands_in_it(page):
@@ -64,7 +64,7 @@ def test_everything_that_happened_stands_in_it(page):
 
 
 def test_nothing_comes_from_the_network_and_nothing_foreign_is_taken_as_html(page):
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "<i>title" not in text and "<script>x" not in text and "{{" not in text
     assert not re.search(r"""(?:src|href|action)=["']?(?:https?:|//|file:)""", text)
     assert "http" not in re.sub(r"http-equiv|<script type=\"text/plain\".*?</script>", "", text)
@@ -75,7 +75,7 @@ def test_the_figures_are_those_of_the_table(results, page):
     table = results[2]
     [row] = [row for row in table if row["method"] == "truth" and row["label"] == "all" and row["status"] == "ok"]
     assert row["dice"] > 0.95
-    assert f'data-value="{row["dice"]:.9g}"' in page.read_text()
+    assert f'data-value="{row["dice"]:.9g}"' in page.read_text(encoding="utf-8")
 
 
 def test_it_is_the_same_every_time(results):
