@@ -144,7 +144,7 @@ def test_every_setting_has_a_getter_and_a_keyword(engine) -> None:
         "initialise": "center", "fixed_mask": None, "moving_mask": None, "channel_weights": (1,),
         "model": "m", "device": "cpu", "seed": 3,
         "number_of_threads": 2, "spacing": 2.5, "smoothness": 2.0, "memory": 30.0, "default_pixel_value": 5.0,
-        "abort_generate_data": False, "compute_uncertainty": True,
+        "abort_generate_data": False, "compute_uncertainty": True, "force": True,
     }  # fmt: skip
     method = itk_pdd.PDDRegistrationMethod.New(**values)
     assert {name[3:] for name in dir(method) if name.startswith("Set")} == {

@@ -55,7 +55,7 @@ def test_a_comparison(pairs, tmp_path):
     assert summary["demons", "box", "dice"]["mean"] == rows[4]["dice"]
     assert all(row[column] == "" for row in summary.values() for column in ("p", "p_holm", "ci_low", "ci_high"))
     assert "Fewer than 5 pairs" in result.output
-    report = (out / "report.html").read_text()
+    report = (out / "report.html").read_text(encoding="utf-8")
     assert "demons" in report and 'data-viewer="pair-1"' in report
     again = run(pairs, "-o", out, "--methods", "demons", "--quiet")
     assert again.exit_code == 0 and again.output == ""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from itk_pdd.kernels.hamming.cpu import MaskedCosts, masked_costs
+from itk_pdd.kernels.operations import HOST
 from itk_pdd.kernels.tree import blocks as blocks_module
 from itk_pdd.kernels.tree.blocks import min_sum_means
 from itk_pdd.kernels.tree.cpu import min_marginals
@@ -29,7 +30,7 @@ def test_blocks_change_nothing(shape, masked, monkeypatch):
     tree = spanning_tree(rng.random(grid))
     base = rng.normal(scale=0.5, size=(*grid, 3)).astype(np.float32)
     settings = dict(alpha=0.05, taps=2, base=base)
-    mean = partial(_mean, STAGE, radius, (1, 2, 1))
+    mean = partial(_mean, STAGE, radius, (1, 2, 1), operations=HOST, listener=None)
     marginals = min_marginals(masked_costs(fixed, moving, allowed, **options), tree, **settings)
     expected = mean(np.arange(tree.order.size), marginals).reshape(-1, 3)
     taken = []
