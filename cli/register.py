@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import click
 from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
 
+import itk_pdd
 from itk_pdd._version import __version__
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 
@@ -51,10 +52,9 @@ class _Model(click.Option):
     """An option whose help lists the models of the package."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Look for the models when the help is shown."""
-        from itk_pdd.models import names
-
-        self.help = f"A model's name ({', '.join(names())}; auto is the first) or its folder."
+        """Look for the models when the help is shown; loading the package's models would take a second."""
+        trained = sorted(card.parent.name for card in (Path(itk_pdd.__file__).parent / "models").glob("*/card.json"))
+        self.help = f"A model's name ({', '.join(('mind-ssc', *trained))}; auto is the first) or its folder."
         return super().get_help_record(ctx)
 
 
@@ -75,7 +75,12 @@ class _Model(click.Option):
     metavar="IMAGE",
     help="MOVING resampled onto FIXED (linear, pixel type kept, all volumes of a series).",
 )
-@click.option("--default", type=float, metavar="VALUE", help="Value of --warped outside MOVING.  [default: 0]")
+@click.option(
+    "--default",
+    type=float,
+    metavar="VALUE",
+    help="Value of --warped outside MOVING.  [default: its background as found]",
+)
 @click.option("--transform", type=PATH, metavar="FILE", help="The field as an ITK transform: .h5, .tfm, .mat.")
 @click.option(
     "--composite",
@@ -235,9 +240,7 @@ def main(**arguments: Any) -> None:
         raise click.UsageError("--demo makes its own images and names its own files: leave the others out.")
     elif arguments["stages"] != "all":
         raise click.UsageError("--stages has no meaning with --demo: leave it out.")
-    if arguments["default"] is None:
-        arguments["default"] = 0.0
-    elif arguments["warped"] is None:
+    if arguments["default"] is not None and arguments["warped"] is None:
         raise click.UsageError("--default is the value outside of --warped: give that too.")
     if arguments["initialise"] == "none":
         arguments["initialise"] = None

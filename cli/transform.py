@@ -94,7 +94,12 @@ def _run(verbose: int, function: str, *arguments: Any, module: str = "transform"
     show_default=True,
     help="bspline is cubic, sinc has a Lanczos window of 5 voxels: sharper, slower, and beyond the range beside edges.",
 )
-@click.option("--default", type=float, default=0.0, show_default=True, metavar="VALUE", help="Value outside MOVING.")
+@click.option(
+    "--default",
+    type=float,
+    metavar="VALUE",
+    help="Value outside MOVING.  [default: its background, such as -1000 for the air of a CT or 0 for an MR]",
+)
 @_options(THREADS, VERBOSE)
 def image(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
     """Resample the image MOVING onto the grid of the fixed image; scalars or vectors, pixel type kept.

@@ -72,7 +72,7 @@ class PDDRegistrationMethod(ProcessObject):
             "force": False,
         }
         self._uncertainty = False
-        self._default_pixel_value = 0.0
+        self._default_pixel_value: float | None = None
         self._stamp: tuple[Any, ...] | None = None
         self._problem: Any = None
         self._result: Any = None
@@ -244,8 +244,8 @@ class PDDRegistrationMethod(ProcessObject):
             self._default_pixel_value = value
             self._made.pop("output", None)
 
-    def GetDefaultPixelValue(self) -> float:
-        """The value of the warped image where the moving image has none."""
+    def GetDefaultPixelValue(self) -> float | None:
+        """The value of the warped image where the moving image has none; None for the background of that image."""
         return self._default_pixel_value
 
     # ---- Running

@@ -100,24 +100,48 @@ def test_help_shows_every_option_and_its_default(name: str) -> None:
     assert CliRunner().invoke(COMMANDS[name], ["--no-such-option"]).exit_code == 2, "2: wrong usage"
 
 
-def test_warped_image_is_zero_outside_and_resampled_linearly(tmp_path) -> None:
-    """--warped: linear, pixel type kept, 0 outside. A moving image half as long leaves the rest of the fixed one 0."""
+def test_help_loads_no_heavy_library_and_lists_the_models() -> None:
+    code = (
+        "import importlib, sys\n"
+        "main = importlib.import_module(f'itk_pdd.cli.{sys.argv[1]}').main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "heavy = {'itk', 'SimpleITK', 'torch', 'numba', 'numpy', 'scipy', 'pydicom', 'nibabel'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    for name in COMMANDS:
+        command = [sys.executable, "-P", "-c", code, name.removeprefix("pdd-")]
+        found = subprocess.run(command, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+        assert name != "pdd-register" or all(model in found.stdout for model in models.names())
+
+
+def test_warped_image_is_background_outside_and_resampled_linearly(tmp_path) -> None:
+    """--warped: linear, pixel type kept; outside is the moving image's background, or what --default says.
+
+    A moving image half as long leaves the rest of the fixed one empty.
+    """
     grid = Grid.create((32, 24), 2.0)
     fixed = blobs(grid, seed=1)
     paths = [str(tmp_path / name) for name in ("f.nii", "m.nii", "u.nii", "w.nii")]
     SimpleITK.WriteImage(fixed.to_simpleitk(), paths[0])
     moving = SimpleITK.Cast(fixed.to_simpleitk() + 100, SimpleITK.sitkInt16)[:16, :]
+    array = SimpleITK.GetArrayFromImage(moving)
+    array[[0, -1]] = array[:, [0, -1]] = -25  # a border, darker than what it encloses
+    place, moving = moving, SimpleITK.GetImageFromArray(array)
+    moving.CopyInformation(place)
     SimpleITK.WriteImage(moving, paths[1])
-    result = CliRunner().invoke(register.main, [*paths[:2], "-o", paths[2], "--warped", paths[3]])
-    assert result.exit_code == 0, result.output
-    warped, field = SimpleITK.ReadImage(paths[3]), SimpleITK.ReadImage(paths[2], SimpleITK.sitkVectorFloat64)
-    assert warped.GetPixelID() == SimpleITK.sitkInt16
-    transform_ = SimpleITK.DisplacementFieldTransform(field)
-    exact = SimpleITK.Resample(
-        moving, fixed.to_simpleitk(), transform_, SimpleITK.sitkLinear, 0.0, SimpleITK.sitkFloat64
-    )
-    np.testing.assert_allclose(SimpleITK.GetArrayFromImage(warped), SimpleITK.GetArrayFromImage(exact), atol=0.51)
-    assert (SimpleITK.GetArrayFromImage(warped)[:, -4:] == 0).all()
+    for outside, words in ((-25, ["-v"]), (7, ["--default", "7"])):
+        result = CliRunner().invoke(register.main, [*paths[:2], "-o", paths[2], "--warped", paths[3], *words])
+        assert result.exit_code == 0, result.output
+        assert ("warped one is -25, the background as found" in result.output) == (outside == -25)
+        warped, field = SimpleITK.ReadImage(paths[3]), SimpleITK.ReadImage(paths[2], SimpleITK.sitkVectorFloat64)
+        assert warped.GetPixelID() == SimpleITK.sitkInt16
+        transform_ = SimpleITK.DisplacementFieldTransform(field)
+        exact = SimpleITK.Resample(
+            moving, fixed.to_simpleitk(), transform_, SimpleITK.sitkLinear, outside, SimpleITK.sitkFloat64
+        )
+        np.testing.assert_allclose(SimpleITK.GetArrayFromImage(warped), SimpleITK.GetArrayFromImage(exact), atol=0.51)
+        assert (SimpleITK.GetArrayFromImage(warped)[:, -4:] == outside).all()
 
 
 def test_the_demo_says_what_it_writes_and_takes_no_other_input(tmp_path) -> None:

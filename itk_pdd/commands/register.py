@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,12 +23,14 @@ from itk_pdd.registration import aligned, prepare, solve
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty.images import uncertainty_writers
 from itk_pdd.warp.composition import inverse_field, kept_apart
-from itk_pdd.warp.images import dtype_of, outside_value, warp_image, warp_simpleitk
+from itk_pdd.warp.images import value_outside, warp_image, warp_simpleitk
 
 if TYPE_CHECKING:
     from itk_pdd.solver.problem import Result
 
 __all__ = ["register_files"]
+
+log = logging.getLogger("itk_pdd")
 
 
 def register_files(
@@ -47,7 +50,7 @@ def register_files(
     label_probabilities: str | os.PathLike[str] | None = None,
     label_entropy: str | os.PathLike[str] | None = None,
     quality: bool = True,
-    default: float = 0.0,
+    default: float | None = None,
     moving_labels: str | os.PathLike[str] | None = None,
     warped_labels: str | os.PathLike[str] | None = None,
     initial_transform: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
@@ -70,8 +73,8 @@ def register_files(
         The displacement field on the grid of ``fixed``: an image of vectors in millimetres, or a transform file.
     warped : path-like, optional
         ``moving`` resampled onto ``fixed``: linear, pixel type kept, all volumes of a series.
-    default : float
-        Value of ``warped`` outside ``moving``.
+    default : float, optional
+        Value of ``warped`` outside ``moving``; by default the background of ``moving``, which the log tells.
     transform : path-like, optional
         The field as an ITK transform file.
     composite : path-like, optional
@@ -134,7 +137,9 @@ def register_files(
     check([*targets.values(), *beside], *inputs)
     moving_image = files.read_image(moving, name="moving")
     if warped is not None:
-        default = outside_value(default, dtype_of(moving_image))
+        given, default = default, value_outside(moving_image, default)
+        if given is None:
+            log.info("outside the moving image the warped one is %.4g, the background as found", default)
     labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
     problem = prepare(
         fixed,
@@ -179,7 +184,7 @@ def register_files(
     return result
 
 
-def _warped(moving: Any, field: DisplacementField, default: float) -> Any:
+def _warped(moving: Any, field: DisplacementField, default: float | None) -> Any:
     """Warp an image, or every volume of a series."""
     if moving.GetDimension() == field.grid.dimension:
         return warp_simpleitk(moving, field, default=default)

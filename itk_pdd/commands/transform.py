@@ -55,7 +55,7 @@ def image_file(
     *,
     reference: PathLike | None = None,
     interpolation: str = "linear",
-    default: float = 0.0,
+    default: float | None = None,
     threads: int | None = None,
 ) -> None:
     """Warp an image, series or tensor file; see :func:`itk_pdd.warp_image` and :func:`warp_tensors`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.geometry.background import background_of
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid, slab_grids
 from itk_pdd.io.fields import field_to_simpleitk
@@ -31,7 +32,15 @@ from itk_pdd.warp.fit import fitted
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["INTERPOLATIONS", "dtype_of", "outside_value", "warp_channels", "warp_image", "warp_simpleitk"]
+__all__ = [
+    "INTERPOLATIONS",
+    "dtype_of",
+    "outside_value",
+    "value_outside",
+    "warp_channels",
+    "warp_image",
+    "warp_simpleitk",
+]
 
 log = logging.getLogger("itk_pdd")
 
@@ -47,7 +56,7 @@ INTERPOLATIONS = {
 
 
 def warp_image(
-    image: Any, transform: Any, *, reference: Any = None, interpolation: str = "linear", default: float = 0.0
+    image: Any, transform: Any, *, reference: Any = None, interpolation: str = "linear", default: float | None = None
 ) -> Any:
     """Resample an image of the moving space onto the grid of the fixed image.
 
@@ -66,9 +75,10 @@ def warp_image(
     interpolation : {"linear", "bspline", "sinc", "nearest"}
         "bspline" is cubic, "sinc" has a Lanczos window of five voxels: sharper and slower than "linear", and beyond
         the range of the image beside edges.
-    default : float
-        Value where the moving image has none. One that the pixel type cannot hold becomes the nearest one it can
-        hold, with a warning.
+    default : float, optional
+        Value where the moving image has none; by default the image's own background, such as -1000 for the air of a
+        CT or 0 for an MR (:func:`itk_pdd.geometry.background.background_of`). One that the pixel type cannot hold
+        becomes the nearest one it can hold, with a warning.
 
     Returns
     -------
@@ -94,12 +104,12 @@ def warp_image(
         return _warped_series(given, transform, reference, interpolation, default)
     moving = image_to_simpleitk(given)
     mapping, grid = fitted(grid_of(moving, "image"), transform, reference, "image")
-    outside = outside_value(default, dtype_of(moving))
+    outside = value_outside(moving, default)
     result = _resampled(moving, mapping_to_simpleitk(mapping), grid, interpolation, outside)
     return answer(result, image, reference)
 
 
-def _warped_series(series: Any, transform: Any, reference: Any, interpolation: str, default: float) -> Any:
+def _warped_series(series: Any, transform: Any, reference: Any, interpolation: str, default: float | None) -> Any:
     """Warp every volume of a 4-D image; spacing and origin of the fourth axis are kept."""
     import SimpleITK
 
@@ -107,7 +117,8 @@ def _warped_series(series: Any, transform: Any, reference: Any, interpolation: s
     mapping, grid = fitted(source, transform, reference, "image")
     if len(array) == 6 and array.dtype.kind == "f":
         log.info("image is taken for a series of 6 volumes; tensors are recognised by the NIfTI intent 1005")
-    outside, moves = outside_value(default, array.dtype), mapping_to_simpleitk(mapping)
+    moves = mapping_to_simpleitk(mapping)
+    outside = value_outside(simpleitk_image(array[0], source), default)
     volumes = (simpleitk_image(volume, source) for volume in array)
     warped = [_resampled(volume, moves, grid, interpolation, outside) for volume in volumes]
     first, step = float(series.GetOrigin()[3]), float(series.GetSpacing()[3])
@@ -158,6 +169,24 @@ def dtype_of(image: SimpleITK.Image) -> np.dtype:
     return SimpleITK.GetArrayViewFromImage(image).dtype
 
 
+def value_outside(image: SimpleITK.Image, default: float | None = None) -> float:
+    """Choose the value outside an image: a given one within its pixel type, or its own background.
+
+    An image of vectors has no background but 0, unless all its components have the same one.
+    """
+    import SimpleITK
+
+    if default is not None:
+        return outside_value(default, dtype_of(image))
+    values = SimpleITK.GetArrayViewFromImage(image)
+    if image.GetDimension() == 4:
+        values = values[0]
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        return background_of(values)
+    found = {background_of(part) for part in np.moveaxis(values, -1, 0)}
+    return found.pop() if len(found) == 1 else 0.0
+
+
 def outside_value(default: float, dtype: np.dtype) -> float:
     """Bring the value outside into the range of the pixel type, with a warning; round it for integers."""
     value = float(default)
@@ -178,7 +207,7 @@ def outside_value(default: float, dtype: np.dtype) -> float:
 
 
 def warp_simpleitk(
-    image: SimpleITK.Image, field: DisplacementField, *, labels: bool = False, default: float = 0.0
+    image: SimpleITK.Image, field: DisplacementField, *, labels: bool = False, default: float | None = None
 ) -> SimpleITK.Image:
     """Resample an image of the moving space onto the grid of a field.
 
@@ -190,13 +219,13 @@ def warp_simpleitk(
         From fixed to moving points.
     labels : bool
         Take the nearest neighbour instead of interpolating linearly.
-    default : float
-        Value where the image has none.
+    default : float, optional
+        Value where the image has none; by default 0 for labels, and the image's own background else.
     """
     import SimpleITK
 
     interpolation, grid = "nearest" if labels else "linear", field.grid
-    default = outside_value(default, dtype_of(image))
+    default = value_outside(image, 0.0 if labels and default is None else default)
     # In slabs: ITK's transforms are in double precision, twelve times the memory of a 16-bit image.
     result = None
     for part, slab in slab_grids(grid, _SLAB_VOXELS):
@@ -213,7 +242,7 @@ def warp_simpleitk(
 
 
 def warp_channels(
-    fixed: Any, moving: Any, channels: Sequence[Volume], field: DisplacementField, *, default: float = 0.0
+    fixed: Any, moving: Any, channels: Sequence[Volume], field: DisplacementField, *, default: float | None = None
 ) -> Any:
     """Warp the moving image and return it in the kind of the images that came in.
 
@@ -225,8 +254,8 @@ def warp_channels(
         The moving image as it was read.
     field : DisplacementField
         From fixed to moving points, on the grid of the fixed image.
-    default : float
-        Value where the moving image has none.
+    default : float, optional
+        Value where the moving image has none; by default the background of each channel.
 
     Returns
     -------
