@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -242,7 +242,7 @@ def _refuse(context: click.Context, name: str, what: str, advice: str = "leave i
         raise click.UsageError(f"{option} has no meaning {what}: {advice}.")
 
 
-def check_method(context: click.Context, commands: dict[str, click.Command]) -> str:
+def check_method(context: click.Context, commands: Mapping[str, click.Command]) -> str:
     """The method of a command line without a command's name; options that it does not have are refused."""
     values = context.params
     # Only the PDD network can learn from synthetic pairs: then the method need not be said.
