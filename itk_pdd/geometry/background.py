@@ -9,6 +9,7 @@ __all__ = ["background_of"]
 _BINS = 256
 _SAMPLE = 2_000_000  # voxels from which the range of intensities is estimated
 _END = 0.1  # a background lies in the darkest or brightest tenth of the range
+_LARGEST = 1e300  # of an intensity here: the range of larger ones overflows, in float32 far earlier
 _NEAR_ZERO = 0.03  # of the range: the noise about a background of 0
 
 
@@ -28,7 +29,7 @@ def background_of(array: np.ndarray) -> float:
     if least == most:
         return 0.0
     sample = array[(slice(None, None, _step(array, _SAMPLE)),) * array.ndim]
-    low, high = np.percentile(sample, (0.1, 99.9))
+    low, high = np.percentile(np.clip(sample, -_LARGEST, _LARGEST, dtype=np.float64), (0.1, 99.9))
     border = np.concatenate([array.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)])
     found = _most_frequent(border)
     if not (found <= low + _END * (high - low) or found >= high - _END * (high - low)):
@@ -46,6 +47,7 @@ def _most_frequent(values: np.ndarray) -> float:
         found, counts = np.unique(values, return_counts=True)
         if counts.max() > 0.05 * values.size:
             return float(found[np.argmax(counts)])
+    values = np.clip(values, -_LARGEST, _LARGEST, dtype=np.float64)
     counts, edges = np.histogram(values, _BINS, range=tuple(np.percentile(values, (0.1, 99.9))))
     k = int(np.argmax(counts))
     within = values[(values >= edges[k]) & (values <= edges[k + 1])]

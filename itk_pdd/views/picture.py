@@ -108,7 +108,7 @@ def grey_limits(array: np.ndarray) -> tuple[float, float]:
     """
     from skimage.filters import threshold_otsu
 
-    sample = array[(slice(None, None, 2),) * array.ndim].astype(np.float32)
+    sample = array[(slice(None, None, 2),) * array.ndim].astype(np.float64)  # float32 overflows at outliers
     if sample.min() < sample.max():
         bright = sample > threshold_otsu(sample)
         if sample[~bright].std() < 0.25 * (sample[bright].mean() - sample[~bright].mean()):

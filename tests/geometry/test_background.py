@@ -49,3 +49,11 @@ def test_where_the_border_shows_anatomy_it_is_the_smallest_value():
 
 def test_an_image_of_one_value_has_none():
     assert background_of(np.full((5, 6), 3.0)) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_intensities_near_the_largest_number_do_not_overflow(dtype):
+    array = np.where(INSIDE, body(40, 20), 0).astype(dtype)
+    array[:, ::4, ::2], array[:, 1::4, ::2] = np.finfo(dtype).max, np.finfo(dtype).min
+    with np.errstate(over="raise", invalid="raise"):
+        assert np.isfinite(background_of(array))
