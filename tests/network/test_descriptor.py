@@ -155,7 +155,7 @@ def test_the_model_of_the_package_is_no_worse_than_without(data):
 def test_the_model_of_the_package_has_learned():
     """Beside MIND-SSC, its bits make the true displacements of unseen shapes more probable than those it began with."""
     source = ViewSource(label_maps(3, seed=987), size=48)
-    views = [source.draw(np.random.default_rng([4, number])) for number in range(10)]
+    views = [source.draw(np.random.default_rng([4, number])) for number in range(4)]
     losses = {}
     for name, network in (
         ("learned", load_descriptor(models.load("general").descriptor)),
@@ -165,7 +165,7 @@ def test_the_model_of_the_package_has_learned():
         objective.descriptor.load_state_dict(network.state_dict())
         found = []
         with torch.no_grad():
-            for temperature in (10.0, 15.0, 20.0, 30.0, 40.0):
+            for temperature in (10.0, 20.0, 40.0):
                 objective.log_temperature.fill_(float(np.log(temperature)))
                 found.append(float(objective(views, np.random.default_rng(0))))
         losses[name] = min(found)
