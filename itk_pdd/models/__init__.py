@@ -32,15 +32,6 @@ DEFAULT = DenseModel(
 )
 """Hand-made features only: any modality, no training."""
 
-_SEMANTIC = replace(
-    DEFAULT,
-    # Compare the class probabilities instead of the intensities.
-    refinement=Refinement(
-        iterations=40, rate=0.2, voxels=Regularisation(diffusion=0.0007, volume=0.001, radius=0), features="classes"
-    ),
-    class_weight=15.0,
-)
-
 _FOLDER = Path(__file__).parent
 _CARD = "card.json"
 
@@ -85,10 +76,27 @@ def load(name: str | os.PathLike[str] | Model) -> Any:
                 return PddModel.from_folder(where)
             if kind == "descriptor":
                 return _described(where)
-            return replace(_SEMANTIC, name=where.name, network=str(where))
+            return _semantic(where)
     raise RegistrationError(
         f"model is {text!r}, expected 'auto', one of {', '.join(names())}, or a folder with a {_CARD}"
     )
+
+
+def _semantic(folder: Path) -> DenseModel:
+    """Make the default model that also compares class probabilities, in the descent with some of the intensities."""
+    from itk_pdd.network.card import ModelCard
+
+    share = ModelCard.from_folder(folder).correlation
+    # Intensities make a field rough: the more they count, the smoother it is kept.
+    refinement = Refinement(
+        iterations=35,
+        rate=0.25,
+        coarse=Regularisation(0.0007 + 0.0075 * share, 0.001 + 0.125 * share, radius=1, floor=0.03),
+        voxels=Regularisation(0.0007 + 0.015 * share, 0.001 + 0.325 * share, radius=5, floor=0.03),
+        features="classes",
+        correlation=share,
+    )
+    return replace(DEFAULT, name=folder.name, network=str(folder), class_weight=15.0, refinement=refinement)
 
 
 def _described(folder: Path) -> DenseModel:

@@ -129,6 +129,9 @@ class ModelCard(Card):
     purpose : mapping
         What scans that the model is for look like to it: ``certainty``, the mean of the largest probability where a
         class wins (see :mod:`itk_pdd.network.purpose`); empty where that is unknown.
+    correlation : float
+        Weight of the local correlation of the intensities beside the class probabilities in a registration (see
+        :class:`itk_pdd.solver.settings.Refinement`), from 0 to 1.
     """
 
     network: UNetSettings
@@ -137,6 +140,7 @@ class ModelCard(Card):
     classes: tuple[LabelClass, ...]
     uncertainty: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     purpose: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    correlation: float = field(default=0.04, kw_only=True)
     kind: ClassVar[str] = "semantic"
     gives: ClassVar[str] = "class probabilities"
 
@@ -150,6 +154,7 @@ class ModelCard(Card):
         shown = all(c.volume > 0 for c in self.classes[1:])
         self._require(shown, "a class has the volume 0, expected its mean in mm^3")
         self._require(1e-3 <= self.spacing <= 1e3, f"spacing is {self.spacing} mm, expected 0.001 to 1000")
+        self._require(0 <= self.correlation <= 1, f"correlation is {self.correlation}, expected a number from 0 to 1")
         named, answered = len(self.classes), self.network.classes
         self._require(named == answered, f"it names {named} classes, but its network has {answered}")
 

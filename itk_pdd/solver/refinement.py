@@ -127,10 +127,7 @@ def refined(
         field = field.resized(level.size)
         # The descent works in units of the blocks. Arrays make way for the next: on the working grid they are large.
         start, field = field.vectors / float(level.size), field.with_vectors(None)
-        if settings.features == "classes":
-            slope = _class_slope(fixed, moving, level.size)
-        else:
-            slope = _correlation_slope(fixed, moving, level, operations)
+        slope = _slope(fixed, moving, settings, level, operations)
         vectors = refine(
             slope,
             start,
@@ -179,6 +176,9 @@ def _block_size(image: WorkingImage, settings: Refinement) -> int:
 def _levels(image: WorkingImage, settings: Refinement) -> list[_Level]:
     """Plan the rounds of the descent: on large blocks, on blocks, and on the working grid, or on one of them alone."""
     size = _block_size(image, settings)
+    if settings.features == "classes" and settings.coarse is not None:
+        first = settings.iterations // 2
+        return [_Level(2 * size, first, settings.coarse), _Level(size, settings.iterations - first, settings.voxels)]
     if settings.features == "classes" or size == 1:
         intensities = settings.iterations // 3 if settings.derivatives and image.dimension == 3 else None
         return [_Level(size, settings.iterations, settings.voxels, intensities)]
@@ -188,6 +188,20 @@ def _levels(image: WorkingImage, settings: Refinement) -> list[_Level]:
     if settings.finish:
         levels.append(_Level(1, settings.finish, settings.voxels))
     return levels
+
+
+def _slope(
+    fixed: WorkingImage, moving: WorkingImage, settings: Refinement, level: _Level, operations: Operations
+) -> Callable[[Array], Array]:
+    """Differentiate what the settings compare on the blocks of a level, for :func:`refine`."""
+    if settings.features == "correlation":
+        return _correlation_slope(fixed, moving, level, operations)
+    classes = _class_slope(fixed, moving, level.size)
+    if not settings.correlation:
+        return classes
+    # Classes tell nothing about structures without a label: bones, fat and the wall of the body follow the intensities.
+    intensities, share = _correlation_slope(fixed, moving, level, operations), np.float32(settings.correlation)
+    return lambda field: classes(field) + share * intensities(field)
 
 
 def _class_slope(fixed: WorkingImage, moving: WorkingImage, size: int) -> Callable[[Array], Array]:

@@ -115,8 +115,9 @@ class Refinement:
         subjects as a rule, and farther apart. Blocks are of 2 voxels up to 8 times ``max_voxels``; larger ones, where a
         finer spacing than the model's was asked for, have the same weights.
     coarse : Regularisation, optional
-        Where blocks are compared, the first half of the steps is on blocks twice as large, with these weights:
-        structures that lie far apart meet sooner, and more smoothly. None for all steps on the same blocks.
+        Where blocks or class probabilities are compared, the first half of the steps is on blocks twice as large, with
+        these weights: structures that lie far apart meet sooner, and more smoothly. None for all steps on the same
+        blocks.
     derivatives : bool
         Where working voxels of 3-D images are compared from the start, the last two thirds of the steps are on the
         derivatives along one axis after the other instead of the intensities: less robust and more exact. In 2-D it
@@ -126,6 +127,10 @@ class Refinement:
     features : {"correlation", "classes"}
         Compare intensities by their squared local correlation (1 minus it, a mean over channels), or the class
         probabilities of the model's network where that gives them (a sum of squared differences over classes).
+    correlation : float
+        Weight of the local correlation of the intensities beside the class probabilities. It registers the structures
+        without a label; a larger one follows these more closely, and the classes less. With 0 they only follow their
+        neighbours.
     max_voxels : int
         The most voxels whose intensities are compared; more is finer and slower.
     finish : int
@@ -140,6 +145,7 @@ class Refinement:
     derivatives: bool = True
     rate: float = 0.25
     features: str = "correlation"
+    correlation: float = 0.0
     max_voxels: int = 4_000_000
     finish: int = 6
 
