@@ -19,22 +19,32 @@ def background_of(array: np.ndarray) -> float:
     It is the most frequent value at the border of the image, if it belongs to the darkest or the brightest tenth of
     its intensities; otherwise the border shows anatomy, and the smallest intensity is taken. In an image without
     negative values, a value next to 0 is the noise about it: 0 is taken. An image of one value has no background: 0.
+    NaN and infinite values do not count.
 
     Parameters
     ----------
     array : numpy.ndarray
         Intensities, 2-D or 3-D.
     """
-    least, most = float(array.min()), float(array.max())
+    sample = _finite(array[(slice(None, None, _step(array, _SAMPLE)),) * array.ndim])
+    border = _finite(np.concatenate([array.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)]))
+    if not sample.size or not border.size:
+        return 0.0
+    least, most = (float(end(array, where=np.isfinite(array), initial=border[0])) for end in (np.min, np.max))
     if least == most:
         return 0.0
-    sample = array[(slice(None, None, _step(array, _SAMPLE)),) * array.ndim]
-    low, high = np.percentile(np.clip(sample, -_LARGEST, _LARGEST, dtype=np.float64), (0.1, 99.9))
-    border = np.concatenate([array.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)])
+    low, high = np.percentile(sample.astype(np.float64), (0.1, 99.9))
     found = _most_frequent(border)
     if not (found <= low + _END * (high - low) or found >= high - _END * (high - low)):
         found = least
     return 0.0 if least >= 0 and found <= _NEAR_ZERO * most else found
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return the values that are numbers, clipped to a range that does not overflow."""
+    if values.dtype.kind != "f":
+        return values
+    return np.clip(values[np.isfinite(values)], -_LARGEST, _LARGEST, dtype=np.float64)
 
 
 def _step(array: np.ndarray, voxels: int) -> int:
@@ -47,7 +57,6 @@ def _most_frequent(values: np.ndarray) -> float:
         found, counts = np.unique(values, return_counts=True)
         if counts.max() > 0.05 * values.size:
             return float(found[np.argmax(counts)])
-    values = np.clip(values, -_LARGEST, _LARGEST, dtype=np.float64)
     counts, edges = np.histogram(values, _BINS, range=tuple(np.percentile(values, (0.1, 99.9))))
     k = int(np.argmax(counts))
     within = values[(values >= edges[k]) & (values <= edges[k + 1])]

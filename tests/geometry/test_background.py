@@ -57,3 +57,11 @@ def test_intensities_near_the_largest_number_do_not_overflow(dtype):
     array[:, ::4, ::2], array[:, 1::4, ::2] = np.finfo(dtype).max, np.finfo(dtype).min
     with np.errstate(over="raise", invalid="raise"):
         assert np.isfinite(background_of(array))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_does_not_count(value):
+    array = np.where(INSIDE, body(40, 20), -1000).astype(np.float32)
+    array[:, :4], array[20, 20, 20] = value, value
+    assert background_of(array) == pytest.approx(-1000, abs=1)
+    assert background_of(np.full(SHAPE, value)) == 0
