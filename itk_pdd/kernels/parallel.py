@@ -1,15 +1,11 @@
-"""Compile functions, cache them in the user's folder, and run them in several threads."""
+"""Compile functions, and cache them in the user's folder."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import logging
-import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ import platformdirs
 from numba.core import config, event
 from numba.core.caching import FunctionCache
 
-from itk_pdd.kernels.threads import threads
+from itk_pdd.kernels.pool import run
 
 __all__ = ["allocating", "cache_folder", "compiled", "exactly_compiled", "inlined", "run"]
 
@@ -122,75 +118,3 @@ def _cached(function: Callable, fastmath: Any) -> Callable:
     finally:
         config.CACHE_DIR = before
     return dispatcher
-
-
-_PIECES_PER_THREAD = 32  # if there is one thread: Ctrl-C is noticed between two pieces
-
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
-_pool_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    """Forget the threads of the parent in a forked process, where they do not exist."""
-    global _pool, _pool_size, _pool_lock
-    _pool, _pool_size, _pool_lock = None, 0, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _helpers(number: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    with _pool_lock:
-        if _pool is None or _pool_size < number:
-            _pool = ThreadPoolExecutor(number, thread_name_prefix="itk_pdd")
-            _pool_size = number
-        return _pool
-
-
-def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
-    """Call ``kernel(first, last, *arguments)`` on parts of ``range(count)``, in all threads (see :mod:`.threads`).
-
-    The kernel must release the interpreter lock and write to different places for different items. Numba's own
-    parallel loops take several times as long to compile, and with some threading libraries they abort the process
-    after a fork or when two threads call them.
-
-    Parameters
-    ----------
-    kernel : callable
-        A compiled function.
-    count : int
-        Number of items.
-    *arguments
-        Further arguments of the kernel.
-    grain : int
-        Items per call. A larger value means fewer calls and a less even share among threads.
-    """
-    number = min(threads(), -(-count // grain))
-    if number <= 1:
-        piece = max(grain, -(-count // _PIECES_PER_THREAD))
-        for first in range(0, count, piece):
-            kernel(first, min(first + piece, count), *arguments)
-        return
-    tickets = itertools.count()  # next() on it is atomic
-    failed = threading.Event()
-
-    def work() -> None:
-        try:
-            while not failed.is_set() and (first := next(tickets) * grain) < count:
-                kernel(first, min(first + grain, count), *arguments)
-        except BaseException:
-            failed.set()
-            raise
-
-    futures = [_helpers(number - 1).submit(work) for _ in range(number - 1)]
-    try:
-        work()
-    finally:
-        # No work is left, or a thread failed: cancel what has not started, wait for the rest.
-        errors = [f.exception() for f in futures if not f.cancel()]
-    for error in errors:
-        if error is not None:
-            raise error

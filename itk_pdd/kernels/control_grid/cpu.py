@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from itk_pdd.kernels.parallel import compiled, run
+from itk_pdd.kernels.parallel import compiled, inlined, run
 
 __all__ = ["compose", "make_consistent", "per_axis", "restrict", "spread", "upsample", "weighted_sums"]
 
@@ -33,15 +33,12 @@ def taps(size: int, cell: int, count: int, order: int) -> tuple[np.ndarray, np.n
 
 
 _PART = 4096  # values of the inner axis at a time
-_SHARES = 256  # in which the work is handed to threads
+_TASKS = 16  # least number of tasks that slices are cut into
 
 
 @compiled
-def _gather(first, last, source, index, weights, added, out):
-    """out[i, o] = sum over taps of weights[o, t] source[i, index[o, t]]; arrays (outer, axis, inner).
-
-    ``added`` is added to that; an empty one is none.
-    """
+def _gather(first, last, source, index, weights, out):
+    """out[i, o] = sum over taps of weights[o, t] source[i, index[o, t]]; arrays (outer, axis, inner)."""
     outputs, taps = index.shape
     inner = source.shape[2]
     parts = (inner + _PART - 1) // _PART
@@ -56,10 +53,47 @@ def _gather(first, last, source, index, weights, added, out):
             row, weight = source[i, index[o, t], begin:end], weights[o, t]
             for k in range(end - begin):
                 target[k] += weight * row[k]
-        if added.shape[0] > 0:
-            row = added[i, o, begin:end]
-            for k in range(end - begin):
-                target[k] += row[k]
+
+
+@compiled
+def _gather_rows(first, last, parts, source, index_z, weights_z, index_y, weights_y, added, out):
+    """Replace both outer axes by weighted sums, first along z, of which only a slice is kept; arrays (z, y, row).
+
+    A task is one of the ``parts`` of a slice of ``out``. ``added`` is added to it; an empty one is none.
+    """
+    height = out.shape[1]
+    length = source.shape[2]
+    plane = np.empty(source.shape[1:], np.float32)
+    for task in range(first, last):
+        z, part = task // parts, task % parts
+        begin, end = part * height // parts, (part + 1) * height // parts
+        low, high = source.shape[1], -1
+        for y in range(begin, end):
+            for t in range(index_y.shape[1]):
+                if weights_y[y, t] != 0:
+                    low, high = min(low, index_y[y, t]), max(high, index_y[y, t])
+        for y in range(low, high + 1):
+            _weighted_row(source[:, y], index_z[z], weights_z[z], length, plane[y])
+        for y in range(begin, end):
+            target = out[z, y]
+            _weighted_row(plane, index_y[y], weights_y[y], length, target)
+            if added.shape[0] > 0:
+                row = added[z, y]
+                for k in range(length):
+                    target[k] += row[k]
+
+
+@inlined
+def _weighted_row(rows, index, weights, length, out):
+    """Set ``out`` to a weighted sum of rows; those of no weight are not read."""
+    weight, row = weights[0], rows[index[0]]
+    for k in range(length):
+        out[k] = weight * row[k]
+    for t in range(1, len(index)):
+        weight, row = weights[t], rows[index[t]]
+        if weight != 0:
+            for k in range(length):
+                out[k] += weight * row[k]
 
 
 @functools.lru_cache(maxsize=64)
@@ -106,12 +140,10 @@ def upsample(
     numpy.ndarray
         float32, shape (*shape, channels).
     """
-    result = np.ascontiguousarray(control, dtype=np.float32)
-    # From the fastest axis on: only the first, smallest array is walked in short steps.
-    for axis in (2, 1, 0):
-        index, weights = taps(shape[axis], cell[axis], control.shape[axis], order)
-        result = _along(result, axis, index, weights, scratch, added if axis == 0 else None)
-    return result
+    control = np.ascontiguousarray(control, dtype=np.float32)
+    (z, y, x) = (taps(size, c, count, order) for size, c, count in zip(shape, cell, control.shape, strict=False))
+    # Along the fastest axis first: only the smallest array is walked in short steps.
+    return _along_slices(_along(control, 2, *x, scratch), *z, *y, scratch, added)
 
 
 def spread(
@@ -125,12 +157,9 @@ def spread(
 
     ``control`` is the shape of the control grid; the rest is as there.
     """
-    result = np.ascontiguousarray(voxels, dtype=np.float32)
-    # From the slowest axis on: only the last, smallest array is walked in short steps.
-    for axis in range(3):
-        index, weights = adjoint_taps(voxels.shape[axis], cell[axis], control[axis])
-        result = _along(result, axis, index, weights, scratch)
-    return result
+    voxels = np.ascontiguousarray(voxels, dtype=np.float32)
+    (z, y, x) = (adjoint_taps(*each) for each in zip(voxels.shape[:3], cell, control, strict=True))
+    return _along(_along_slices(voxels, *z, *y, scratch), 2, *x, scratch)
 
 
 def weighted_sums(array: np.ndarray, axis: int, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -154,21 +183,45 @@ def _along(
     index: np.ndarray,
     weights: np.ndarray,
     scratch: dict[object, np.ndarray] | None = None,
-    added: np.ndarray | None = None,
 ) -> np.ndarray:
     outer, inner = int(np.prod(array.shape[:axis])), int(np.prod(array.shape[axis + 1 :]))
-    shape = (*array.shape[:axis], len(index), *array.shape[axis + 1 :])
-    # There and back there are arrays of the same shapes; one along which nothing changes is not its own target.
-    key = (axis, shape) if shape == array.shape else shape
+    out = _memory(scratch, "along", (*array.shape[:axis], len(index), *array.shape[axis + 1 :]))
+    tasks = outer * len(index) * -(-inner // _PART)
+    source, target = array.reshape(outer, array.shape[axis], inner), out.reshape(outer, len(index), inner)
+    run(_gather, tasks, source, index, weights, target, grain=16)
+    return out
+
+
+def _along_slices(
+    array: np.ndarray,
+    index_z: np.ndarray,
+    weights_z: np.ndarray,
+    index_y: np.ndarray,
+    weights_y: np.ndarray,
+    scratch: dict[object, np.ndarray] | None,
+    added: np.ndarray | None = None,
+) -> np.ndarray:
+    """Replace the axes z and y by sums over some of their items, see :func:`weighted_sums`."""
+    depth, height = len(index_z), len(index_y)
+    out = _memory(scratch, "slices", (depth, height, *array.shape[2:]))
+    parts = min(height, -(-_TASKS // depth))
+    rest = np.empty((0, 0, 0), np.float32)
+    if added is not None:
+        rest = np.ascontiguousarray(added).reshape(depth, height, -1)
+    source, target = array.reshape(*array.shape[:2], -1), out.reshape(depth, height, -1)
+    run(_gather_rows, depth * parts, parts, source, index_z, weights_z, index_y, weights_y, rest, target)
+    return out
+
+
+def _memory(scratch: dict[object, np.ndarray] | None, use: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Get memory for a result of some use."""
+    # There and back there are arrays of the same shapes.
+    key = use, shape
     out = None if scratch is None else scratch.get(key)
     if out is None:
         out = np.empty(shape, np.float32)
         if scratch is not None:
             scratch[key] = out
-    tasks = outer * len(index) * -(-inner // _PART)
-    source, target = array.reshape(outer, array.shape[axis], inner), out.reshape(outer, len(index), inner)
-    rest = np.empty((0, 0, 0), np.float32) if added is None else np.ascontiguousarray(added).reshape(target.shape)
-    run(_gather, tasks, source, index, weights, rest, target, grain=max(16, tasks // _SHARES))
     return out
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from itk_pdd.kernels.parallel import compiled, run
+from itk_pdd.kernels.parallel import allocating, compiled, inlined, run
 
 __all__ = ["FLOOR", "LocalCorrelation", "standardised"]
 
@@ -28,19 +28,25 @@ FLOOR = 1e-3
 
 
 @compiled
-def _warp(first, last, moving, field, own, other, out, slope, counted):
-    """out = moving(x + field(x)), linear, border replicated; slope is its derivative with respect to the field.
+def _warp_sums(
+    first, last, moving, field, order, own, other, fixed, radius_y, radius_x, warped, slope, counted, planes
+):  # fmt: skip
+    """Set warped = moving(x + field(x)), linear, border replicated, slope to its derivative with respect to the field.
 
-    Where there are masks (``own`` of the fixed and ``other`` of the moving image; empty ones are none), ``counted`` is
-    set to whether a voxel is in the first and all that it is interpolated from are in the second.
+    ``order`` holds the components of the field along x, y, z of the arrays. Where there are masks (``own`` of the fixed
+    and ``other`` of the moving image; empty ones are none), ``counted`` is set to whether a voxel is in the first and
+    all that it is interpolated from are in the second. ``planes`` (3, z, y, x) are set to the sums over windows within
+    each plane of the products.
     """
     depth, height, width = moving.shape
     masked_own, masked_other = own.shape[0] > 0, other.shape[0] > 0
     one, zero = np.float32(1), np.float32(0)
+    of_x, of_y, of_z = order
+    terms, row, rows = _buffers(height, width, radius_y, radius_x)
     for z in range(first, last):
         for y in range(height):
             for x in range(width):
-                px, py, pz = x + field[z, y, x, 0], y + field[z, y, x, 1], z + field[z, y, x, 2]
+                px, py, pz = x + field[z, y, x, of_x], y + field[z, y, x, of_y], z + field[z, y, x, of_z]
                 # Beyond the border the image does not change any more, along an axis of one voxel it never does.
                 in_x = one if width > 1 and 0 <= px <= width - 1 else zero
                 in_y = one if height > 1 and 0 <= py <= height - 1 else zero
@@ -60,11 +66,11 @@ def _warp(first, last, moving, field, own, other, out, slope, counted):
                 d += fx * dx2
                 e += fx * dx3
                 low, high = a + fy * (b - a), d + fy * (e - d)
-                out[z, y, x] = low + fz * (high - low)
+                warped[z, y, x] = low + fz * (high - low)
                 slope_x = (one - fz) * ((one - fy) * dx0 + fy * dx1) + fz * ((one - fy) * dx2 + fy * dx3)
-                slope[z, y, x, 0] = in_x * slope_x
-                slope[z, y, x, 1] = in_y * ((one - fz) * (b - a) + fz * (e - d))
-                slope[z, y, x, 2] = in_z * (high - low)
+                slope[z, y, x, of_x] = in_x * slope_x
+                slope[z, y, x, of_y] = in_y * ((one - fz) * (b - a) + fz * (e - d))
+                slope[z, y, x, of_z] = in_z * (high - low)
                 if masked_own or masked_other:
                     counts = own[z, y, x] if masked_own else True
                     if masked_other:
@@ -74,86 +80,140 @@ def _warp(first, last, moving, field, own, other, out, slope, counted):
                             and other[z1, y0, x0] and other[z1, y0, x1] and other[z1, y1, x0] and other[z1, y1, x1]
                         )  # fmt: skip
                     counted[z, y, x] = one if counts else zero
+        for y in range(height):
+            for x in range(width):
+                value = counted[z, y, x] * warped[z, y, x]
+                terms[0, y, x] = value
+                terms[1, y, x] = value * warped[z, y, x]
+                terms[2, y, x] = value * fixed[z, y, x]
+        for n in range(3):
+            _plane_sums(terms[n], row, rows, radius_y, radius_x, planes[n, z])
 
 
 @compiled
-def _plane_sums(first, last, source, radius_y, radius_x, out):
-    """Sums over windows within each plane, of what of them lies inside; arrays (planes, y, x)."""
-    height, width = source.shape[1:]
+def _fixed_sums(first, last, fixed, counted, radius_y, radius_x, planes):
+    """Set planes (3, z, y, x) to sums over windows within each plane: of values, their squares, their number."""
+    height, width = fixed.shape[1:]
+    terms, row, rows = _buffers(height, width, radius_y, radius_x)
+    for z in range(first, last):
+        for y in range(height):
+            for x in range(width):
+                value = counted[z, y, x] * fixed[z, y, x]
+                terms[0, y, x] = value
+                terms[1, y, x] = value * fixed[z, y, x]
+                terms[2, y, x] = counted[z, y, x]
+        for n in range(3):
+            _plane_sums(terms[n], row, rows, radius_y, radius_x, planes[n, z])
+
+
+@allocating
+def _buffers(height, width, radius_y, radius_x):
+    """Three planes, and the rows of :func:`_plane_sums` with zeros around them."""
     row = np.zeros(width + 2 * radius_x, np.float32)
     rows = np.zeros((height + 2 * radius_y, width), np.float32)
-    for plane in range(first, last):
-        for y in range(height):
-            row[radius_x : radius_x + width] = source[plane, y]
-            to = rows[y + radius_y]
-            to[:] = 0
-            for shift in range(2 * radius_x + 1):
-                for x in range(width):
-                    to[x] += row[x + shift]
-        for y in range(height):
-            to = out[plane, y]
-            to[:] = 0
-            for shift in range(2 * radius_y + 1):
-                of = rows[y + shift]
-                for x in range(width):
-                    to[x] += of[x]
+    return np.empty((3, height, width), np.float32), row, rows
+
+
+@inlined
+def _plane_sums(source, row, rows, radius_y, radius_x, out):
+    """Sums over windows within a plane, of what of them lies inside; arrays (y, x)."""
+    height, width = source.shape
+    for y in range(height):
+        for x in range(width):
+            row[radius_x + x] = source[y, x]
+        to = rows[y + radius_y]
+        for x in range(width):
+            to[x] = row[x]
+        for shift in range(1, 2 * radius_x + 1):
+            for x in range(width):
+                to[x] += row[x + shift]
+    for y in range(height):
+        to, of = out[y], rows[y]
+        for x in range(width):
+            to[x] = of[x]
+        for shift in range(1, 2 * radius_y + 1):
+            of = rows[y + shift]
+            for x in range(width):
+                to[x] += of[x]
+
+
+@inlined
+def _depth_sums(planes, z, y, radius, out):
+    """Sums over the slices of the windows around a row, of sums within planes (z, y, x)."""
+    low, high = max(z - radius, 0), min(z + radius, planes.shape[0] - 1)
+    of = planes[low, y]
+    for x in range(out.size):
+        out[x] = of[x]
+    for other in range(low + 1, high + 1):
+        of = planes[other, y]
+        for x in range(out.size):
+            out[x] += of[x]
 
 
 @compiled
-def _depth_sums(first, last, planes, radius, out):
-    """Sums of windows of slices, arrays (n, z, y x)."""
-    depth, size = planes.shape[1:]
-    for task in range(first, last):
-        n, z = task // depth, task % depth
-        to = out[n, z]
-        low, high = max(z - radius, 0), min(z + radius, depth - 1)
-        to[:] = planes[n, low]
-        for other in range(low + 1, high + 1):
-            of = planes[n, other]
-            for i in range(size):
-                to[i] += of[i]
-
-
-@compiled
-def _products(first, last, fixed, warped, counted, out):
-    """Compute the products that the windows sum; arrays are flat beyond the slices."""
+def _statistics(first, last, planes, radius_z, counted, floor, share, mean, variance):
+    """Mean and variance of each window from the planes of :func:`_fixed_sums`; the share of a voxel in them."""
+    height, width = counted.shape[1:]
+    sums = np.empty((3, width), np.float32)
     for z in range(first, last):
-        for i in range(fixed.shape[1]):
-            value = counted[z, i] * warped[z, i]
-            out[0, z, i] = value
-            out[1, z, i] = value * warped[z, i]
-            out[2, z, i] = value * fixed[z, i]
+        for y in range(height):
+            for n in range(3):
+                _depth_sums(planes[n], z, y, radius_z, sums[n])
+            for x in range(width):
+                part = counted[z, y, x] / max(sums[2, x], np.float32(1))
+                centre = sums[0, x] * part
+                share[z, y, x], mean[z, y, x] = part, centre
+                variance[z, y, x] = max(sums[1, x] * part - centre * centre, np.float32(0)) + floor
 
 
 @compiled
-def _coefficients(first, last, sums, mean_fixed, variance_fixed, share, floor, loss):
-    """Sums replaced by the derivatives of each window's loss by them: by covariance, variance, mean."""
+def _window_slopes(
+    first, last, planes, radius_z, mean_fixed, variance_fixed, share, floor, radius_y, radius_x, loss, out
+):  # fmt: skip
+    """Turn sums into the derivatives of each window's loss by them, summed over windows within each plane.
+
+    The derivatives are those by the covariance, the variance and the mean; ``loss`` (z,) is set to the loss.
+    """
+    height, width = share.shape[1:]
+    terms, row, rows = _buffers(height, width, radius_y, radius_x)
+    sums = np.empty((3, width), np.float32)
     for z in range(first, last):
         total = 0.0
-        for i in range(mean_fixed.shape[1]):
-            mean = sums[0, z, i] * share[z, i]
-            variance = max(sums[1, z, i] * share[z, i] - mean * mean, np.float32(0)) + floor
-            covariance = sums[2, z, i] * share[z, i] - mean * mean_fixed[z, i]
-            slope = covariance / (variance * variance_fixed[z, i])
-            counts = np.float32(1) if share[z, i] > 0 else np.float32(0)
-            total += counts * (np.float32(1) - slope * covariance)
-            a = np.float32(2) * slope * share[z, i]
-            b = a * covariance / variance
-            sums[0, z, i] = a
-            sums[1, z, i] = b
-            sums[2, z, i] = a * mean_fixed[z, i] - b * mean
+        for y in range(height):
+            for n in range(3):
+                _depth_sums(planes[n], z, y, radius_z, sums[n])
+            for x in range(width):
+                part = share[z, y, x]
+                mean = sums[0, x] * part
+                variance = max(sums[1, x] * part - mean * mean, np.float32(0)) + floor
+                covariance = sums[2, x] * part - mean * mean_fixed[z, y, x]
+                slope = covariance / (variance * variance_fixed[z, y, x])
+                counts = np.float32(1) if part > 0 else np.float32(0)
+                total += counts * (np.float32(1) - slope * covariance)
+                a = np.float32(2) * slope * part
+                b = a * covariance / variance
+                terms[0, y, x] = a
+                terms[1, y, x] = b
+                terms[2, y, x] = a * mean_fixed[z, y, x] - b * mean
         loss[z] = total
+        for n in range(3):
+            _plane_sums(terms[n], row, rows, radius_y, radius_x, out[n, z])
 
 
 @compiled
-def _chain(first, last, sums, fixed, warped, counted, slope):
+def _chain(first, last, planes, radius_z, fixed, warped, counted, slope):
     """The loss' derivative by each warped voxel times that of the voxel by the field, in the place of the latter."""
+    height, width = fixed.shape[1:]
+    sums = np.empty((3, width), np.float32)
     for z in range(first, last):
-        for i in range(fixed.shape[1]):
-            factor = sums[1, z, i] * warped[z, i] - sums[0, z, i] * fixed[z, i] + sums[2, z, i]
-            factor *= counted[z, i]
-            for k in range(3):
-                slope[z, i, k] *= factor
+        for y in range(height):
+            for n in range(3):
+                _depth_sums(planes[n], z, y, radius_z, sums[n])
+            for x in range(width):
+                factor = sums[1, x] * warped[z, y, x] - sums[0, x] * fixed[z, y, x] + sums[2, x]
+                factor *= counted[z, y, x]
+                for k in range(3):
+                    slope[z, y, x, k] *= factor
 
 
 class LocalCorrelation:
@@ -185,45 +245,37 @@ class LocalCorrelation:
         floor: float = FLOOR,
         scratch: dict[str, np.ndarray] | None = None,
     ) -> None:
-        self._shape = fixed.shape
+        # A slice is taken for as many slices as it has rows: threads share slices.
+        turned = (0, 2, 1) if fixed.shape[0] == 1 else (0, 1, 2)
+        self._order = turned
+        self._shape = tuple(fixed.shape[2 - axis] for axis in turned[::-1])
         # The variance of intensities far from zero would drown in rounding.
-        self._fixed, self._moving = map(standardised, (fixed, moving), masks)
-        self._masks = [np.empty((0, 0, 0), bool) if mask is None else mask for mask in masks]
+        images = map(standardised, (fixed, moving), masks)
+        self._fixed, self._moving = (each.reshape(self._shape) for each in images)
+        self._masks = [np.empty((0, 0, 0), bool) if mask is None else mask.reshape(self._shape) for mask in masks]
         self._masked = any(mask is not None for mask in masks)
         self._floor = np.float32(floor)
-        self._radius = [min(radius, (size - 1) // 2) for size in fixed.shape]
+        self._radius = [min(radius, (size - 1) // 2) for size in self._shape]
         # Fresh memory costs more than what is computed in it.
         scratch = {} if scratch is None else scratch
-        shapes = {"warped": fixed.shape, "counted": fixed.shape, "slope": (*fixed.shape, 3)}
-        shapes |= dict.fromkeys(("terms", "planes"), (3, fixed.shape[0], fixed.shape[1] * fixed.shape[2]))
+        shapes = {"warped": self._shape, "counted": self._shape, "slope": (*fixed.shape, 3)}
+        shapes |= dict.fromkeys(("planes", "slopes"), (3, *self._shape))
         for name, shape in shapes.items():
             if name not in scratch:
                 scratch[name] = np.empty(shape, np.float32)
-        self._warped, self._counted, self._slope, self._terms, self._planes = (scratch[name] for name in shapes)
+        self._warped, self._counted, self._slope, self._planes, self._slopes = (scratch[name] for name in shapes)
+        self._share, self._mean, self._variance = (np.empty(self._shape, np.float32) for _ in range(3))
         self._counted[:] = 1
         self._set_fixed()
 
     def _set_fixed(self) -> None:
         """Mean and variance of the fixed image in each window, over the voxels that count."""
-        self._terms[0] = _planar(self._counted)
-        self._share = _planar(self._counted) / np.maximum(self._sums(1)[0], 1)
-        self._set_products(self._fixed)
-        sums = self._sums()
-        self._mean = sums[0] * self._share
-        self._variance = np.maximum(sums[1] * self._share - self._mean**2, 0) + self._floor
-
-    def _set_products(self, image: np.ndarray) -> None:
-        arrays = (_planar(each) for each in (self._fixed, image, self._counted))
-        run(_products, self._shape[0], *arrays, self._terms)
-
-    def _sums(self, count: int = 3) -> np.ndarray:
-        """The first terms (n, z, y x) replaced by their sums over the windows."""
-        tasks = count * self._shape[0]
-        terms, planes = self._terms[:count], self._planes[:count]
-        flat = (tasks, *self._shape[1:])
-        run(_plane_sums, tasks, terms.reshape(flat), *self._radius[1:], planes.reshape(flat))
-        run(_depth_sums, tasks, planes, self._radius[0], terms)
-        return terms
+        depth, (radius_z, *within) = self._shape[0], self._radius
+        run(_fixed_sums, depth, self._fixed, self._counted, *within, self._slopes)
+        run(
+            _statistics, depth, self._slopes, radius_z, self._counted, self._floor,
+            self._share, self._mean, self._variance,
+        )  # fmt: skip
 
     def gradient(self, field: np.ndarray) -> tuple[np.ndarray, float]:
         """Derivative of the loss and the loss at a field.
@@ -241,18 +293,18 @@ class LocalCorrelation:
         float
             That sum.
         """
-        depth = self._shape[0]
-        slope, loss = self._slope, np.empty(depth)
-        run(_warp, depth, self._moving, field, *self._masks, self._warped, slope, self._counted)
+        depth, (radius_z, *within) = self._shape[0], self._radius
+        slope, loss = self._slope.reshape(*self._shape, 3), np.empty(depth)
+        where = field.reshape(*self._shape, 3), self._order
+        images = self._warped, slope, self._counted
+        run(_warp_sums, depth, self._moving, *where, *self._masks, self._fixed, *within, *images, self._planes)
         if self._masked:
             self._set_fixed()
-        self._set_products(self._warped)
         rest = self._mean, self._variance, self._share, self._floor
-        run(_coefficients, depth, self._sums(), *rest, loss)
+        run(_window_slopes, depth, self._planes, radius_z, *rest, *within, loss, self._slopes)
         # A voxel counts in the windows around those that it has in its own window: the sums are their own adjoint.
-        images = (_planar(each) for each in (self._fixed, self._warped, self._counted))
-        run(_chain, depth, self._sums(), *images, slope.reshape(depth, -1, 3))
-        return slope, float(loss.sum())
+        run(_chain, depth, self._slopes, radius_z, self._fixed, self._warped, self._counted, slope)
+        return self._slope, float(loss.sum())
 
 
 def standardised(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -261,8 +313,3 @@ def standardised(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return np.ascontiguousarray(
         (image - values.mean(dtype=np.float64)) / (values.std(dtype=np.float64) or 1.0), np.float32
     )
-
-
-def _planar(array: np.ndarray) -> np.ndarray:
-    """A view (..., z, y x)."""
-    return array.reshape(*array.shape[:-2], -1)
