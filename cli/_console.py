@@ -13,11 +13,28 @@ from typing import Any
 
 import click
 
+
+class Whole(click.IntRange):
+    """A whole number, ``N`` in the help."""
+
+    def get_metavar(self, *_args: Any, **_kwargs: Any) -> str:
+        """Name it by a letter instead of its class."""
+        return "N"
+
+
+class Number(click.FloatRange):
+    """A number, ``NUMBER`` in the help."""
+
+    def get_metavar(self, *_args: Any, **_kwargs: Any) -> str:
+        """Name it by a word instead of its class."""
+        return "NUMBER"
+
+
 PATH = click.Path(path_type=Path)
-COUNT, POSITIVE = click.IntRange(min=1), click.FloatRange(min=0, min_open=True)
+COUNT, POSITIVE = Whole(min=1), Number(min=0, min_open=True)
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # Exit codes; click itself ends with 2 after wrong usage.
-OK, FAILED, NOT_WRITTEN, INTERRUPTED = 0, 1, 3, 130
+OK, FAILED, NOT_WRITTEN, PROBABLY_FAILED, INTERRUPTED = 0, 1, 3, 4, 130
 STOPPED = "Interrupted; nothing was written."
 RESUMABLE = "Interrupted; the same command goes on from what is done."
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from itk_pdd.cli._console import PATH
+from itk_pdd.cli._console import PATH, Number, Whole
 
 __all__ = [
     "METHOD",
@@ -22,8 +22,8 @@ __all__ = [
     "options",
 ]
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
-_COUNT = click.IntRange(min=1)
+_POSITIVE = Number(min=0, min_open=True)
+_COUNT = Whole(min=1)
 Decorator = Callable[[Any], Any]
 
 
@@ -90,7 +90,7 @@ def common(
         ),
         click.option("--threads", type=_COUNT, help="CPU threads; all by default."),
         click.option(
-            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and crops."
+            "--seed", type=Whole(min=0), default=0, show_default=True, help="Seed of weights and crops."
         ),
         click.option("-v", "--verbose", count=True, help="Tell what is done."),
     )  # fmt: skip
@@ -117,15 +117,15 @@ def of_scans(
             help="Intensities of calibrated scans, e.g. -125 275 HU.",
         ),
         click.option(
-            "--percentiles", nargs=2, type=click.FloatRange(0, 100), default=(1.0, 99.0), show_default=True,
+            "--percentiles", nargs=2, type=Number(0, 100), default=(1.0, 99.0), show_default=True,
             metavar="LOW HIGH", help="Of each scan, where --intensity is not given.",
         ),
         click.option(
-            "--elastic", type=click.FloatRange(min=0),
+            "--elastic", type=Number(min=0),
             help=f"Elastic deformation in units of the size of the images; by default {elastic}.",
         ),
         click.option(
-            "--patience", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+            "--patience", type=Whole(min=0), default=0, show_default=True, metavar="N",
             help="Stop after N validations without a better Dice and keep the best weights; 0: go on and keep the "
             "last.",
         ),
@@ -143,7 +143,7 @@ SEGMENTATION = (
     ),
     click.option("--blocks", type=_COUNT, default=1, show_default=True, help="Residual blocks per level."),
     click.option(
-        "--folds", type=click.IntRange(min=2), metavar="K", help="Cross-validation: K models in fold-1, ..."
+        "--folds", type=Whole(min=2), metavar="K", help="Cross-validation: K models in fold-1, ..."
     ),
     click.option(
         "--bfloat16", is_flag=True,
@@ -172,23 +172,23 @@ PDD = (
         "one. By default 0.4 15 32. Fewer points and displacements are faster.",
     ),
     click.option(
-        "--optimisation", type=click.IntRange(min=0), default=50, show_default=True, metavar="N",
+        "--optimisation", type=Whole(min=0), default=50, show_default=True, metavar="N",
         help="Steps of the instance optimisation in use; 0 for none.",
     ),
     click.option(
-        "--diffusion", type=click.FloatRange(min=0), default=1.5, show_default=True,
+        "--diffusion", type=Number(min=0), default=1.5, show_default=True,
         help="Smoothness of the displacements in the loss.",
     ),
     click.option(
-        "--pretrain", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+        "--pretrain", type=Whole(min=0), default=0, show_default=True, metavar="N",
         help="First iterations, which only teach the features to name the classes.",
     ),
     click.option(
-        "--auxiliary", type=click.FloatRange(min=0), default=0.0, show_default=True,
+        "--auxiliary", type=Number(min=0), default=0.0, show_default=True,
         help="Weight of naming the classes beside the loss afterwards.",
     ),
     click.option(
-        "--block", type=click.IntRange(min=2), metavar="N",
+        "--block", type=Whole(min=2), metavar="N",
         help="Control points per axis of the random block that an iteration looks at; all by default. With --norm "
         "running only the features that the block needs are computed.",
     ),
@@ -198,16 +198,16 @@ PDD = (
         "far, which lets an iteration compute parts of the features.",
     ),
     click.option(
-        "--images", type=click.IntRange(min=2), default=2, show_default=True, metavar="N",
+        "--images", type=Whole(min=2), default=2, show_default=True, metavar="N",
         help="Images of an iteration, which sees one pair of 2 and all ordered pairs of more; the features of each are "
         "computed once. Less time per pair, less variety per iteration.",
     ),
     click.option(
-        "--ramp", type=click.FloatRange(0, 1), default=0.3, show_default=True, metavar="SHARE",
+        "--ramp", type=Number(0, 1), default=0.3, show_default=True, metavar="SHARE",
         help="Share of the iterations in which the diffusion grows to its weight.",
     ),
     click.option(
-        "--contrast", type=click.FloatRange(min=0), default=1.0, show_default=True,
+        "--contrast", type=Number(min=0), default=1.0, show_default=True,
         help="Strength of the random changes of the intensities: gamma, contrast, brightness, noise and blur.",
     ),
     click.option(
@@ -221,7 +221,7 @@ PDD = (
         "--synthetic", is_flag=True, help="Learn from random shapes in random contrasts instead of scans; no DATA."
     ),
     click.option(
-        "--size", nargs=3, type=click.IntRange(min=16), default=(96, 80, 64), show_default=True, metavar="X Y Z",
+        "--size", nargs=3, type=Whole(min=16), default=(96, 80, 64), show_default=True, metavar="X Y Z",
         help="Of the synthetic images.",
     ),
 )  # fmt: skip

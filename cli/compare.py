@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
+from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS, Number
 
 from itk_pdd._version import __version__
 
@@ -96,13 +96,13 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
 @click.option("--no-report", is_flag=True, help="Write the tables only, and keep no pictures.")
 @click.option(
     "--report-size",
-    type=click.FloatRange(min=1),
+    type=Number(min=1),
     default=60.0,
     show_default=True,
     metavar="MB",
     help="About how large report.html may become: a larger one shows more pairs, and finer images.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.version_option(__version__, prog_name="pdd-compare")
 def main(pairs: Path, output: Path, quiet: bool, **options: Any) -> None:

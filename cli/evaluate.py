@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from itk_pdd.cli._console import Whole
 
 from itk_pdd._version import __version__
 
@@ -22,12 +23,10 @@ PATH = click.Path(path_type=Path)
     "--segmentation", is_flag=True, help="Measure the segmentation of the model's network instead of registrations."
 )
 @click.option("--split", metavar="NAME", help="Use the scans of this split only; all by default.")
-@click.option(
-    "--pairs", type=click.IntRange(min=1), metavar="N", help="Register N pairs, drawn with --seed; all by default."
-)
+@click.option("--pairs", type=Whole(min=1), metavar="N", help="Register N pairs, drawn with --seed; all by default.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all by default.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--threads", type=Whole(min=1), help="CPU threads; all by default.")
+@click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Which pairs --count chooses.")
 @click.option("-v", "--verbose", count=True, help="Tell what is done.")
 @click.version_option(__version__, prog_name="pdd-evaluate")
 def main(data: Path, output: Path | None, segmentation: bool, verbose: int, **options: Any) -> None:

@@ -12,7 +12,7 @@ import itk_pdd
 from itk_pdd._version import __version__
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 
-_FILES = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report")
+_FILES = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report", "record")
 _OUTPUTS = (*_FILES, *IMAGES)
 _INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
 
@@ -21,7 +21,7 @@ class _Groups(click.Command):
     """A command whose help lists the options under headings."""
 
     headings: ClassVar = {
-        "Outputs": (*_FILES, "default"),
+        "Outputs": (*_FILES, "record_paths", "default"),
         "Uncertainty": IMAGES,
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
         "Registration": (
@@ -35,8 +35,14 @@ class _Groups(click.Command):
             "quality",
             "stages",
             "force",
+            "strict",
         ),
     }
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words of the command line for the record."""
+        ctx.obj = list(args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one definition list per heading."""
@@ -112,13 +118,23 @@ class _Model(click.Option):
     "--report",
     type=PATH,
     metavar="HTML",
-    help="A page to look at the result: viewer in three planes, Jacobian, and a traffic light of what is suspicious.",
+    help="A page to look at the result: the verdict with its signs, a viewer in three planes, the Jacobian.",
 )
+@click.option(
+    "--record",
+    type=PATH,
+    metavar="JSON",
+    help="A record: versions, command, options, model, inputs with checksums and geometry, time, memory, verdict and "
+    "warnings. File names go without their folders.",
+)
+@click.option("--record-paths", is_flag=True, help="Keep the folders of file names in the --record.")
 @click.option(
     "--uncertainty",
     type=PATH,
     metavar="IMAGE",
-    help="How far the result can be believed: standard deviation of the displacement in mm, on the grid of FIXED.",
+    help="How far the result can be believed: standard deviation of the displacement in mm, on the grid of FIXED. "
+    "Also tells within how many mm half of the body, and 95 % of it, is located (the body: where FIXED shows "
+    "something, or its mask), and draws the map in the --report.",
 )
 @click.option(
     "--covariance",
@@ -203,7 +219,11 @@ class _Model(click.Option):
     "--quality/--no-quality",
     default=True,
     show_default=True,
-    help="Judge the result: one figure at the end (or with -v), and a warning where it has probably failed.",
+    help="Judge the result: good, look, or probably failed, with the reasons. Told on a terminal or with -v, and "
+    "always where it is not good.",
+)
+@click.option(
+    "--strict", is_flag=True, help="End with exit code 4 if the registration has probably failed; files are written."
 )
 @click.option(
     "--demo",
@@ -221,19 +241,21 @@ def main(**arguments: Any) -> None:
 
     \b
     Examples:
-      pdd-register fixed.nii.gz moving.nii.gz -o field.nii.gz --warped warped.nii.gz
-      pdd-register ct/ mr.nii.gz --initialise affine --transform t.h5 -v
+      pdd-register fixed.nii.gz moving.nii.gz --initialise affine -o field.nii.gz --warped warped.nii.gz
+      pdd-register ct/ mr.nii.gz --initialise affine --transform t.h5 --record run.json --strict
       pdd-register --demo demo
 
     \b
     Exit codes:
-      0 done    1 an input cannot be used, or the registration failed    2 wrong usage
-      3 an output cannot be written    130 interrupted    143, 129 ended by SIGTERM, SIGHUP
+      0 done, whatever the verdict    1 an input cannot be used, or there is an error    2 wrong usage
+      3 an output cannot be written    4 with --strict: written, but it has probably failed
+      130 interrupted    143, 129 ended by SIGTERM, SIGHUP
     """
     from itk_pdd.cli import _console, _interrupt
 
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     folder, verbosity, summary = arguments.pop("demo"), arguments.pop("verbose"), ""
+    strict, failed, context = arguments.pop("strict"), False, click.get_current_context()
     if folder is None:
         _check_usage(fixed, moving, arguments)
     elif fixed or moving or any(arguments[name] for name in (*_OUTPUTS, *_INPUTS)):
@@ -242,6 +264,10 @@ def main(**arguments: Any) -> None:
         raise click.UsageError("--stages has no meaning with --demo: leave it out.")
     if arguments["default"] is not None and arguments["warped"] is None:
         raise click.UsageError("--default is the value outside of --warped: give that too.")
+    if arguments["record_paths"] and arguments["record"] is None:
+        raise click.UsageError("--record-paths is about the --record: give that too.")
+    if strict and (arguments["stages"] != "all" or not arguments["quality"] or folder is not None):
+        raise click.UsageError("--strict needs a verdict: leave --stages affine, --no-quality and --demo out.")
     if arguments["initialise"] == "none":
         arguments["initialise"] = None
     with (
@@ -254,17 +280,18 @@ def main(**arguments: Any) -> None:
             from itk_pdd.commands.register import register_files
 
             arguments["initial_transform"] = list(arguments["initial_transform"]) or None
-            result = register_files(fixed, moving, progress=progress, **arguments)
-            judgement = None if result.uncertainty is None else result.uncertainty.quality
-            if progress is not None and verbosity == 0 and judgement is not None:
-                summary = str(judgement).capitalize() + "."
+            words = [context.command_path, *context.obj]
+            result = register_files(fixed, moving, progress=progress, command=words, **arguments)
+            failed = strict and result.verdict is not None and result.verdict.failed
         else:
             from itk_pdd.commands.demo import run_demo
 
             keys = ("initialise", "model", "smoothness", "spacing", "device", "threads", "memory", "seed")
             summary = run_demo(folder, progress=progress, **{key: arguments[key] for key in keys})
     if summary:
-        click.echo(summary, err=folder is None)
+        click.echo(summary)
+    if failed:
+        context.exit(_console.PROBABLY_FAILED)
 
 
 def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, Any]) -> None:

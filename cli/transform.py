@@ -147,10 +147,11 @@ def labels(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int
 )
 @click.option(
     "--outside",
-    type=click.Choice(["error", "nearest"]),
+    type=click.Choice(["error", "nearest", "skip"]),
     default="error",
     show_default=True,
-    help="Points outside the displacement field: refuse them, or move them by its nearest displacement.",
+    help="Points outside the displacement field: refuse them, move them by its nearest displacement, or leave them out "
+    "(.csv, .fcsv).",
 )
 @_options(VERBOSE)
 def points(file: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.evaluation.verdict import Verdict
 from itk_pdd.geometry.mapping import FieldMapping
 from itk_pdd.io.fields import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk
 from itk_pdd.io.images import image_kind, simpleitk_image
@@ -13,6 +14,7 @@ from itk_pdd.io.inputs import pack, time_stamp, unpack
 from itk_pdd.io.process import ProcessObject
 from itk_pdd.io.volume import Volume
 from itk_pdd.registration import prepare, solve
+from itk_pdd.solver.record import record
 from itk_pdd.uncertainty.images import tensor_to_itk
 from itk_pdd.warp.composition import inverse_field
 from itk_pdd.warp.images import warp_channels
@@ -339,8 +341,26 @@ class PDDRegistrationMethod(ProcessObject):
         maker = simpleitk_image if self._simpleitk() else tensor_to_itk
         return self._make("covariance", lambda: maker(found.covariance(), found.grid))
 
+    def GetVerdict(self) -> Verdict:
+        """Judge the registration: ``word`` ("good", "look" or "probably failed"), ``reasons`` and ``figures``.
+
+        See :class:`itk_pdd.evaluation.verdict.Verdict`.
+        """
+        self.Update()
+        return self._result.verdict
+
+    def GetRecord(self, *, paths: bool = False) -> dict[str, Any]:
+        """Describe what was registered, how, and with which result (see :func:`itk_pdd.solver.record.record`).
+
+        With ``paths`` the folders of file names are kept.
+        """
+        self.Update()
+        inputs = {key: self._settings[key] for key in _INPUTS}
+        options = {key: value for key, value in self._settings.items() if key not in _INPUTS}
+        return record(self._problem, self._result, inputs, options, paths=paths)
+
     def GetUncertaintyObject(self) -> Any:
-        """The :class:`itk_pdd.Uncertainty`: entropy, hypotheses, samples, label probabilities, quality."""
+        """The :class:`itk_pdd.Uncertainty`: entropy, hypotheses, samples, label probabilities, headline, verdict."""
         self.ComputeUncertaintyOn()
         self.Update()
         return self._result.uncertainty

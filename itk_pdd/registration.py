@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError
+from itk_pdd.errors import RegistrationError, told
+from itk_pdd.evaluation.verdict import GOOD, Verdict, judge
 from itk_pdd.geometry.mapping import AffineMapping, Mapping, spread_points
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
 from itk_pdd.io.images import image_kind
@@ -45,6 +47,7 @@ def register(
     smoothness: float = 1.0,
     memory: float | None = None,
     return_uncertainty: bool | str = False,
+    return_verdict: bool = False,
     stages: str = "all",
     force: bool = False,
     progress: Callable[[float, str], None] | None = None,
@@ -92,6 +95,9 @@ def register(
         compared at a coarser spacing, with a warning, or, with ``spacing``, an error says how much is needed.
     return_uncertainty : {False, True, "full"}, optional
         Return how far the result can be believed as well. Nothing is computed for it otherwise.
+    return_verdict : bool, optional
+        Return whether the registration succeeded as well. It is judged in any case: the log tells a verdict that is not
+        "good" as a warning.
     stages : {"all", "affine"}, optional
         "affine" stops after the alignment: it is that of ``initialise``, by default "affine". Options of the deformable
         registration have no effect then, and the uncertainty is not estimated.
@@ -112,6 +118,9 @@ def register(
         the calibrated standard deviation of the displacement in millimetres (root of the trace of its covariance).
         "full": an :class:`itk_pdd.Uncertainty`, which gives that, the covariance, entropy, regions of a probability,
         hypotheses, samples and label probabilities.
+    verdict
+        Only with ``return_verdict``, and last: an object with ``word`` ("good", "look" or "probably failed"),
+        ``reasons`` and ``figures`` (see :class:`itk_pdd.evaluation.verdict.Verdict`).
 
     Raises
     ------
@@ -129,6 +138,8 @@ def register(
         raise RegistrationError(f"return_uncertainty is {return_uncertainty!r}, expected False, True or 'full'")
     if stages == "affine" and return_uncertainty:
         raise RegistrationError("return_uncertainty is given with stages='affine', which does not estimate it")
+    if stages == "affine" and return_verdict:
+        raise RegistrationError("return_verdict is given with stages='affine', which is not judged")
     problem = prepare(
         fixed,
         moving,
@@ -158,13 +169,14 @@ def register(
         progress=progress,
     )
     transform = (field_to_simpleitk if simple else field_to_itk)(result.field)
+    verdict = [result.verdict] if return_verdict else []
     if not return_uncertainty:
-        return transform
+        return (transform, *verdict) if verdict else transform
     assert result.uncertainty is not None  # models that do not estimate it have refused
     if return_uncertainty == "full":
-        return transform, result.uncertainty
+        return transform, result.uncertainty, *verdict
     deviation = result.uncertainty.standard_deviation()
-    return transform, deviation.to_simpleitk() if simple else deviation.to_itk()
+    return transform, deviation.to_simpleitk() if simple else deviation.to_itk(), *verdict
 
 
 def prepare(
@@ -250,9 +262,10 @@ def run(
     model: Any = "auto",
     seed: int = 0,
     progress: Callable[[float, str], None] | None = None,
+    judged: bool = True,
     **options: Any,
 ) -> Result:
-    """Load a model and let it register.
+    """Load a model, let it register, and judge the result.
 
     Parameters
     ----------
@@ -264,6 +277,8 @@ def run(
         Not used: nothing is random.
     progress : callable, optional
         See :func:`register`.
+    judged : bool
+        Give the result a verdict, and tell it in the log.
     **options
         See :class:`itk_pdd.solver.problem.Options`.
     """
@@ -271,7 +286,31 @@ def run(
 
     if progress is not None:
         options["progress"] = progress
-    return models.load(model).register(problem, Options(**options))
+    started = time.perf_counter()
+    with told() as warned:
+        result = models.load(model).register(problem, Options(**options))
+    verdict = _judged(problem, result, [each.message for each in warned if each.doubt]) if judged else None
+    if result.uncertainty is not None:
+        result.uncertainty.verdict = verdict
+    seconds = time.perf_counter() - started
+    return replace(result, verdict=verdict, warnings=tuple(each.message for each in warned), seconds=seconds)
+
+
+def _judged(problem: Problem, result: Result, doubts: Sequence[str]) -> Verdict:
+    verdict = judge(
+        problem.fixed_channels,
+        problem.moving_channels,
+        result.field,
+        initial=problem.initial,
+        weights=problem.weights,
+        fixed_mask=problem.fixed_mask,
+        moving_mask=problem.moving_mask,
+        edge=result.edge,
+        doubts=doubts,
+    )
+    # On a terminal it is shown in any case; elsewhere where it is not good.
+    log.log(logging.INFO if verdict.word == GOOD else logging.WARNING, "%s", verdict, extra={"announce": True})
+    return verdict
 
 
 def register_volumes(

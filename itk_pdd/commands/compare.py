@@ -12,6 +12,7 @@ from itk_pdd.evaluation.datasets import read_pairs
 from itk_pdd.evaluation.methods import INITIAL, candidates
 from itk_pdd.evaluation.run import Rules
 from itk_pdd.evaluation.tables import ALL, SUMMARY_COLUMNS, few_pairs, rows, summary, write_csv
+from itk_pdd.evaluation.verdict import FAILED, GOOD
 from itk_pdd.report.comparison import write_comparison_report
 
 __all__ = ["Comparison", "compare_files"]
@@ -116,6 +117,9 @@ def _line(result: Mapping[str, Any]) -> str:
     words.append(f"folded {result['overall']['folding']:.3g} %")
     if "seconds" in result:
         words.append(f"{result['seconds']:.1f} s, {result['memory'] / 2**30:.2f} GiB")
+    verdict = result.get("verdict", {})
+    if verdict.get("word", GOOD) != GOOD:
+        words.append(f"{verdict['word']}: {'; '.join(verdict['reasons'])}")
     return ", ".join(words)
 
 
@@ -124,11 +128,12 @@ def _text_table(summarised: Sequence[Mapping[str, Any]], table: Sequence[Mapping
     cells = {(row["method"], row["measure"]): row for row in summarised if row["label"] == ALL}
     methods = list(dict.fromkeys(row["method"] for row in table))
     shown = [measure for measure in _SHOWN if any((method, measure) in cells for method in methods)]
-    lines = [f"{'method':17s}" + "".join(f"{measure:>12s}" for measure in shown) + f"{'failed':>8s}"]
+    lines = [f"{'method':17s}" + "".join(f"{measure:>12s}" for measure in shown) + f"{'suspect':>9s}{'failed':>8s}"]
     for method in methods:
         known = [cells.get((method, measure)) for measure in shown]
         words = ["" if cell is None else f"{round(cell['mean'], 6):.4g}" for cell in known]
+        suspects = sum(row["method"] == method and row.get("verdict") == FAILED for row in table)
         failures = sum(row["method"] == method and row["status"] == "failed" for row in table)
-        lines.append(f"{method:17s}" + "".join(f"{word:>12s}" for word in words) + f"{failures:8d}")
+        lines.append(f"{method:17s}" + "".join(f"{word:>12s}" for word in words) + f"{suspects:9d}{failures:8d}")
     few = few_pairs(cells.values())
     return "\n".join([*lines, *[few] * bool(few)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
-from itk_pdd.errors import RegistrationError
+from itk_pdd.errors import RegistrationError, told
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import FieldMapping
 from itk_pdd.io import files, outputs
@@ -20,6 +20,8 @@ from itk_pdd.io.formats.elastix import parameter_writer
 from itk_pdd.io.transforms import transform_writer
 from itk_pdd.io.volume import Volume
 from itk_pdd.registration import aligned, prepare, solve
+from itk_pdd.solver.record import record as described_by
+from itk_pdd.solver.record import write_record
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty.images import uncertainty_writers
 from itk_pdd.warp.composition import inverse_field, kept_apart
@@ -50,6 +52,9 @@ def register_files(
     label_probabilities: str | os.PathLike[str] | None = None,
     label_entropy: str | os.PathLike[str] | None = None,
     quality: bool = True,
+    record: str | os.PathLike[str] | None = None,
+    record_paths: bool = False,
+    command: Sequence[str] | None = None,
     default: float | None = None,
     moving_labels: str | os.PathLike[str] | None = None,
     warped_labels: str | os.PathLike[str] | None = None,
@@ -84,7 +89,7 @@ def register_files(
     elastix : path-like, optional
         elastix' parameter file (``.txt``) for transformix; the field it names is written beside it.
     report : path-like, optional
-        A page (``.html``) to look at the result, with a viewer and a traffic light.
+        A page (``.html``) to look at the result: the verdict with its signs, and a viewer.
     uncertainty, covariance, entropy : path-like, optional
         Images of the uncertainty on the grid of ``fixed``: standard deviation of the displacement in millimetres, its
         covariance in square millimetres (components xx, xy, xz, yy, yz, zz), its entropy in nats.
@@ -94,8 +99,14 @@ def register_files(
         Probability of every label (one component for each, ascending, 0 among them) and entropy in nats of the labels
         that the uncertain deformation carries along.
     quality : bool
-        Judge the registration (see :mod:`itk_pdd.uncertainty.quality`) even if no image of the uncertainty is wanted:
-        the log tells the figure, as a warning if the registration has probably failed.
+        Judge the registration (see :mod:`itk_pdd.evaluation.verdict`): the log tells the verdict, as a warning if it is
+        not "good".
+    record : path-like, optional
+        A JSON file for what :func:`itk_pdd.solver.record.record` describes.
+    record_paths : bool
+        Keep the folders of file names in it.
+    command : sequence of str, optional
+        The words of the command line, for the record.
     initial_transform, initialise, fixed_mask, moving_mask, stages, seed, threads, progress, **options
         As for :func:`itk_pdd.register`.
 
@@ -115,6 +126,7 @@ def register_files(
             ("inverse", inverse, files.FIELD_EXTENSIONS),
             ("elastix", elastix, (".txt",)),
             ("report", report, (".html", ".htm")),
+            ("record", record, (".json",)),
             ("warped", warped, files.IMAGE_EXTENSIONS),
             ("warped_labels", warped_labels, files.IMAGE_EXTENSIONS),
             ("uncertainty", uncertainty, files.IMAGE_EXTENSIONS),
@@ -141,30 +153,42 @@ def register_files(
         if given is None:
             log.info("outside the moving image the warped one is %.4g, the background as found", default)
     labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
-    problem = prepare(
-        fixed,
-        moving_image,
-        initial_transform=initial_transform,
-        initialise=initialise,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        stages=stages,
-        threads=threads,
-    )
+    with told() as warned:
+        problem = prepare(
+            fixed,
+            moving_image,
+            initial_transform=initial_transform,
+            initialise=initialise,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            stages=stages,
+            threads=threads,
+        )
     if labels is not None:
         found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
         if found != problem.fixed.grid.dimension:
             raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
     if not targets.keys().isdisjoint(IMAGES):
         options["uncertainty"] = True
-    elif quality:
-        options["uncertainty"] = "where possible"
     if stages == "affine":
         result = aligned(problem)
     else:
-        result = solve(problem, seed=seed, threads=threads, progress=progress, **options)
+        result = solve(problem, seed=seed, threads=threads, progress=progress, judged=quality, **options)
+    if result.uncertainty is not None:
+        log.info("%s", result.uncertainty.headline, extra={"announce": True})
     # An alignment alone is written as the linear transform that it is, and its inverse is exact.
     alone = problem.initial if stages == "affine" else None
+
+    def described() -> dict[str, Any]:
+        given = {
+            "fixed": fixed, "moving": moving, "initial_transform": initial_transform, "fixed_mask": fixed_mask,
+            "moving_mask": moving_mask, "moving_labels": moving_labels,
+        }  # fmt: skip
+        chosen = {"initialise": initialise, "stages": stages, "seed": seed, "threads": threads, **options}
+        return described_by(
+            problem, result, given, chosen, command=command, outputs={n: t.path for n, t in targets.items()},
+            warnings=[*(each.message for each in warned), *result.warnings], paths=record_paths,
+        )  # fmt: skip
 
     writers: dict[str, Callable[[], Callable[[Path], None]]] = {
         "output": lambda: field_writer(result.field),
@@ -172,7 +196,8 @@ def register_files(
         "composite": lambda: transform_writer(alone or kept_apart(result.field, problem.initial)),
         "inverse": lambda: field_writer(inverse_field(alone or FieldMapping(result.field), problem.moving.grid)[0]),
         "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
-        "report": lambda: _report_writer(fixed, moving, problem, labels, result),
+        "report": lambda: _report_writer(fixed, moving, problem, labels, result, described()),
+        "record": lambda: partial(write_record, described()),
         "warped": lambda: partial(files.write_image, _warped(moving_image, result.field, default)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
         **uncertainty_writers(result.uncertainty, labels, targets),
@@ -191,7 +216,9 @@ def _warped(moving: Any, field: DisplacementField, default: float | None) -> Any
     return warp_image(moving, field, default=default)
 
 
-def _report_writer(fixed: Any, moving: Any, problem: Any, labels: Any, result: Result) -> Callable[[Path], None]:
+def _report_writer(
+    fixed: Any, moving: Any, problem: Any, labels: Any, result: Result, described: dict[str, Any]
+) -> Callable[[Path], None]:
     """Make the page of a registration and return what writes it."""
     from itk_pdd.report.page import writer
     from itk_pdd.report.registration import registration_page
@@ -203,13 +230,28 @@ def _report_writer(fixed: Any, moving: Any, problem: Any, labels: Any, result: R
         initial=problem.initial,
         moving_labels=None if labels is None else Volume.labels_from_image(labels, name="moving_labels"),
         fixed_mask=problem.fixed_mask,
-        quality=None if result.uncertainty is None else result.uncertainty.quality,
+        uncertainty=None if result.uncertainty is None else result.uncertainty.standard_deviation(),
+        verdict=result.verdict,
+        headline=None if result.uncertainty is None else result.uncertainty.headline,
         title=f"{Path(moving).name} registered to {Path(fixed).name}",
         facts={
-            "Fixed image": fixed,
-            "Moving image": f"{moving}, {problem.moving.grid}",
-            "Start": "physical coordinates" if problem.initial is None else "initial transform",
-            "Capture range": f"{result.capture_range_mm:.0f} mm along each axis",
+            "Fixed image": Path(fixed).name,
+            "Moving image": f"{Path(moving).name}, {problem.moving.grid}",
+            "Model": result.model.name,
+            "Options": ", ".join(f"{k} {v}" for k, v in described["options"].items() if v not in (None, False)),
+            "Date": described["date"],
+            "Versions": ", ".join(f"{k} {v}" for k, v in described["versions"].items()),
+            "Time": f"{result.seconds:.1f} s",
+            "Start": _start(described, problem),
+            "Capture range": f"{result.capture_range_mm:.0f} mm along each axis, beside the start",
         },
     )
     return writer(text)
+
+
+def _start(described: dict[str, Any], problem: Any) -> str:
+    """Tell where the registration started, in words."""
+    way = described["options"]["initialise"]
+    if way is not None:
+        return {"center": "the centres of the images on each other", "affine": "an affine alignment, searched"}[way]
+    return "physical coordinates" if problem.initial is None else "an initial transform that was given"

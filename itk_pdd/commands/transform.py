@@ -119,14 +119,23 @@ def points_file(
     mapping = as_mapping(list(transforms))
     source = read_points(points, dimension=mapping.dimension, system=system)
     moved = warp_points(source.points, mapping, to=to, outside=outside)
+    skipped = np.isnan(moved).any(axis=1)
+    if skipped.all():
+        raise RegistrationError(f"all {len(moved)} points lie outside the field of the transform: check the direction")
+    if skipped.any() and kind not in (".csv", ".fcsv"):
+        raise RegistrationError(
+            f"{int(skipped.sum())} of {len(moved)} points lie outside the field, and a {kind or 'FreeSurfer'} file "
+            "needs all of them: ask for the nearest displacement (outside='nearest')"
+        )
     content = source.rewrite(moved)
     write([(target, partial(outputs.write_bytes, content=content))])
-    distance = np.linalg.norm(moved - source.points, axis=-1)
+    distance = np.linalg.norm(moved - source.points, axis=-1)[~skipped]
+    left = f"; {int(skipped.sum())} outside the field are left out" if skipped.any() else ""
     origin = {"fixed": "moving", "moving": "fixed"}[to]
     says = "as the file says" if source.stated else "assumed" if system is None else "as you said"
     return (
-        f"{len(source.own)} points of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm on "
-        f"average and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says})"
+        f"{len(distance)} points of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm on "
+        f"average and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says}){left}"
     )
 
 

@@ -24,8 +24,10 @@ from itk_pdd.evaluation.baselines import Task, run_method
 from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.process import Outcome, run_limited
 from itk_pdd.evaluation.scoring import Case, load_case, score
+from itk_pdd.evaluation.verdict import judge
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.fields import read_field, write_field
 from itk_pdd.io.files import write_image
 from itk_pdd.io.outputs import whole_file
@@ -119,6 +121,12 @@ def perform(job: Mapping[str, Any]) -> dict[str, Any]:
         if shift is not None:
             field = DisplacementField((field.vectors + shift).astype(np.float32), field.grid)
         found = score(case, field)
+        if job["kind"] != "initial":
+            start = None if shift is None else AffineMapping(_translation(shift))
+            measured["verdict"] = judge(
+                (case.fixed,), (case.moving,), field, initial=start, fixed_mask=case.fixed_mask,
+                moving_mask=case.moving_mask,
+            ).to_dict()  # fmt: skip
         if job.get("field"):
             write_field(field, job["field"])
         if job.get("view"):
@@ -126,6 +134,12 @@ def perform(job: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": "ok", "reason": "", **asdict(found), **measured}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _translation(shift: np.ndarray) -> np.ndarray:
+    matrix = np.eye(len(shift) + 1)
+    matrix[:-1, -1] = shift
+    return matrix
 
 
 def _keep_view(case: Case, field: DisplacementField, path: Path) -> None:

@@ -41,7 +41,7 @@ PAIR_MEASURES = {
 }
 """Measures of a pair as a whole."""
 
-COLUMNS = ("pair", "method", "label", "status", "reason", *LABEL_MEASURES, *PAIR_MEASURES)
+COLUMNS = ("pair", "method", "label", "status", "reason", "verdict", *LABEL_MEASURES, *PAIR_MEASURES)
 
 
 def rows(
@@ -86,6 +86,7 @@ def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "seconds": result.get("seconds"),
         "cpu_seconds": result.get("cpu_seconds"),
+        "verdict": result.get("verdict", {}).get("word"),
         "memory_gib": None if memory is None else memory / 2**30,
     }
 

@@ -1,4 +1,4 @@
-"""Make the page of one registration: a traffic light, its signs, and the viewer."""
+"""Make the page of one registration: its verdict with the signs, and the viewer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import metrics, warping
+from itk_pdd.evaluation.verdict import FAILED, GOOD, LOOK, Sign, Verdict, judge
 from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.geometry.grid import Grid, slabs
 from itk_pdd.geometry.mapping import Mapping as PointMapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.report.assets import Assets
 from itk_pdd.report.page import Cell, PairPictures, Table, fill, write_page
-from itk_pdd.report.quality import Limits, Sign, assess, judged, overall
-from itk_pdd.uncertainty.quality import Quality
 from itk_pdd.views.display import fixed_view, moved_view
 from itk_pdd.views.picture import grey_limits
 
@@ -26,11 +24,12 @@ VOXELS = 8_200_000
 """Most voxels of an image on the page: a CT of 192 x 160 x 256 is shown as it is."""
 
 _LAMPS = {
-    "good": ("●", "Nothing suspicious", "None of the signs below is out of the ordinary."),
-    "look": ("▲", "Look closely", "At least one sign below deserves a look at the images."),
-    "poor": ("■", "Probably failed", "At least one sign below says that the result should not be used as it is."),
+    GOOD: ("●", "Good", "The images, the field and the search show nothing suspicious."),
+    LOOK: ("▲", "Look", "Look at what is named here before you use the result."),
+    FAILED: ("■", "Probably failed", "The result should not be used as it is."),
 }
-_WORDS = {"good": "● good", "look": "▲ look", "poor": "■ poor"}
+_LIGHTS = {GOOD: "good", LOOK: "look", FAILED: "poor"}
+"""Names of the colours in the style sheet."""
 
 
 def registration_page(
@@ -43,10 +42,10 @@ def registration_page(
     moving_labels: Volume | None = None,
     fixed_mask: Volume | None = None,
     uncertainty: Volume | None = None,
-    quality: Quality | None = None,
+    verdict: Verdict | None = None,
+    headline: str | None = None,
     title: str = "Registration",
     facts: Mapping[str, Any] | None = None,
-    limits: Limits | None = None,
 ) -> str:
     """Make the HTML page of one registration.
 
@@ -61,17 +60,17 @@ def registration_page(
     fixed_labels, moving_labels : Volume, optional
         Label maps, each in the space of its image; with both their overlap is measured.
     fixed_mask : Volume, optional
-        Where the traffic light looks.
+        Where a verdict that is made here looks.
     uncertainty : Volume, optional
         Standard deviation of the displacement in millimetres, on the grid of the fixed image.
-    quality : Quality, optional
-        The quality that the registration estimates of itself.
+    verdict : Verdict, optional
+        What the registration was judged to be; by default it is judged by its images and its field.
+    headline : str, optional
+        The uncertainty in one sentence (see :attr:`itk_pdd.Uncertainty.headline`).
     title : str
         Title of the page.
     facts : mapping, optional
         Names with values, such as files and settings, for the table "About".
-    limits : Limits, optional
-        Where the lights change.
 
     Returns
     -------
@@ -96,15 +95,9 @@ def registration_page(
     displacements = DisplacementField(displacements.vectors, grid)
     start = DisplacementField.zeros(grid) if initial is None else DisplacementField.from_function(initial, grid)
     warped = {name: warping.warp_image(moving, field) for name, field in (("before", start), ("after", displacements))}
-    inside = {"before": _inside(moving.grid, start), "after": _inside(moving.grid, displacements)}
-    mask = None if fixed_mask is None else fixed_mask.array > 0
     determinant = displacements.jacobian_determinant()
-    signs = assess(
-        fixed, warped["before"], warped["after"], inside, determinant,
-        mask=mask, uncertainty=uncertainty, limits=limits,
-    )  # fmt: skip
-    if quality is not None:
-        signs.append(judged(quality))
+    if verdict is None:
+        verdict = judge((fixed,), (moving,), displacements, initial=initial, fixed_mask=fixed_mask)
     carried: dict[str, Volume | None] = {"before": None, "after": None}
     if moving_labels is not None:
         carried = {n: warping.warp_labels(moving_labels, f) for n, f in (("before", start), ("after", displacements))}
@@ -120,8 +113,9 @@ def registration_page(
             )
         },
     )  # fmt: skip
-    light = overall(signs)
-    lamp, word, text = _LAMPS[light]
+    lamp, word, text = _LAMPS[verdict.word]
+    if verdict.word != GOOD:
+        text = f"{_sentence('; '.join(verdict.reasons))} {text}"
     overlaps = None
     if fixed_labels is not None and moving_labels is not None:
         overlaps = _overlaps(fixed_labels, carried["before"], carried["after"])
@@ -132,11 +126,12 @@ def registration_page(
         assets=assets,
         pictures=[described],
         single=True,
-        light=light,
+        light=_LIGHTS[verdict.word],
         lamp=lamp,
         word=word,
         text=text,
-        signs=Table(("Sign", "Light", "Found", "Rule"), [_sign_row(sign) for sign in signs], words=range(4)),
+        signs=Table(("Sign", "Verdict", "Found", "Rule"), [_sign_row(sign) for sign in verdict.signs], words=range(4)),
+        headline=None if headline is None else _sentence(headline),
         overlaps=overlaps,
         facts=_facts({**_measures(displacements, determinant), **(facts or {})}),
     )
@@ -153,16 +148,12 @@ def write_registration_report(path: Any, *arguments: Any, **options: Any) -> Non
     write_page(path, registration_page(*arguments, **options))
 
 
-def _inside(grid: Grid, displacements: DisplacementField) -> np.ndarray:
-    """Tell which voxels a field maps into an image."""
-    result = np.empty(displacements.grid.shape, bool)
-    for part, points in slabs(displacements.grid):
-        result[part] = grid.contains(points + displacements.vectors[part])
-    return result
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _sign_row(sign: Sign) -> tuple[str | Cell, ...]:
-    return sign.name, Cell(_WORDS[sign.light], kind=sign.light), sign.value, sign.rule
+    return sign.name, Cell(f"{_LAMPS[sign.word][0]} {sign.word}", kind=_LIGHTS[sign.word]), sign.found, sign.rule
 
 
 def _overlaps(fixed: Volume, before: Volume, after: Volume) -> Table:

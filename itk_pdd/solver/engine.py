@@ -96,7 +96,7 @@ class DenseModel(Settings):
             uncertainty = None
             if recorder is not None and calibration is not None:
                 evidence = collect(recorder, fixed, moving, found, grid)
-                uncertainty = _estimated(Uncertainty(evidence, calibration, field, problem.initial))
+                uncertainty = Uncertainty(evidence, calibration, field, problem.initial)
         report(1.0, "done")
         log.info("registered in %.1f s", time.perf_counter() - started)
         return Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
@@ -205,7 +205,7 @@ class DenseModel(Settings):
             raise RegistrationError(
                 f"{text}: use model='auto', which is for any images, or force=True if it is right all the same"
             )
-        warn(text)
+        warn(text, doubt=True)
 
     def _with_descriptor(
         self, fixed: WorkingImage, moving: WorkingImage, operations: Operations
@@ -230,11 +230,3 @@ def _on_fixed_grid(inner: DisplacementField, fixed: Grid, initial: Mapping | Non
     for slab, points in slabs(fixed):
         out[slab] = initial(points + inner.at(points, outside="nearest")) - points
     return DisplacementField(out, fixed)
-
-
-def _estimated(uncertainty: Uncertainty) -> Uncertainty:
-    """Log the quality of a registration, as a warning where it has probably failed."""
-    quality = uncertainty.quality
-    if quality is not None:
-        log.log(logging.WARNING if quality.failed else logging.INFO, "%s", quality)
-    return uncertainty

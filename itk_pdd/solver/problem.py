@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.evaluation.verdict import Verdict
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping
@@ -176,6 +177,12 @@ class Result:
     edge : float, optional
         Share of the structured points at the edge of the range after the first search (see
         :mod:`itk_pdd.solver.capture`); None where the model does not know.
+    verdict : Verdict, optional
+        Whether the registration succeeded, where it was judged.
+    warnings : tuple of str
+        What the registration warned of.
+    seconds : float
+        How long it took, with the verdict.
     """
 
     field: DisplacementField
@@ -184,6 +191,9 @@ class Result:
     capture_range_mm: float
     uncertainty: Uncertainty | None = None
     edge: float | None = None
+    verdict: Verdict | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 class Model(Protocol):

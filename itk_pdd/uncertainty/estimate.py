@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.evaluation.verdict import Verdict
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid, slabs
 from itk_pdd.geometry.mapping import Mapping
@@ -40,6 +41,11 @@ class Uncertainty:
         The result, in millimetres on the grid of the fixed image.
     initial : callable, optional
         The initial transform: its derivative carries the uncertainty on.
+
+    Attributes
+    ----------
+    verdict : Verdict, optional
+        Whether the registration succeeded, where it was judged.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Uncertainty:
     ) -> None:
         self.evidence, self.calibration, self.field = evidence, calibration, field
         self._initial = initial
+        self.verdict: Verdict | None = None
 
     @property
     def grid(self) -> Grid:
@@ -119,6 +126,41 @@ class Uncertainty:
         deviation = self.standard_deviation()
         return Volume(deviation.array * np.float32(self.quantile(probability)), self.grid)
 
+    def located(self, share: float) -> float:
+        """Radius in millimetres within which a share of the body is located: the headline of the uncertainty.
+
+        The body is where the fixed image shows something, inside its mask. A share of it lies no farther from its true
+        place than this radius: ``r`` with the mean over the body of ``F(r^2 / s^2 * nu / (nu - 2)) = share``, where
+        ``s`` is the standard deviation and ``F`` the F distribution with the dimension and ``nu``, the degrees of
+        freedom of the calibrated distribution.
+
+        Parameters
+        ----------
+        share : float
+            Above 0 and below 1, such as 0.5 or 0.95.
+
+        Raises
+        ------
+        RegistrationError
+            If it is not between 0 and 1.
+        """
+        from scipy.optimize import brentq
+        from scipy.stats import f
+
+        inside, deviation = self.evidence.inside, self.control_deviation()
+        s = np.maximum((deviation[inside] if inside.any() else deviation.ravel()).astype(float), 1e-9)
+        d, nu = self.grid.dimension, self.calibration.tail
+        ends = s.min() * self.quantile(share), s.max() * self.quantile(share)
+        if ends[1] - ends[0] < 1e-6 * ends[1]:
+            return float(ends[1])
+        return float(brentq(lambda r: f.cdf(np.square(r / s) * nu / (nu - 2), d, nu).mean() - share, *ends, rtol=1e-4))
+
+    @property
+    def headline(self) -> str:
+        """Half of the body and 95 % of it: how far from its true place, in words."""
+        half, most = self.located(0.5), self.located(0.95)
+        return f"half of the body is located within {half:.2g} mm, 95 % within {most:.2g} mm"
+
     def quantile(self, probability: float) -> float:
         """Return the standard deviations (root of the trace) that the error does not exceed with a probability."""
         from scipy.stats import f
@@ -167,9 +209,8 @@ class Uncertainty:
 
     @functools.cached_property
     def quality(self) -> Quality | None:
-        """One figure for the whole registration; None where the model's calibration has none."""
-        evidence = self.evidence
-        return quality(self.calibration.quality, evidence.features, evidence.inside, self.control_deviation())
+        """Overlap of structures to expect; None where the model's calibration has not learned that."""
+        return quality(self.calibration.quality, self.evidence.features, self.evidence.inside)
 
     def _roots(self) -> np.ndarray:
         """Interpolate the Cholesky factors of the covariances: lower triangles, (*grid.shape, dim (dim + 1) / 2)."""
@@ -207,11 +248,7 @@ class Uncertainty:
         return self.standard_deviation().to_itk()
 
     def __repr__(self) -> str:
-        deviation = self.control_deviation()
-        return (
-            f"<Uncertainty of a field on {self.grid}: standard deviation {np.median(deviation):.3g} mm (median), "
-            f"{np.percentile(deviation, 95):.3g} mm (95th percentile)>"
-        )
+        return f"<Uncertainty of a field on {self.grid}: {self.headline}>"
 
 
 def _derivative(mapping: Mapping, points: np.ndarray, step: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One figure that says whether a registration can be believed: the overlap of structures that its evidence predicts."""
+"""One figure for a registration: the overlap of structures that its evidence predicts."""
 
 from __future__ import annotations
 
@@ -27,34 +27,19 @@ _OFFSET = 0.02
 
 @dataclass(frozen=True)
 class Quality:
-    """The overlap to expect of a registration.
+    """The overlap to expect of a registration. (Whether it succeeded says the verdict.)
 
     Parameters
     ----------
     figure : float
         Predicted Dice overlap of structures, from 0 to 1; larger is better. Small structures overlap less than large
         ones: compare it with that of other registrations of the same kind.
-    threshold : float
-        Below it the registration has probably failed: learned from registrations with wrong starts.
-    deviation_mm : float
-        Median standard deviation of the displacement where the fixed image shows something.
     """
 
     figure: float
-    threshold: float
-    deviation_mm: float
-
-    @property
-    def failed(self) -> bool:
-        """Return True if the figure lies below the threshold."""
-        return self.figure < self.threshold
 
     def __str__(self) -> str:
-        verdict = "probably failed, look at it" if self.failed else "no sign of failure"
-        return (
-            f"quality {self.figure:.2f} (predicted overlap; suspicious below {self.threshold:.2f}): {verdict}; "
-            f"median standard deviation {self.deviation_mm:.2g} mm"
-        )
+        return f"predicted overlap {self.figure:.2f}"
 
 
 def summary(features: Mapping[str, np.ndarray], inside: np.ndarray) -> dict[str, float]:
@@ -87,24 +72,19 @@ def predicted(means: Mapping[str, float], intercept: float, weights: Mapping[str
     return float(expit(intercept - fall))
 
 
-def quality(
-    learned: Mapping[str, Any], features: Mapping[str, np.ndarray], inside: np.ndarray, deviation: np.ndarray
-) -> Quality | None:
-    """Judge a registration.
+def quality(learned: Mapping[str, Any], features: Mapping[str, np.ndarray], inside: np.ndarray) -> Quality | None:
+    """Predict the overlap of a registration.
 
     Parameters
     ----------
     learned : mapping
-        Intercept, weights and threshold of the calibration; empty if it has not learned to judge: None is returned.
+        Intercept and weights of the calibration; empty if it has not learned to predict: None is returned.
     features, inside
         See :func:`summary`.
-    deviation : numpy.ndarray
-        Standard deviation of the displacement at the control points in millimetres.
     """
     if not learned:
         return None
-    figure = predicted(summary(features, inside), learned["intercept"], learned["weights"])
-    return Quality(figure, float(learned["threshold"]), float(np.median(deviation[_shown(inside)])))
+    return Quality(predicted(summary(features, inside), learned["intercept"], learned["weights"]))
 
 
 def _shown(inside: np.ndarray) -> np.ndarray:

@@ -30,9 +30,9 @@ def warp_points(points: Any, transform: Any, *, to: str, outside: str = "error")
         Where the points go. "moving" takes points of the fixed image to the moving image: the transform itself.
         "fixed" takes points of the moving image (its landmarks, say) to the fixed image, where the warped image
         lies: this needs the inverse, which is computed for every point to 0.0001 voxel of the field.
-    outside : {"error", "nearest"}
-        What to do with points that lie, or get, outside of a displacement field or B-spline: refuse them, or move
-        them by the nearest displacement.
+    outside : {"error", "nearest", "skip"}
+        What to do with points that lie, or get, outside of a displacement field or B-spline: refuse them, move them by
+        the nearest displacement, or make them NaN.
 
     Returns
     -------
@@ -49,8 +49,8 @@ def warp_points(points: Any, transform: Any, *, to: str, outside: str = "error")
         raise RegistrationError(
             f"to is {to!r}, expected 'fixed' (points of the moving image to the fixed one) or 'moving' (the other way)"
         )
-    if outside not in ("error", "nearest"):
-        raise RegistrationError(f"outside is {outside!r}, expected 'error' or 'nearest'")
+    if outside not in ("error", "nearest", "skip"):
+        raise RegistrationError(f"outside is {outside!r}, expected 'error', 'nearest' or 'skip'")
     mapping = as_mapping(transform).extended()
     if isinstance(points, str | os.PathLike):
         points = read_points(points, dimension=mapping.dimension).own
@@ -63,12 +63,16 @@ def warp_points(points: Any, transform: Any, *, to: str, outside: str = "error")
     if not np.isfinite(given).all():
         raise RegistrationError("points hold NaN or infinite coordinates, expected finite numbers")
     if to == "moving":
+        inside = mapping.contains(given)
         if outside == "error":
-            _refuse(~mapping.contains(given), given, "the fixed image")
-        return mapping(given)
+            _refuse(~inside, given, "the fixed image")
+        return np.where(inside[:, None] | (outside != "skip"), mapping(given), np.nan)
     found, residuals = mapping.invert(given)
+    inside = mapping.contains(found)
     if outside == "error":
-        _refuse(~mapping.contains(found), given, "the moving image")
+        _refuse(~inside, given, "the moving image")
+    elif outside == "skip":
+        found[~inside], residuals[~inside] = np.nan, 0
     lost = residuals > _REACHED * (mapping.voxel or np.inf)
     if lost.any():
         raise RegistrationError(
@@ -84,7 +88,8 @@ def _refuse(outside: np.ndarray, points: np.ndarray, where: str) -> None:
         raise RegistrationError(
             f"{int(outside.sum())} of {len(points)} points of {where} lie outside the field of the transform, which "
             f"says nothing about them (the first is number {first}, {_told(points[first])}): check the direction and "
-            "the coordinate system (LPS), or ask for the nearest displacement (outside='nearest')"
+            "the coordinate system (LPS), or ask for the nearest displacement (outside='nearest') or for the others "
+            "alone (outside='skip')"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from itk_pdd.cli.register import main
 
 from itk_pdd import models, registration
 from itk_pdd.commands.register import register_files
+from itk_pdd.errors import RegistrationWarning
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.network.card import ModelCard
-from itk_pdd.report.quality import judged
 from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty.calibration import Calibration, calibration_of
-from itk_pdd.uncertainty.quality import CANDIDATES, Quality, predicted
+from itk_pdd.uncertainty.quality import CANDIDATES, predicted
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +79,24 @@ def test_labels_are_needed_for_their_probabilities(files, tmp_path: Path) -> Non
     assert "--moving-labels" in result.output
 
 
-def test_log_tells_the_quality(files, tmp_path: Path) -> None:
+def test_log_tells_the_verdict(files, tmp_path: Path) -> None:
     _, folder = files
     pair = folder / "fixed.nii.gz", folder / "moving.nii.gz"
-    assert "quality 0." in run(*pair, "-o", tmp_path / "u.mha", "-v").output
-    assert "quality 0." not in run(*pair, "-o", tmp_path / "u.mha", "-v", "--no-quality").output
+    assert "Verdict: good." in run(*pair, "-o", tmp_path / "u.mha", "-v").output
+    assert "Verdict" not in run(*pair, "-o", tmp_path / "u.mha", "-v", "--no-quality").output
+
+
+def test_uncertainty_has_a_headline(files, tmp_path: Path) -> None:
+    _, folder = files
+    told = run(folder / "fixed.nii.gz", folder / "moving.nii.gz", "--uncertainty", tmp_path / "u.mha", "-v").output
+    half, most = (float(v) for v in re.search(r"located within ([\d.]+) mm, 95 % within ([\d.]+) mm", told).groups())
+    assert 0 < half < most
 
 
 def test_nothing_is_judged_where_that_was_declined(files, tmp_path: Path) -> None:
     _, folder = files
     pair = folder / "fixed.nii.gz", folder / "moving.nii.gz"
-    assert register_files(*pair, output=tmp_path / "u.mha", quality=False).uncertainty is None
+    assert register_files(*pair, output=tmp_path / "u.mha", quality=False).verdict is None
 
 
 def test_wrong_start_is_told_as_a_failure(files, caplog: pytest.LogCaptureFixture) -> None:
@@ -98,16 +106,17 @@ def test_wrong_start_is_told_as_a_failure(files, caplog: pytest.LogCaptureFixtur
     matrix[:3, :3] = rotation(60, 0, 70)
     matrix[:3, 3] = grid.centre - matrix[:3, :3] @ grid.centre + [30, 10, 40]
     with caplog.at_level(logging.INFO, logger="itk_pdd"):
-        good = registration.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.quality
+        good = registration.register_volumes(made.fixed, made.moving, uncertainty=True)
         assert not any(r.levelno >= logging.WARNING for r in caplog.records)
-        bad = registration.register_volumes(
-            made.fixed, made.moving, initial=AffineMapping(matrix), uncertainty=True
-        ).uncertainty.quality
+        with pytest.warns(RegistrationWarning, match="edge of the range"):
+            bad = registration.register_volumes(
+                made.fixed, made.moving, initial=AffineMapping(matrix), uncertainty=True
+            )
         assert any(r.levelno == logging.WARNING and "probably failed" in r.message for r in caplog.records)
-    assert not good.failed
-    assert bad.failed
-    assert bad.figure < good.figure - 0.2
-    assert (judged(good).light, judged(bad).light) == ("good", "poor")
+    assert not good.verdict.failed
+    assert bad.verdict.failed
+    assert bad.uncertainty.verdict is bad.verdict
+    assert bad.uncertainty.quality.figure < good.uncertainty.quality.figure - 0.2
 
 
 def test_quality_falls_with_worse_evidence() -> None:
@@ -118,7 +127,6 @@ def test_quality_falls_with_worse_evidence() -> None:
     for name in learned["weights"]:
         assert predicted({**means, name: 0.6}, learned["intercept"], learned["weights"]) < base
     assert 0 < learned["threshold"] < 1
-    assert "suspicious below 0.40" in str(Quality(0.7, 0.4, 2.0))
 
 
 def test_trained_model_brings_its_own_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import SimpleITK
 from conftest import GEOMETRIES, blobs, rotation, wave
 
 from itk_pdd import warp_image, warp_points
+from itk_pdd.commands.transform import points_file
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
@@ -138,3 +139,18 @@ def test_wrong_use() -> None:
             make()
     with pytest.raises(TypeError):
         warp_points(points, wave(GRID))
+
+
+def test_points_outside_are_left_out_on_request(tmp_path) -> None:
+    grid = Grid.create((20, 20, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    shift = np.full((20, 20, 20, 3), 2.0, np.float32)
+    write_field(DisplacementField(shift, grid), tmp_path / "field.nii.gz")
+    (tmp_path / "in.csv").write_text("name,x,y,z\na,5,5,5\nb,500,5,5\nc,7,8,9\n")
+    told = points_file(
+        tmp_path / "in.csv", tmp_path / "out.csv", [tmp_path / "field.nii.gz"], to="moving", outside="skip"
+    )
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["name", "a", "c"] and "1 outside the field are left out" in told
+    assert [float(value) for value in rows[2].split(",")[1:]] == pytest.approx([9, 10, 11])
+    with pytest.raises(RegistrationError, match="outside='skip'"):
+        points_file(tmp_path / "in.csv", tmp_path / "no.csv", [tmp_path / "field.nii.gz"], to="moving")

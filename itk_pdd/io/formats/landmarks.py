@@ -188,8 +188,12 @@ def _coordinates(rows: Rows, body: list[int], columns: list[int], first_line: in
 
 
 def _replaced(rows: Rows, body: list[int], columns: list[int], points: np.ndarray) -> Rows:
+    """Put other points into rows; a point that is NaN takes its row with it."""
     result = [list(row) for row in rows]
-    for number, point in zip(body, points, strict=True):
+    for number, point in reversed(list(zip(body, points, strict=True))):
+        if np.isnan(point).any():
+            del result[number]
+            continue
         for column, value in zip(columns, point, strict=True):
             result[number][column] = decimal(value)
     return result

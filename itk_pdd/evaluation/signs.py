@@ -1,0 +1,204 @@
+"""Measure signs of success and failure of a registration, without a truth: from its images and its field alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import Mapping
+from itk_pdd.geometry.resampling import resample
+from itk_pdd.geometry.volume import Volume
+
+__all__ = ["field_signs", "image_signs"]
+
+_PATCHES = 1000
+"""About as many patches are compared, spread evenly over the fixed image."""
+_NODES = 20_000
+"""About as many voxels at which the field is differentiated."""
+_RADII = {2: 4, 3: 2}
+"""Half the width of a patch in samples, by dimension."""
+_PITCH = 3.0
+"""Distance of the samples of a patch in voxels: a patch is larger than what remains unaligned between people."""
+_FLOOR = 0.003
+"""Share of an image's variance below which a patch shows nothing."""
+_LEAST_SEEN = 0.75
+"""Share of a patch that must lie within both images."""
+_UNLIKE = 0.1
+"""Squared correlation below which a patch is unlike its match."""
+_VOXELS = 1_000_000
+"""Voxels of an image beyond which it is compared at a coarser spacing."""
+
+
+def field_signs(field: DisplacementField, mask: np.ndarray | None = None) -> dict[str, float]:
+    """Measure how a field deforms, on about 20 000 voxels.
+
+    Parameters
+    ----------
+    field : DisplacementField
+        From fixed to moving points in millimetres, the initial transform included.
+    mask : numpy.ndarray of bool, optional
+        Voxels that count; all by default.
+
+    Returns
+    -------
+    dict of str to float
+        ``folded``: share of the voxels whose Jacobian determinant is not positive (of the sign of the median one);
+        ``extreme``: share whose volume changes more than fivefold beside the median; ``strain``: root mean square of
+        the derivatives beside the median ones.
+    """
+    grid, u = field.grid, field.vectors
+    index = _lattice(grid, _NODES, mask)
+    last = np.asarray(grid.size) - 1
+    columns = []
+    for axis in range(grid.dimension):
+        low, high = index.copy(), index.copy()
+        low[:, axis] = np.maximum(low[:, axis] - 1, 0)
+        high[:, axis] = np.minimum(high[:, axis] + 1, last[axis])
+        width = np.maximum(high[:, axis] - low[:, axis], 1)[:, None]
+        columns.append((u[tuple(high[:, ::-1].T)] - u[tuple(low[:, ::-1].T)]) / width)
+    whole = np.stack(columns, axis=-1) @ np.linalg.inv(grid.matrix) + np.eye(grid.dimension)
+    typical = np.median(whole, axis=0)
+    relative = np.linalg.det(whole) / (np.linalg.det(typical) or 1.0)
+    return {
+        "folded": float(np.mean(relative <= 0)),
+        "extreme": float(np.mean((relative > 5) | (relative < 0.2))),
+        "strain": float(np.sqrt(np.mean(np.square(whole - typical)) * grid.dimension)),
+    }
+
+
+def image_signs(
+    fixed: Sequence[Volume],
+    moving: Sequence[Volume],
+    field: DisplacementField,
+    *,
+    initial: Mapping | None = None,
+    weights: Sequence[float] | None = None,
+    mask: np.ndarray | None = None,
+    moving_mask: Volume | None = None,
+) -> dict[str, float]:
+    """Compare patches of the fixed image with their matches, by the square of their correlation.
+
+    The square counts a contrast that is the other way round as well: one measure for images of one and of several
+    kinds. Images of more than a million voxels are compared at a coarser spacing.
+
+    Parameters
+    ----------
+    fixed, moving : sequence of Volume
+        The channels of both images.
+    field : DisplacementField
+        From fixed to moving points on the grid of the fixed image.
+    initial : Mapping, optional
+        Where the registration started.
+    weights : sequence of float, optional
+        Of the channels; all alike by default.
+    mask : numpy.ndarray of bool, optional
+        Fixed voxels that count.
+    moving_mask : Volume, optional
+        Where the moving image counts.
+
+    Returns
+    -------
+    dict of str to float
+        ``likeness`` and ``start``: mean squared correlation of the patches after and before; ``unlike``: share of the
+        patches below 0.1; ``outside``: share of the samples that is mapped outside the moving image; ``compared``:
+        share of the patches with something to see that could be compared.
+    """
+    grid, dimension = fixed[0].grid, fixed[0].grid.dimension
+    spacing = float(np.prod(grid.spacing) * max(grid.voxels / _VOXELS, 1)) ** (1 / dimension)
+    weights = [1.0] * len(fixed) if weights is None else weights
+    centres = grid.to_physical(_lattice(grid, _PATCHES, mask))
+    reach = range(-_RADII[dimension], _RADII[dimension] + 1)
+    offsets = np.stack(np.meshgrid(*[reach] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+    points = centres[:, None] + _PITCH * spacing * offsets
+    index = grid.to_index(points)
+    valid = grid.contains_index(index)
+    after = points + _sampled(field.vectors, index)
+    before = points if initial is None else initial(points)
+    seen_after, seen_before = (_seen(where, moving[0].grid, moving_mask) & valid for where in (after, before))
+    whole = seen_after.mean(axis=1) > _LEAST_SEEN
+    both = whole & (seen_before.mean(axis=1) > _LEAST_SEEN)
+    shown, likeness, start = np.zeros(len(points), bool), np.zeros(len(points)), np.zeros(len(points))
+    for a, b, weight in zip(fixed, moving, weights, strict=True):
+        if weight > 0:
+            a, b = _coarser(a, spacing), _coarser(b, spacing)
+            patches = _clipped(_sampled(a.array, a.grid.to_index(points)))
+            shown |= patches.var(axis=1) > _FLOOR * patches.var()
+            for total, where in ((likeness, after), (start, before)):
+                matches = _clipped(_sampled(b.array, b.grid.to_index(where)))
+                total += weight / sum(weights) * _squared_correlation(patches, matches)
+    return {
+        "likeness": _mean(likeness[shown & whole]),
+        "start": _mean(start[shown & both]),
+        "unlike": _mean(likeness[shown & whole] < _UNLIKE),
+        "outside": float(1 - seen_after[valid].mean()),
+        "compared": float((shown & whole).sum() / max(shown.sum(), 1)),
+    }
+
+
+def _coarser(volume: Volume, spacing: float) -> Volume:
+    """Smooth and resample a volume of much finer voxels."""
+    if np.prod(volume.grid.spacing) ** (1 / volume.grid.dimension) > 0.9 * spacing:
+        return volume
+    return resample(volume, volume.grid.with_spacing(np.maximum(volume.grid.spacing, spacing)))
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    """Clip the intensities of single bright or dark spots, such as metal."""
+    return np.clip(values, *np.percentile(values, (0.1, 99.9)))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _seen(points: np.ndarray, grid: Grid, mask: Volume | None) -> np.ndarray:
+    index = grid.to_index(points)
+    inside = grid.contains_index(index)
+    return inside if mask is None else inside & (_sampled(mask.array.astype(np.float32), index) > 0.5)
+
+
+def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Square the correlation of patches (n, samples); below a share of the variance of all a patch shows nothing."""
+    floors = _FLOOR * a.var(), _FLOOR * b.var()
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    spread = [np.square(x).mean(axis=1) + floor for x, floor in zip((a, b), floors, strict=True)]
+    return np.square((a * b).mean(axis=1)) / np.maximum(spread[0] * spread[1], 1e-30)
+
+
+def _lattice(grid: Grid, count: int, mask: np.ndarray | None) -> np.ndarray:
+    """Spread indices (n, dim), components x, y, z, evenly in millimetres over the box of a mask; those within it."""
+    low, high = np.zeros(grid.dimension, int), np.asarray(grid.size)
+    if mask is not None and mask.any():
+        found = [np.flatnonzero(mask.any(axis=tuple(i for i in range(mask.ndim) if i != a))) for a in range(mask.ndim)]
+        low, high = np.array([f[0] for f in found])[::-1], np.array([f[-1] + 1 for f in found])[::-1]
+    extent = (high - low) * np.asarray(grid.spacing)
+    pitch = max(float(np.prod(extent) / count) ** (1 / grid.dimension), 1e-9)
+    axes = []
+    for first, n, length in zip(low, high - low, extent, strict=True):
+        m = int(np.clip(round(length / pitch), 1, n))
+        axes.append(first + np.unique(((np.arange(m) + 0.5) * n / m).astype(int)))
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.dimension)
+    if mask is None:
+        return index
+    inside = mask[tuple(index[:, ::-1].T)]
+    return index[inside] if inside.any() else index
+
+
+def _sampled(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Interpolate linearly at continuous indices (..., dim); beyond the border the nearest voxel counts."""
+    dimension = index.shape[-1]
+    last = np.asarray(array.shape[:dimension])[::-1] - 1
+    index = np.clip(index, 0, last)
+    low = np.minimum(np.floor(index).astype(int), np.maximum(last - 1, 0))
+    share = (index - low).astype(np.float32)
+    total: np.ndarray = np.float32(0)  # type: ignore[assignment]
+    for corner in itertools.product((0, 1), repeat=dimension):
+        where = np.minimum(low + corner, last)
+        weight = np.prod(np.where(np.asarray(corner, bool), share, 1 - share), axis=-1)
+        values = array[tuple(np.moveaxis(where[..., ::-1], -1, 0))].astype(np.float32)
+        total = total + values * (weight if values.ndim == weight.ndim else weight[..., None])
+    return total

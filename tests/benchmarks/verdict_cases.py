@@ -1,0 +1,394 @@
+"""Registrations of every kind, good ones and failures, for the table of verdicts (``verdicts.py``).
+
+A pair is two images with labels or landmarks and the rough alignment that suits it. A case is a pair as it is, or
+spoiled in one way. Subjects are split in two halves: thresholds are chosen on "calibration" alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.geometry.resampling import resample
+from itk_pdd.io.volume import Volume
+from itk_pdd.solver.problem import Problem
+from itk_pdd.synthesis import make_pair
+
+LARGE_ORGANS = (1, 2, 3, 6, 7)
+SPLITS = ("calibration", "held-out")
+
+
+@dataclass(frozen=True)
+class Made:
+    """The images of a case and its truth.
+
+    Attributes
+    ----------
+    problem : Problem
+        The images and the start.
+    proper : AffineMapping
+        The rough alignment that suits the pair, which a spoiled start leaves.
+    labels : tuple of Volume, optional
+        Label maps of both.
+    members : tuple of int, optional
+        The labels that are scored; all by default.
+    points : tuple of numpy.ndarray, optional
+        Landmarks of both, in millimetres.
+    related : bool
+        Whether the two images show the same part of a body; else the registration fails whatever it does.
+    options : dict
+        For the registration.
+    """
+
+    problem: Problem
+    proper: AffineMapping
+    labels: tuple[Volume, Volume] | None = None
+    members: tuple[int, ...] | None = None
+    points: tuple[np.ndarray, np.ndarray] | None = None
+    related: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One registration: name of the pair, kind of images, what was done to them, its half, and what makes it."""
+
+    pair: str
+    group: str
+    kind: str
+    split: str
+    make: Callable[[], Made]
+
+    @property
+    def name(self) -> str:
+        """Name of the case."""
+        return f"{self.group} {self.pair} {self.kind}"
+
+
+Pair = tuple[str, str, Callable[[], Made]]
+
+
+def all_cases(data: Path) -> list[Case]:
+    """List the cases; those of a group come mixed with those of the others."""
+    groups = [list(g) for g in (hippocampi(data), synthetic(), slices(data), abdomens(data), rest(data))]
+    mixed = [(n / len(group), case) for group in groups for n, case in enumerate(group)]
+    return [case for _, case in sorted(mixed, key=lambda entry: entry[0])]
+
+
+@functools.lru_cache(maxsize=24)
+def _read(path: Path) -> Volume:
+    return Volume.from_image(str(path), name=path.name)
+
+
+@functools.lru_cache(maxsize=24)
+def _labels(path: Path) -> Volume:
+    return Volume.labels_from_image(str(path), name=path.name)
+
+
+@functools.lru_cache(maxsize=24)
+def _coarse(path: Path, spacing: float, labels: bool = False) -> Volume:
+    volume = _labels(path) if labels else _read(path)
+    grid = volume.grid.with_spacing(spacing)
+    return resample(volume, grid, interpolation="nearest" if labels else "linear")
+
+
+def _identity(dimension: int) -> AffineMapping:
+    return AffineMapping(np.eye(dimension + 1))
+
+
+def _linear(grid: Grid, *, degrees: float = 0.0, shift: float = 0.0, zoom: float = 1.0, axis: int = 2) -> AffineMapping:
+    """Turn about the centre (about an axis in 3-D), shift by a share of the extent, and zoom."""
+    dimension, angle = grid.dimension, np.radians(degrees)
+    turn = np.eye(dimension)
+    first, second = [i for i in range(dimension) if i != axis][:2] if dimension == 3 else (0, 1)
+    turn[[first, second], [first, second]] = np.cos(angle)
+    turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+    matrix, centre = np.eye(dimension + 1), np.asarray(grid.centre)
+    moved = centre + shift * np.eye(dimension)[0] * grid.extent[0]
+    matrix[:-1, :-1], matrix[:-1, -1] = zoom * turn, moved - zoom * turn @ centre
+    return AffineMapping(matrix)
+
+
+def _centres(fixed: Grid, moving: Grid) -> AffineMapping:
+    matrix = np.eye(fixed.dimension + 1)
+    matrix[:-1, -1] = np.asarray(moving.centre) - np.asarray(fixed.centre)
+    return AffineMapping(matrix)
+
+
+def _part(volume: Volume, axis: int, low: float, high: float) -> Volume:
+    """Cut a volume along an axis (x is 0), from one share of its extent to another."""
+    grid = volume.grid
+    first, last = round(low * grid.size[axis]), round(high * grid.size[axis])
+    index, size = np.zeros(grid.dimension), list(grid.size)
+    index[axis], size[axis] = first, last - first
+    part = [slice(None)] * grid.dimension
+    part[grid.dimension - 1 - axis] = slice(first, last)
+    cut = Grid.create(size, grid.spacing, grid.to_physical(index), np.asarray(grid.direction))
+    return Volume(np.ascontiguousarray(volume.array[tuple(part)]), cut)
+
+
+def _like(other: Volume, grid: Grid) -> Volume:
+    """Bring another image to the spacing of a grid, no larger than that."""
+    if other.grid.dimension == 2:
+        return other
+    other = resample(other, other.grid.with_spacing(float(np.mean(grid.spacing))))
+    for axis in range(3):
+        share = min(1.0, grid.size[axis] / other.grid.size[axis])
+        other = _part(other, axis, (1 - share) / 2, (1 + share) / 2)
+    return other
+
+
+def _remapped(volume: Volume, seed: int) -> Volume:
+    """Give an image another contrast: a smooth random function of its intensities, which need not be monotonic."""
+    low, high = np.percentile(volume.array, (0.5, 99.5))
+    levels = np.random.default_rng(seed).uniform(0, 1000, 5)
+    return Volume(np.interp(volume.array, np.linspace(low, high, 5), levels).astype(np.float32), volume.grid)
+
+
+STARTS: dict[str, dict[str, float]] = {
+    "turned 60": {"degrees": 60},
+    "turned 90": {"degrees": 90, "axis": 0},
+    "turned 180": {"degrees": 180, "axis": 1},
+    "far start": {"shift": 0.45},
+    "zoomed": {"zoom": 0.55},
+}
+"""Wrong starts: in the plane or out of it."""
+KINDS = (
+    "turned 60", "other body part", "turned 180", "label map as image", "far start", "other modality", "noise",
+    "turned 90", "mirrored", "partial overlap", "wrong model", "zoomed", "cut field of view",
+)  # fmt: skip
+"""What is done to a pair."""
+
+
+def _spoiled(made: Made, kind: str, other: Volume, seed: int) -> Made:
+    """Spoil a pair in one of the ways of ``KINDS``."""
+    fixed, moving = made.problem.fixed, made.problem.moving
+    start, axis = made.problem.initial or made.proper, seed % fixed.grid.dimension
+    if kind in STARTS:
+        start = AffineMapping(start.matrix @ _linear(fixed.grid, **STARTS[kind]).matrix)
+        return replace(made, problem=Problem((fixed,), (moving,), start))
+    if kind in ("other body part", "noise"):
+        if kind == "noise":
+            noise = np.random.default_rng(seed).normal(size=moving.grid.shape).astype(np.float32)
+            moving = Volume(noise, moving.grid)
+        else:
+            moving = _like(other, fixed.grid)
+            start = _centres(fixed.grid, moving.grid)
+        return replace(made, problem=Problem((fixed,), (moving,), start), related=False)
+    if kind == "mirrored":
+
+        def flip(v: Volume) -> Volume:
+            return Volume(np.ascontiguousarray(np.flip(v.array, fixed.grid.dimension - 1 - axis)), v.grid)
+
+        labels = None if made.labels is None else (made.labels[0], flip(made.labels[1]))
+        return replace(made, problem=Problem((fixed,), (flip(moving),), start), labels=labels)
+    if kind == "partial overlap":
+        cut = _part(fixed, axis, 0, 0.62)
+        labels = None if made.labels is None else (_part(made.labels[0], axis, 0, 0.62), made.labels[1])
+        return replace(made, problem=Problem((cut,), (_part(moving, axis, 0.38, 1),), start), labels=labels)
+    if kind == "cut field of view":
+        return replace(made, problem=Problem((fixed,), (_part(moving, axis, 0.25, 0.85),), start))
+    if kind == "wrong model":
+        return replace(made, options={"model": "abdomen-ct", "force": True})
+    if kind == "label map as image":
+        moving = Volume(made.labels[1].array.astype(np.float32), made.labels[1].grid)
+        return replace(made, problem=Problem((fixed,), (moving,), start))
+    assert kind == "other modality"
+    return replace(made, problem=Problem((fixed,), (_remapped(moving, seed),), start))
+
+
+def _expanded(
+    group: str, pairs: Iterable[Pair], other: Callable[[int], Volume], kinds: tuple[str, ...], spoiled: int
+) -> Iterator[Case]:
+    """Cases of every pair: as it is, and spoiled in so many ways, one after the other."""
+    # Both halves, and both directions of a pair, meet every kind.
+    turns = {split: itertools.cycle(kinds) for split in SPLITS}
+    for number, (name, split, make) in enumerate(pairs):
+        yield Case(name, group, "as it is", split, make)
+        for _ in range(spoiled):
+            kind = next(turns[split])
+            yield Case(name, group, kind, split,
+                       lambda m=make, k=kind, n=number: _spoiled(m(), k, other(n), n))  # fmt: skip
+
+
+def _without(*kinds: str) -> tuple[str, ...]:
+    return tuple(kind for kind in KINDS if kind not in kinds)
+
+
+def hippocampi(data: Path, count: int = 64) -> Iterator[Case]:
+    """Hippocampi of different people, with their centres on each other."""
+    folder = data / "hippocampus_mr"
+    names = sorted(path.name for path in (folder / "images").glob("*.nii.gz"))
+
+    def made(a: str, b: str) -> Made:
+        fixed, moving = _read(folder / "images" / a), _read(folder / "images" / b)
+        labels = _labels(folder / "labels" / a), _labels(folder / "labels" / b)
+        start = _centres(fixed.grid, moving.grid)
+        return Made(Problem((fixed,), (moving,), start), start, labels)
+
+    pairs = []
+    for i in range(count):
+        # Neighbours in the list belong to one half; every pair comes in both directions.
+        block = (i // 2) * 2
+        a, b = (names[block], names[block + 1])[:: 1 if i % 2 == 0 else -1]
+        pairs.append((f"{a[12:15]}-{b[12:15]}", SPLITS[(i // 2) % 2], functools.partial(made, a, b)))
+    others = [data / "lung_mr/image_0004.nii.gz", data / "abdomen_ct/image_0001.nii.gz"]
+    return _expanded("hippocampus", pairs, lambda n: _coarse(others[n // 2 % 2], 2.0), KINDS, 2)
+
+
+def abdomens(data: Path, count: int = 32) -> Iterator[Case]:
+    """Abdomens of different people at 4 mm, roughly aligned."""
+    folder, names = data / "abdomen_ct", [*range(1, 11), *range(31, 41)]
+
+    def made(a: int, b: int) -> Made:
+        images = [_coarse(folder / f"image_{n:04d}.nii.gz", 4.0) for n in (a, b)]
+        labels = [_coarse(folder / f"label_{n:04d}.nii.gz", 4.0, True) for n in (a, b)]
+        return Made(Problem((images[0],), (images[1],)), _identity(3), (labels[0], labels[1]), LARGE_ORGANS)
+
+    pairs = []
+    for i in range(count):
+        half = (i // 2) % 2
+        subjects = names[half::2]
+        step, first = 1 + (i // 4) // len(subjects), (i // 4) % len(subjects)
+        a, b = (subjects[first], subjects[(first + step) % len(subjects)])[:: 1 if i % 2 == 0 else -1]
+        pairs.append((f"{a:04d}-{b:04d}", SPLITS[half], functools.partial(made, a, b)))
+    return _expanded("abdomen", pairs, lambda n: _read(data / "lung_mr/image_0006.nii.gz"), _without("wrong model"), 1)
+
+
+def slices(data: Path) -> Iterator[Case]:
+    """Coronal slices of brains of different people, aligned by an affine search: halves of five people each."""
+    folder = data / "brain_mr_2d"
+
+    def made(a: int, b: int) -> Made:
+        from itk_pdd.registration import prepare
+
+        files = [str(folder / f"image_{n:02d}.nii.gz") for n in (a, b)]
+        labels = [_labels(folder / f"label_{n:02d}.nii.gz") for n in (a, b)]
+        # The cortex of a slice is many small labels: the large ones are scored.
+        shared = [int(n) for n in np.unique(labels[0].array) if n and min((v.array == n).sum() for v in labels) > 300]
+        problem = prepare(*files, initialise="affine", threads=1)
+        return Made(problem, problem.initial, (labels[0], labels[1]), tuple(shared))
+
+    pairs = []
+    for a, b in itertools.permutations(range(1, 11), 2):
+        if (a > 5) == (b > 5):
+            pairs.append((f"{a:02d}-{b:02d}", SPLITS[a > 5], functools.partial(made, a, b)))
+    others = [data / "classic_2d/CT_2D_head_fixed.mha", data / "classic_2d/BrainProtonDensitySliceBorder20.png"]
+    return _expanded("brain 2-D", pairs, lambda n: _read(others[n % 2]), _without("wrong model"), 2)
+
+
+def synthetic(count: int = 60) -> Iterator[Case]:
+    """Synthetic pairs with known displacements."""
+    looks = [
+        {"size": (72, 64, 56), "spacing": 4.0, "kind": "abdomen"},
+        {"size": (64, 60, 56), "spacing": 2.0, "kind": "shapes"},
+        {"size": (160, 140), "spacing": 2.0, "kind": "abdomen"},
+        {"size": (64, 60, 56), "spacing": 2.0, "kind": "shapes", "modality": "random"},
+        {"size": (72, 64, 56), "spacing": 4.0, "kind": "abdomen", "modality": "random"},
+    ]
+
+    def made(number: int) -> Made:
+        look = looks[number % len(looks)]
+        share = (0.2, 0.4, 0.6, 0.8)[(number // len(looks)) % 4]
+        pair = make_pair(seed=1000 + number, displacement=share * 14 * look["spacing"], **look)
+        fixed, moving = pair.fixed, pair.moving
+        return Made(
+            Problem((fixed,), (moving,)), _identity(fixed.grid.dimension), (pair.fixed_labels, pair.moving_labels)
+        )
+
+    def other(number: int) -> Volume:
+        return make_pair(seed=5000 + number, **{**looks[number % len(looks)], "kind": "shapes"}).moving
+
+    # A pair and its neighbour in the list have other looks: both halves have all of them.
+    pairs = [(f"{n:03d}", SPLITS[n % 2], functools.partial(made, n)) for n in range(count)]
+    return _expanded("synthetic", pairs, other, _without("wrong model"), 1)
+
+
+def rest(data: Path) -> Iterator[Case]:
+    """Pairs of few subjects: lungs in CT and MR, livers in MR, stained sections, abdomens before any alignment."""
+    lung, liver, native = data / "lung_ct", data / "liver_mr_4d", data / "abdomen_ct_native"
+
+    def directed(fixed: Volume, moving: Volume, points: tuple[np.ndarray, np.ndarray], way: int) -> Made:
+        images, ends = (fixed, moving)[::way], points[::way]
+        start = _centres(images[0].grid, images[1].grid)
+        return Made(Problem((images[0],), (images[1],), start), start, points=(ends[0], ends[1]))
+
+    def lungs(way: int) -> Made:
+        images = [_coarse(lung / f"3DCT_lung_{name}.mha", 3.0) for name in ("baseline", "followup")]
+        images = [Volume(np.maximum(v.array, -1024), v.grid) for v in images]
+        table = np.genfromtxt(lung / "landmarks.csv", delimiter=",", skip_header=1)
+        return directed(*images, (table[:, :3], table[:, 3:]), way)
+
+    def livers(fixed: Path, moving: Path, way: int) -> Made:
+        points = [_landmarks(path) for path in (fixed, moving)]
+        return directed(_read(fixed), _read(moving), (points[0], points[1]), way)
+
+    def stains(way: int) -> Made:
+        folder = data / "histology_2d"
+        images = [_read(folder / f"lesions_{name}.nii.gz") for name in ("fixed", "moving")]
+        points = []
+        for name, image in zip(("fixed", "moving"), images, strict=True):
+            table = np.genfromtxt(folder / f"lesions_{name}.csv", delimiter=",", skip_header=1)
+            points.append(image.grid.to_physical(table[:, 1:]))
+        return directed(*images, (points[0], points[1]), way)
+
+    def natives(a: int, b: int, start: bool) -> Made:
+        from itk_pdd.registration import prepare
+
+        images = [_coarse(native / f"image_{n:04d}.nii.gz", 4.0) for n in (a, b)]
+        labels = [_coarse(native / f"label_{n:04d}.nii.gz", 4.0, True) for n in (a, b)]
+        proper = prepare(images[0].to_itk(), images[1].to_itk(), initialise="affine", threads=1).initial
+        problem = Problem((images[0],), (images[1],), proper if start else _identity(3))
+        return Made(problem, proper, (labels[0], labels[1]), LARGE_ORGANS)
+
+    def lobes(a: int, b: int) -> Made:
+        images = [_read(data / f"lung_mr/image_{n:04d}.nii.gz") for n in (a, b)]
+        labels = [_labels(data / f"lung_mr/label_{n:04d}.nii.gz") for n in (a, b)]
+        start = _centres(images[0].grid, images[1].grid)
+        return Made(Problem((images[0],), (images[1],), start), start, (labels[0], labels[1]))
+
+    abdomen = lambda n: _read(data / "abdomen_ct/image_0002.nii.gz")  # noqa: E731
+    pairs: list[Pair] = [(f"lung CT {way}", SPLITS[0], functools.partial(lungs, way)) for way in (1, -1)]
+    for number, subject in enumerate(sorted(p for p in liver.iterdir() if p.is_dir())):
+        phases = sorted(p for p in subject.iterdir() if not p.name.endswith(".csv"))
+        first = next(p for p in phases if "exhMaster" in p.name)
+        for moving, way in itertools.product([p for p in phases if p != first], (1, -1)):
+            pairs.append((f"liver {subject.name} {moving.name[:8]} {way}", SPLITS[number],
+                          functools.partial(livers, first, moving, way)))  # fmt: skip
+    pairs += [(f"lung MR {a}-{b}", SPLITS[1], functools.partial(lobes, a, b)) for a, b in ((4, 6), (6, 4))]
+    kinds = _without("label map as image", "wrong model")
+    yield from _expanded("few", pairs, abdomen, kinds, 2)
+    for way in (1, -1):
+        yield Case(f"stains {way}", "few", "as it is", SPLITS[1], functools.partial(stains, way))
+        for kind in ("turned 90", "far start", "noise", "mirrored"):
+            yield Case(f"stains {way}", "few", kind, SPLITS[1],
+                       lambda k=kind, w=way: _spoiled(stains(w), k, None, w))  # fmt: skip
+    numbers = sorted(int(p.name[6:10]) for p in native.glob("image_*.nii.gz"))
+    for a, b in itertools.permutations(numbers, 2):
+        if abs(numbers.index(a) - numbers.index(b)) == 2:
+            split = SPLITS[numbers.index(a) % 2]
+            yield Case(f"native {a}-{b}", "few", "as it is", split, functools.partial(natives, a, b, True))
+            yield Case(f"native {a}-{b}", "few", "no start", split, functools.partial(natives, a, b, False))
+
+
+def _landmarks(image: Path) -> np.ndarray:
+    """Read the points of a phase: those in the liver and those outside."""
+    stem = image.name.split(".")[0]
+    found = []
+    for path in sorted(image.parent.glob(f"{stem}*LM*.csv")):
+        with path.open(newline="") as stream:
+            for row in csv.reader(stream):
+                try:
+                    found.append([float(value) for value in row[-3:]])
+                except ValueError:
+                    continue
+    return np.asarray(found)
