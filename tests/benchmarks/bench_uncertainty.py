@@ -244,8 +244,8 @@ def main() -> None:
         return
     model = models.load(options.model)
     learned, judged_by = sets_of(model.name, options.data)
-    sets = gathered(*judged_by, options.cases, model=model)
-    training = [case for each in gathered(*learned, options.cases, model=model).values() for case in each]
+    sets = gathered(*judged_by, options.cases, model=model, force=True)
+    training = [case for each in gathered(*learned, options.cases, model=model, force=True).values() for case in each]
     report(sets, training, calibration_of(model.name, model.network), options.plot)
 
 

@@ -343,7 +343,7 @@ def main() -> None:
     model = models.load(options.model)
     if model.name != models.DEFAULT.name and options.output is None:
         parser.error("a trained model keeps its calibration in its card: name it with -o")
-    sets = gathered(*sets_of(model.name, options.data)[0], options.cases, model=model)
+    sets = gathered(*sets_of(model.name, options.data)[0], options.cases, model=model, force=True)
     calibration = learn([case for cases in sets.values() for case in cases])
     target = options.output or Path(models.__file__).parent / "mind-ssc.uncertainty.json"
     content = calibration.to_dict()
