@@ -289,6 +289,7 @@ def run(
     started = time.perf_counter()
     with told() as warned:
         result = models.load(model).register(problem, Options(**options))
+    log.info("registered in %.1f s", time.perf_counter() - started)
     verdict = _judged(problem, result, [each.message for each in warned if each.doubt]) if judged else None
     if result.uncertainty is not None:
         result.uncertainty.verdict = verdict

@@ -175,7 +175,7 @@ def register_files(
     else:
         result = solve(problem, seed=seed, threads=threads, progress=progress, judged=quality, **options)
     if result.uncertainty is not None:
-        log.info("%s", result.uncertainty.headline, extra={"announce": True})
+        log.info("Uncertainty: %s.", result.uncertainty.headline, extra={"announce": True})
     # An alignment alone is written as the linear transform that it is, and its inverse is exact.
     alone = problem.initial if stages == "affine" else None
 

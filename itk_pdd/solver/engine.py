@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -63,7 +62,7 @@ class DenseModel(Settings):
         RegistrationError
             If there is no such device, or the memory is not enough.
         """
-        device, report, started = checked_device(options.device), options.progress, time.perf_counter()
+        device, report = checked_device(options.device), options.progress
         model, problem = self._adjusted(options), problem.without_outliers()
         with computing_threads(options.threads, torch=self.network is not None or self.descriptor is not None):
             report(0.0, "resampling")
@@ -98,7 +97,6 @@ class DenseModel(Settings):
                 evidence = collect(recorder, fixed, moving, found, grid)
                 uncertainty = Uncertainty(evidence, calibration, field, problem.initial)
         report(1.0, "done")
-        log.info("registered in %.1f s", time.perf_counter() - started)
         return Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
 
     def _adjusted(self, options: Options) -> DenseModel:

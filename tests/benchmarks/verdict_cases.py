@@ -282,7 +282,7 @@ def slices(data: Path) -> Iterator[Case]:
     for a, b in itertools.permutations(range(1, 11), 2):
         if (a > 5) == (b > 5):
             pairs.append((f"{a:02d}-{b:02d}", SPLITS[a > 5], functools.partial(made, a, b)))
-    others = [data / "classic_2d/CT_2D_head_fixed.mha", data / "classic_2d/BrainProtonDensitySliceBorder20.png"]
+    others = [data / "classic_2d/CT_2D_head_fixed.mha", data / "classic_2d/CT_2D_head_moving.mha"]
     return _expanded("brain 2-D", pairs, lambda n: _read(others[n % 2]), _without("wrong model"), 2)
 
 

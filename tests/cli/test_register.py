@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import re
@@ -26,6 +27,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.fields import read_field
 from itk_pdd.io.volume import Volume
+from itk_pdd.synthesis import make_pair
 
 GRID, FLAT = GEOMETRIES["oblique"], GEOMETRIES["oblique 2-D"]
 
@@ -513,3 +515,24 @@ def test_bar_on_a_terminal(engine, pair) -> None:
     assert b"stage 2" in shown
     assert "█" in shown.decode()
     assert shown.decode().endswith("\r"), "the bar is gone in the end"
+
+
+def test_registered_is_told_once(tmp_path) -> None:
+    """An affine start is several registrations inside, and one for the user."""
+    made = make_pair((60, 56), 3.0, seed=6)
+    for name, volume in (("fixed", made.fixed), ("moving", made.moving)):
+        SimpleITK.WriteImage(volume.to_simpleitk(), str(tmp_path / f"{name}.nii"))
+    words = [str(tmp_path / "fixed.nii"), str(tmp_path / "moving.nii"), "--initialise", "affine", "-v"]
+    told = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "field.mha")]).output
+    assert told.count("registered in") == 1 and told.count("Verdict") == 1
+
+
+@pytest.mark.parametrize("command", ["register", "compare", "evaluate"])
+def test_help_names_numbers_plainly(command) -> None:
+    help_text = CliRunner().invoke(importlib.import_module(f"itk_pdd.cli.{command}").main, ["--help"]).output
+    assert "RANGE" not in help_text and "INTEGER" not in help_text and "FLOAT" not in help_text
+
+
+def test_the_first_example_starts_with_an_alignment() -> None:
+    help_text = CliRunner().invoke(main, ["--help"]).output
+    assert "--initialise affine" in help_text.split("Examples:")[1].splitlines()[1]
