@@ -13,6 +13,7 @@ import numba
 import platformdirs
 from numba.core import config, event
 from numba.core.caching import FunctionCache
+from numba.core.runtime.nrt import rtsys
 
 from itk_pdd.kernels.pool import run
 
@@ -62,10 +63,14 @@ class _TolerantCache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            # FunctionCache.load_overload first loads all that numba can compile, and scipy.linalg for it: half a second
+            # that only a compilation needs. What is compiled needs the functions that count references.
+            rtsys.initialize(target_context)
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
         except Exception as error:  # unpickling a damaged file may raise anything
             _log.warning("cannot use the compiled kernels in %s (%s): compiling again", self.cache_path, error)
-            return None
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:

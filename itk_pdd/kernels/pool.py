@@ -17,8 +17,8 @@ from itk_pdd.kernels.threads import threads
 
 __all__ = ["run"]
 
-_SHORT = 2e-4
-"""Seconds of work that are not shared: to wake a thread and to wait for it takes a fifth of that."""
+_SHORT = 4e-4
+"""Seconds of work that are not shared: to wake a thread and to wait for it takes a tenth of that."""
 _SHARED_PIECE = (5e-5, 1e-3)
 """Least and most seconds of a piece where several threads work."""
 _PIECE_ALONE = 0.05

@@ -29,8 +29,6 @@ from itk_pdd.solver.search import search
 from itk_pdd.solver.settings import Settings
 from itk_pdd.solver.working import WorkingImage, search_grid
 from itk_pdd.uncertainty.calibration import calibration_of
-from itk_pdd.uncertainty.estimate import Uncertainty
-from itk_pdd.uncertainty.features import collect
 from itk_pdd.uncertainty.recorder import Recorder
 
 __all__ = ["DenseModel"]
@@ -94,6 +92,10 @@ class DenseModel(Settings):
             field = _on_fixed_grid(found.to_field(grid), problem.fixed.grid, problem.initial)
             uncertainty = None
             if recorder is not None and calibration is not None:
+                # They load much of scipy.
+                from itk_pdd.uncertainty.estimate import Uncertainty
+                from itk_pdd.uncertainty.features import collect
+
                 evidence = collect(recorder, fixed, moving, found, grid)
                 uncertainty = Uncertainty(evidence, calibration, field, problem.initial)
         report(1.0, "done")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import special
 
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import slabs
@@ -94,6 +93,8 @@ def label_entropy(labels: Volume, field: DisplacementField, roots: np.ndarray) -
 
 def entropy_of(probabilities: np.ndarray) -> np.ndarray:
     """Compute the entropy in nats, float32 (...), of probabilities (..., labels) that add up to 1."""
+    from scipy import special  # heavy
+
     out = np.zeros(probabilities.shape[:-1], np.float32)
     for share in np.moveaxis(probabilities, -1, 0):  # one label at a time: there may be many
         out += special.entr(share)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.io.dicom.headers import Slice, pydicom_quiet
@@ -279,6 +278,8 @@ def _straightened(
 def _shifted(plane: np.ndarray, shift: np.ndarray, room: np.ndarray, fill: float) -> np.ndarray:
     """Shift a slice by voxels (x, y; 0 or more) on a canvas that is larger by ``room`` (x, y)."""
     canvas = np.pad(plane.astype(np.result_type(plane, np.float32)), [(0, room[1]), (0, room[0])], constant_values=fill)
+    from scipy import ndimage  # heavy, and few series are sheared
+
     return ndimage.shift(canvas, shift[::-1], order=1, mode="constant", cval=fill)
 
 

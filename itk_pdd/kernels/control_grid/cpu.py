@@ -103,7 +103,8 @@ def adjoint_taps(size: int, cell: int, count: int) -> tuple[np.ndarray, np.ndarr
     matrix = np.zeros((count, size), np.float32)
     np.add.at(matrix, (index, np.arange(size)[:, None]), weights)
     most = int(np.count_nonzero(matrix, axis=1).max())
-    voxels = np.argsort(matrix == 0, axis=1, kind="stable")[:, :most]
+    # In the order of memory of the other taps: kernels are compiled for one.
+    voxels = np.ascontiguousarray(np.argsort(matrix == 0, axis=1, kind="stable")[:, :most])
     return voxels, np.take_along_axis(matrix, voxels, axis=1)
 
 

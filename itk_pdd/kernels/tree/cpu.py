@@ -92,6 +92,13 @@ def _message(costs, shape, alpha, taps, delta, buffers, out):
         out[i] -= smallest
 
 
+@inlined
+def _add(total, values):
+    # A loop: numba takes a second to compile the sum of two arrays.
+    for i in range(len(total)):
+        total[i] += values[i]
+
+
 @allocating
 def _buffers(shape, width):
     rows = np.full((2 * shape[1] + 1) * width, FAR, np.float32)
@@ -114,7 +121,7 @@ def upward(first, last, branches, size, order, parent, alpha, taps, offset, shap
             _message(energy[node], shape, alpha, taps, offset[up] - offset[node], buffers, message[node])
             # What joins two branches is added when both are known.
             if i > begin:
-                energy[up] += message[node]
+                _add(energy[up], message[node])
 
 
 @compiled
@@ -132,7 +139,7 @@ def downward(first, last, branches, size, order, parent, alpha, taps, offset, sh
             for k in range(len(rest)):
                 rest[k] = above[k] - own[k]
             _message(rest, shape, alpha, taps, offset[node] - offset[up], buffers, out)
-            energy[node] += out
+            _add(energy[node], out)
 
 
 @compiled
@@ -146,7 +153,7 @@ def towards_root(positions, branch, order, parent, alpha, taps, offset, shape, w
             continue
         if not branch[i]:
             _message(energy[node], shape, alpha, taps, offset[up] - offset[node], buffers, message[node])
-        energy[up] += message[node]
+        _add(energy[up], message[node])
 
 
 def branches_of(tree: SpanningTree) -> tuple[np.ndarray, np.ndarray]:
