@@ -13,7 +13,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError, told
 from itk_pdd.evaluation.verdict import GOOD, Verdict, judge
 from itk_pdd.geometry.mapping import AffineMapping, Mapping, spread_points
-from itk_pdd.io.fields import field_to_itk, field_to_simpleitk
+from itk_pdd.io.fields import field_to_itk, field_to_simpleitk, preload_itk
 from itk_pdd.io.images import image_kind
 from itk_pdd.io.transforms import as_mapping, mapping_to_itk, mapping_to_simpleitk
 from itk_pdd.io.volume import Volume
@@ -154,6 +154,8 @@ def register(
     if stages == "affine":
         assert problem.initial is not None
         return mapping_to_simpleitk(problem.initial) if simple else mapping_to_itk(problem.initial)
+    if not simple:
+        preload_itk(problem.fixed.grid.dimension)  # while the search computes
     result = solve(
         problem,
         channel_weights=channel_weights,

@@ -46,3 +46,33 @@ def test_a_command_from_files_to_a_file_loads_neither_torch_nor_itk(files, tmp_p
     found = subprocess.run([sys.executable, "-c", program, *files, "-o", out], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert out.exists() and found.stdout.split("\n")[-2].split() == [], found.stdout
+
+
+ITK_PROGRAM = """
+import sys
+import threading
+import itk
+import itk_pdd
+from itk_pdd import registration
+
+def loaded():
+    return {name for name in sys.modules if name.startswith("itk.")}
+
+def answer(field, convert=registration.field_to_itk):
+    [thread.join() for thread in threading.enumerate() if thread.name == "itk_pdd loads ITK"]
+    before = loaded()
+    result = convert(field)
+    print(len(before), *(loaded() - before))
+    return result
+
+registration.field_to_itk = answer
+itk_pdd.register(*[itk.imread(name, itk.F) for name in sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+def test_modules_of_itk_for_the_answer_are_loaded_while_the_search_computes(files):
+    found = subprocess.run([sys.executable, "-c", ITK_PROGRAM, *files], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    count, *late = found.stdout.split()
+    assert int(count) > 0 and late == []

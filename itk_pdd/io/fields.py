@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ __all__ = [
     "field_to_simpleitk",
     "field_writer",
     "niftyreg_writer",
+    "preload_itk",
     "read_field",
     "read_field_image",
     "voxel_writer",
@@ -51,6 +54,20 @@ def field_to_itk(field: DisplacementField) -> Any:
     dimension = field.grid.dimension
     image = itk_image(field.vectors, field.grid, itk.Image[itk.Vector[itk.D, dimension], dimension])
     return itk.DisplacementFieldTransform[itk.D, dimension].New(displacement_field=image)
+
+
+def preload_itk(dimension: int) -> threading.Thread:
+    """Begin to load, in a thread, the modules of ITK that :func:`field_to_itk` needs: they take seconds."""
+
+    def load() -> None:
+        # An error is for the call that needs the modules.
+        with contextlib.suppress(Exception):
+            grid = Grid.create((2,) * dimension)
+            field_to_itk(DisplacementField(np.zeros((*grid.shape, dimension), np.float32), grid))
+
+    thread = threading.Thread(target=load, name="itk_pdd loads ITK")
+    thread.start()
+    return thread
 
 
 def field_to_itk_image(field: DisplacementField) -> Any:
