@@ -127,20 +127,18 @@ def peak() -> float:
 
 def measure_warm(options: argparse.Namespace) -> dict:
     """Registrations in one process; the first, which may compile, does not count."""
-    import torch
-
     from itk_pdd import registration
 
-    torch.set_num_threads(options.threads)
+    given = {"device": "cpu", "threads": options.threads}
     fixed, moving = volumes(tuple(options.size))
     small = volumes((48, 40, 64)) if options.repetitions == 1 else (fixed, moving)
-    registration.register_volumes(*small, device="cpu")
+    registration.register_volumes(*small, **given)
     steps, walls, processors, details = Steps(), [], [], []
     watch_search(steps)
     for _ in range(options.repetitions):
         steps.seconds.clear()
         wall, processor = time.perf_counter(), time.process_time()
-        registration.register_volumes(fixed, moving, device="cpu", memory=options.memory)
+        registration.register_volumes(fixed, moving, memory=options.memory, **given)
         walls.append(time.perf_counter() - wall)
         processors.append(time.process_time() - processor)
         details.append(steps.rest(walls[-1]))
@@ -156,13 +154,10 @@ def measure_warm(options: argparse.Namespace) -> dict:
 def measure_files(options: argparse.Namespace) -> dict:
     """What the command does, from file to file, by step."""
     started = time.perf_counter()
-    import torch
-
+    from itk_pdd import models
     from itk_pdd.commands import register as filewise
     from itk_pdd.io import files
-    from itk_pdd.solver import engine
 
-    torch.set_num_threads(options.threads)
     steps = Steps()
     steps.seconds["imports"] = time.perf_counter() - started
     for owner, name, label in (
@@ -173,7 +168,7 @@ def measure_files(options: argparse.Namespace) -> dict:
         (files, "write_image", "writing"),
     ):
         steps.watch(owner, name, label)
-    engine.models.load("auto")
+    models.load("auto")
     folder = Path(options.folder)
     filewise.register_files(
         folder / "fixed.nii.gz",
