@@ -158,7 +158,7 @@ def _model(model: Any) -> dict[str, Any]:
             found[role] = {
                 name: _digest(path) for name in _NETWORK_FILES if (path := Path(folder) / name).is_file()
             }  # fmt: skip
-        elif hasattr(folder, "state_dict"):
+        elif folder is not None and hasattr(folder, "state_dict"):
             tensors = folder.state_dict()
             total = hashlib.sha256()
             for name in sorted(tensors):

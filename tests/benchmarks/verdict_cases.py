@@ -314,7 +314,7 @@ def synthetic(count: int = 60) -> Iterator[Case]:
 
 
 def rest(data: Path) -> Iterator[Case]:
-    """Pairs of few subjects: lungs in CT and MR, livers in MR, stained sections, abdomens before any alignment."""
+    """Pairs of few subjects: lungs in CT and MR, livers in MR, abdomens before any alignment."""
     lung, liver, native = data / "lung_ct", data / "liver_mr_4d", data / "abdomen_ct_native"
 
     def directed(fixed: Volume, moving: Volume, points: tuple[np.ndarray, np.ndarray], way: int) -> Made:
@@ -331,15 +331,6 @@ def rest(data: Path) -> Iterator[Case]:
     def livers(fixed: Path, moving: Path, way: int) -> Made:
         points = [_landmarks(path) for path in (fixed, moving)]
         return directed(_read(fixed), _read(moving), (points[0], points[1]), way)
-
-    def stains(way: int) -> Made:
-        folder = data / "histology_2d"
-        images = [_read(folder / f"lesions_{name}.nii.gz") for name in ("fixed", "moving")]
-        points = []
-        for name, image in zip(("fixed", "moving"), images, strict=True):
-            table = np.genfromtxt(folder / f"lesions_{name}.csv", delimiter=",", skip_header=1)
-            points.append(image.grid.to_physical(table[:, 1:]))
-        return directed(*images, (points[0], points[1]), way)
 
     def natives(a: int, b: int, start: bool) -> Made:
         from itk_pdd.registration import prepare
@@ -367,11 +358,6 @@ def rest(data: Path) -> Iterator[Case]:
     pairs += [(f"lung MR {a}-{b}", SPLITS[1], functools.partial(lobes, a, b)) for a, b in ((4, 6), (6, 4))]
     kinds = _without("label map as image", "wrong model")
     yield from _expanded("few", pairs, abdomen, kinds, 2)
-    for way in (1, -1):
-        yield Case(f"stains {way}", "few", "as it is", SPLITS[1], functools.partial(stains, way))
-        for kind in ("turned 90", "far start", "noise", "mirrored"):
-            yield Case(f"stains {way}", "few", kind, SPLITS[1],
-                       lambda k=kind, w=way: _spoiled(stains(w), k, None, w))  # fmt: skip
     numbers = sorted(int(p.name[6:10]) for p in native.glob("image_*.nii.gz"))
     for a, b in itertools.permutations(numbers, 2):
         if abs(numbers.index(a) - numbers.index(b)) == 2:
