@@ -59,7 +59,8 @@ class Problem:
         counts = len(self.fixed_channels), len(self.moving_channels)
         if counts[0] != counts[1]:
             raise RegistrationError(
-                f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many: leave out those alone"
+                f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many (the volumes of a 4-D image "
+                "are its channels): leave out those of one image alone, or take one volume of a series"
             )
         for name, channels in (("fixed", self.fixed_channels), ("moving", self.moving_channels)):
             if any(channel.grid != channels[0].grid for channel in channels):

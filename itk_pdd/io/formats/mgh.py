@@ -34,11 +34,12 @@ def read_mgh(path: Path, *, name: str) -> SimpleITK.Image:
     """
     import nibabel
     import SimpleITK
-    from nibabel.imageglobals import LoggingOutputSuppressor
+    from nibabel.imageglobals import logger
 
+    # The error below says what nibabel would print. Its own LoggingOutputSuppressor loses the handlers for good.
+    before, logger.disabled = logger.disabled, True
     try:
-        with LoggingOutputSuppressor():
-            source = nibabel.MGHImage.from_filename(str(path))
+        source = nibabel.MGHImage.from_filename(str(path))
         affine, sizes = _LPS @ source.affine, [int(n) for n in source.header["dims"]]
         if min(sizes) < 1 or np.prod(sizes, dtype=float) >= _LARGEST_SIZE or not np.isfinite(affine).all():
             raise ValueError(f"sizes {sizes}")
@@ -48,6 +49,8 @@ def read_mgh(path: Path, *, name: str) -> SimpleITK.Image:
         # nibabel raises errors of many kinds on damaged files, some of them directly below Exception.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RegistrationError(f"{name}: {path} cannot be read as an image of FreeSurfer ({reason})") from error
+    finally:
+        logger.disabled = before
     array = array.astype(array.dtype.newbyteorder("="))
     frames = array.ndim - 3
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

@@ -131,12 +131,30 @@ def _check_meta(fields: dict[str, str], path: Path, where: str) -> None:
     if "elementnumberofchannels" in fields:
         channels = _whole(fields["elementnumberofchannels"], "ElementNumberOfChannels", where, 1, 1 << 16)
     kind = _META_BYTES.get(fields.get("elementtype", "").removeprefix("MET_").removesuffix("_ARRAY"))
-    local = fields.get("elementdatafile", "").upper() == "LOCAL"
+    data = fields.get("elementdatafile", "")
+    local = data.upper() == "LOCAL"
+    _check_numbered_files(data, "ElementDataFile", where)
     plain = (
         fields.get("compresseddata", "False").lower() == "false" and fields.get("binarydata", "True").lower() == "true"
     )
     if sizes and kind and local and plain and (missing := math.prod(sizes) * channels * kind - path.stat().st_size) > 0:
         raise RegistrationError(f"{where} was cut short, it lacks {missing} bytes: copy it again")
+
+
+def _check_numbered_files(value: str, key: str, where: str) -> None:
+    """Refuse names of slices, "name%03d.raw first last step", that are no such pattern or have no step.
+
+    The libraries divide by the step and give the pattern to a function that trusts it.
+    """
+    if "%" not in value:
+        return
+    pattern, *numbers = value.split()
+    whole = all(re.fullmatch(r"\d{1,9}", number) for number in numbers)
+    if re.sub(r"%0?\d?d", "", pattern, count=1).count("%") or not whole or (len(numbers) > 2 and int(numbers[2]) < 1):
+        raise RegistrationError(
+            f"{where} has a damaged header: {key} is {value[:80]!a}, expected a file name, or a name with one %d, the "
+            "first number, the last number and a step of 1 or more"
+        )
 
 
 def nrrd_fields(path: Path) -> dict[str, str]:
@@ -154,6 +172,8 @@ def _check_nrrd(fields: dict[str, str], where: str) -> None:
             lengths[key] = re.sub(r"\bnan\b", "", lengths[key], flags=re.IGNORECASE)
     _check_numbers(lengths, _NRRD_LENGTHS, _LARGEST_MM, where)
     _check_sizes(fields, "sizes", where, fields.get("dimension"))
+    for key in ("data file", "datafile"):
+        _check_numbered_files(fields.get(key, ""), key, where)
 
 
 def _check_nifti(path: Path, where: str) -> None:

@@ -170,3 +170,31 @@ def test_hdf5_that_goes_round_in_circles(made, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("itk_pdd.io.guards.trial._CODE", "import os; os.abort()")
     with pytest.raises(RegistrationError, match="crashed a process on trial"):
         read_transform(tmp_path / "affine.h5")
+
+
+@pytest.mark.parametrize(
+    "value", ["s%d.raw 1 9 0", "s%s.raw 1 9 1", "s%d%n.raw 1 9 1", "s%03d.raw 1 9 x", "%*\xcc 1 9 0", "s%d.raw 1 9 -1"]
+)
+@pytest.mark.parametrize("ending", ["mhd", "nhdr"])
+def test_numbered_files_of_slices_that_the_libraries_would_crash_on(tmp_path, value: str, ending: str) -> None:
+    """A step of 0 is divided by; the pattern is a format of C."""
+    head = {
+        "mhd": "ObjectType = Image\nNDims = 3\nDimSize = 4 4 9\nElementType = MET_FLOAT\nElementDataFile = ",
+        "nhdr": "NRRD0004\ntype: float\ndimension: 3\nsizes: 4 4 9\nencoding: raw\nendian: little\ndata file: ",
+    }[ending]
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(f"{head}{value}\n".encode("latin-1"))
+    with pytest.raises(RegistrationError, match="expected a file name, or a name with one %d"):
+        read_image(path, name="fixed")
+
+
+def test_slices_in_numbered_files_are_read(tmp_path) -> None:
+    planes = np.random.default_rng(0).normal(size=(3, 4, 5)).astype("<f4")
+    for number, plane in enumerate(planes, start=1):
+        (tmp_path / f"s{number:03d}.raw").write_bytes(plane.tobytes())
+    (tmp_path / "x.mhd").write_text(
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = 5 4 3\n"
+        "ElementType = MET_FLOAT\nElementDataFile = s%03d.raw 1 3 1\n"
+    )
+    found = read_image(tmp_path / "x.mhd", name="fixed")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(found), planes)
