@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scipy.special import expit
-
 from itk_pdd.evaluation.signs import field_signs, image_signs
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import Mapping
@@ -103,6 +101,8 @@ def risk(figures: Named[str, float]) -> float:
     figures : mapping of str to float
         Those of :func:`itk_pdd.evaluation.signs.image_signs` and ``field_signs``, and ``edge``.
     """
+    from scipy.special import expit  # heavy
+
     return float(expit(-INTERCEPT - sum(weight * figures[name] for name, weight in WEIGHTS.items())))
 
 
