@@ -25,12 +25,12 @@ RISKS = (0.13, 0.83)
 
 _SHARES = (
     ("Range", "edge", (0.1, 1.0),
-     "of the structure lies at the edge of what the search tried: start closer (initialise affine)"),
-    ("Overlap", "outside", (0.4, 0.8), "of the fixed image has no counterpart in the moving image"),
-    ("Folding", "folded", (0.002, 0.1), "of the voxels fold (Jacobian determinant not positive)"),
-    ("Extreme volume change", "extreme", (0.02, 0.3), "of the voxels shrink or grow more than fivefold"),
+     "of the structure lies at the edge of what the search tried", "start closer (initialise affine)"),
+    ("Overlap", "outside", (0.4, 0.8), "of the fixed image has no counterpart in the moving image", ""),
+    ("Folding", "folded", (0.002, 0.1), "of the voxels fold (Jacobian determinant not positive)", ""),
+    ("Extreme volume change", "extreme", (0.02, 0.3), "of the voxels shrink or grow more than fivefold", ""),
 )  # fmt: skip
-"""Shares: name, figure, largest of "good" and of "look", what it is a share of."""
+"""Shares: name, figure, largest of "good" and of "look", what it is a share of, advice."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def judge(
 
 def signs_of(figures: Named[str, float]) -> tuple[Sign, ...]:
     """Turn figures into signs."""
-    return (_match(figures), *(_share(name, figures[key], last, text) for name, key, last, text in _SHARES))
+    return (_match(figures), *(_share(name, figures[key], *rest) for name, key, *rest in _SHARES))
 
 
 def _match(figures: Named[str, float]) -> Sign:
@@ -167,7 +167,8 @@ def _match(figures: Named[str, float]) -> Sign:
     return Sign("Match", word, text, f"good below a risk of {low:.0%}, probably failed from {high:.0%}")
 
 
-def _share(name: str, share: float, last: tuple[float, float], text: str) -> Sign:
+def _share(name: str, share: float, last: tuple[float, float], text: str, advice: str) -> Sign:
     word = GOOD if share <= last[0] else LOOK if share <= last[1] else FAILED
-    rule = f"good up to {100 * last[0]:g} %, probably failed above {100 * last[1]:g} %"
-    return Sign(name, word, f"{100 * share:.3g} % {text}", rule)
+    rule = f"good up to {100 * last[0]:g} %" + (f", probably failed above {100 * last[1]:g} %" if last[1] < 1 else "")
+    advice = f": {advice}" if advice and word != GOOD else ""
+    return Sign(name, word, f"{100 * share:.3g} % {text}{advice}", rule)

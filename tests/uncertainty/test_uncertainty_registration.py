@@ -21,7 +21,7 @@ from itk_pdd.io.volume import Volume
 from itk_pdd.solver import engine
 from itk_pdd.solver.settings import Refinement
 from itk_pdd.synthesis import make_pair
-from itk_pdd.uncertainty import recorder
+from itk_pdd.uncertainty import estimate, features, recorder
 
 PLANE = Grid.create((96, 96), 1.0)
 
@@ -135,8 +135,9 @@ def test_nothing_is_computed_without_being_asked_for(pair, monkeypatch: pytest.M
     def forbidden(*_args, **_options):
         raise AssertionError("computed without being asked for")
 
-    for name in ("Recorder", "collect", "Uncertainty"):
-        monkeypatch.setattr(engine, name, forbidden)
+    monkeypatch.setattr(engine, "Recorder", forbidden)
+    monkeypatch.setattr(features, "collect", forbidden)
+    monkeypatch.setattr(estimate, "Uncertainty", forbidden)
     monkeypatch.setattr(recorder, "_hypotheses", forbidden)
     plain = registration.register_volumes(made.fixed, made.moving)
     assert plain.uncertainty is None
