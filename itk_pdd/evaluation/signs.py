@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -107,6 +106,8 @@ def image_signs(
         patches below 0.1; ``outside``: share of the samples that is mapped outside the moving image; ``compared``:
         share of the patches with something to see that could be compared.
     """
+    from itk_pdd.kernels.interpolation.cpu import sample_linear
+
     grid, dimension = fixed[0].grid, fixed[0].grid.dimension
     spacing = float(np.prod(grid.spacing) * max(grid.voxels / _VOXELS, 1)) ** (1 / dimension)
     weights = [1.0] * len(fixed) if weights is None else weights
@@ -116,7 +117,7 @@ def image_signs(
     points = centres[:, None] + _PITCH * spacing * offsets
     index = grid.to_index(points)
     valid = grid.contains_index(index)
-    after = points + _sampled(field.vectors, index)
+    after = points + field.at(points, outside="nearest")
     before = points if initial is None else initial(points)
     seen_after, seen_before = (_seen(where, moving[0].grid, moving_mask) & valid for where in (after, before))
     whole = seen_after.mean(axis=1) > _LEAST_SEEN
@@ -125,10 +126,10 @@ def image_signs(
     for a, b, weight in zip(fixed, moving, weights, strict=True):
         if weight > 0:
             a, b = _coarser(a, spacing), _coarser(b, spacing)
-            patches = _clipped(_sampled(a.array, a.grid.to_index(points)))
+            patches = _clipped(sample_linear(a.array, a.grid.to_index(points)))
             shown |= patches.var(axis=1) > _FLOOR * patches.var()
             for total, where in ((likeness, after), (start, before)):
-                matches = _clipped(_sampled(b.array, b.grid.to_index(where)))
+                matches = _clipped(sample_linear(b.array, b.grid.to_index(where)))
                 total += weight / sum(weights) * _squared_correlation(patches, matches)
     return {
         "likeness": _mean(likeness[shown & whole]),
@@ -156,9 +157,11 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _seen(points: np.ndarray, grid: Grid, mask: Volume | None) -> np.ndarray:
+    from itk_pdd.kernels.interpolation.cpu import sample_linear
+
     index = grid.to_index(points)
     inside = grid.contains_index(index)
-    return inside if mask is None else inside & (_sampled(mask.array.astype(np.float32), index) > 0.5)
+    return inside if mask is None else inside & (sample_linear(mask.array.astype(np.float32), index) > 0.5)
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -186,19 +189,3 @@ def _lattice(grid: Grid, count: int, mask: np.ndarray | None) -> np.ndarray:
         return index
     inside = mask[tuple(index[:, ::-1].T)]
     return index[inside] if inside.any() else index
-
-
-def _sampled(array: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Interpolate linearly at continuous indices (..., dim); beyond the border the nearest voxel counts."""
-    dimension = index.shape[-1]
-    last = np.asarray(array.shape[:dimension])[::-1] - 1
-    index = np.clip(index, 0, last)
-    low = np.minimum(np.floor(index).astype(int), np.maximum(last - 1, 0))
-    share = (index - low).astype(np.float32)
-    total: np.ndarray = np.float32(0)  # type: ignore[assignment]
-    for corner in itertools.product((0, 1), repeat=dimension):
-        where = np.minimum(low + corner, last)
-        weight = np.prod(np.where(np.asarray(corner, bool), share, 1 - share), axis=-1)
-        values = array[tuple(np.moveaxis(where[..., ::-1], -1, 0))].astype(np.float32)
-        total = total + values * (weight if values.ndim == weight.ndim else weight[..., None])
-    return total
