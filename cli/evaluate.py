@@ -26,7 +26,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--pairs", type=Whole(min=1), metavar="N", help="Register N pairs, drawn with --seed; all by default.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=Whole(min=1), help="CPU threads; all by default.")
-@click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Which pairs --count chooses.")
+@click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Seed of the pairs that --pairs draws.")
 @click.option("-v", "--verbose", count=True, help="Tell what is done.")
 @click.version_option(__version__, prog_name="pdd-evaluate")
 def main(data: Path, output: Path | None, segmentation: bool, verbose: int, **options: Any) -> None:
