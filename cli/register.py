@@ -14,7 +14,7 @@ from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 
 _FILES = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report", "record")
 _OUTPUTS = (*_FILES, *IMAGES)
-_INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
+_INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels")
 
 
 class _Groups(click.Command):
@@ -23,7 +23,7 @@ class _Groups(click.Command):
     headings: ClassVar = {
         "Outputs": (*_FILES, "record_paths", "default"),
         "Uncertainty": IMAGES,
-        "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "moving_labels"),
+        "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"),
         "Registration": (
             "model",
             "smoothness",
@@ -170,7 +170,17 @@ class _Model(click.Option):
 @click.option("--fixed-mask", type=PATH, metavar="IMAGE", help="Voxels other than 0 count; on the grid of FIXED.")
 @click.option("--moving-mask", type=PATH, metavar="IMAGE", help="The same for MOVING.")
 @click.option(
-    "--moving-labels", type=PATH, metavar="IMAGE", help="Label image in the space of MOVING, warped to --warped-labels."
+    "--fixed-labels",
+    type=PATH,
+    metavar="IMAGE",
+    help="Label image on the grid of FIXED: with --moving-labels their Dice overlap before and after is told (-v), "
+    "recorded and reported, and the --report draws the contours of both.",
+)
+@click.option(
+    "--moving-labels",
+    type=PATH,
+    metavar="IMAGE",
+    help="Label image in the space of MOVING, warped to --warped-labels and drawn in the --report.",
 )
 @click.option("--model", cls=_Model, default="auto", show_default=True, metavar="NAME", help="A model.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
@@ -299,11 +309,12 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
         raise click.UsageError(f"Missing argument {'FIXED' if fixed is None else 'MOVING'!r}.")
     if not any(arguments[name] for name in _OUTPUTS):
         raise click.UsageError("Nothing to write: give -o or another of the outputs (see --help).")
-    carried = ("warped_labels", *LABEL_IMAGES)
-    if (arguments["moving_labels"] is None) != all(arguments[name] is None for name in carried):
+    carried = any(arguments[name] is not None for name in ("warped_labels", *LABEL_IMAGES))
+    used = carried or arguments["fixed_labels"] is not None
+    if used if arguments["moving_labels"] is None else not used and arguments["report"] is None:
         raise click.UsageError(
-            "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy) belong together: "
-            "give both."
+            "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy, --fixed-labels, --report) "
+            "belong together: give both."
         )
     if arguments["initial_transform"] and arguments["initialise"] != "none":
         raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
 from itk_pdd.errors import RegistrationError, told
+from itk_pdd.evaluation.overlap import Overlap, overlap
+from itk_pdd.evaluation.warping import warp_labels
 from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.geometry.mapping import FieldMapping
+from itk_pdd.geometry.mapping import FieldMapping, Mapping
 from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_writer
 from itk_pdd.io.formats.elastix import parameter_writer
@@ -56,6 +58,7 @@ def register_files(
     record_paths: bool = False,
     command: Sequence[str] | None = None,
     default: float | None = None,
+    fixed_labels: str | os.PathLike[str] | None = None,
     moving_labels: str | os.PathLike[str] | None = None,
     warped_labels: str | os.PathLike[str] | None = None,
     initial_transform: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
@@ -95,6 +98,10 @@ def register_files(
         covariance in square millimetres (components xx, xy, xz, yy, yz, zz), its entropy in nats.
     moving_labels, warped_labels : path-like, optional
         A label image in the space of ``moving``, and the file for it, resampled by nearest neighbour.
+        The report draws its contours.
+    fixed_labels : path-like, optional
+        A label image on the grid of ``fixed``, with ``moving_labels``: log, record and report tell the Dice overlap
+        before and after, and the report draws the contours of both.
     label_probabilities, label_entropy : path-like, optional
         Probability of every label (one component for each, ascending, 0 among them) and entropy in nats of the labels
         that the uncertain deformation carries along.
@@ -137,14 +144,18 @@ def register_files(
         )
         if path is not None
     }
-    if (moving_labels is None) != targets.keys().isdisjoint(("warped_labels", *LABEL_IMAGES)):
+    carried = not targets.keys().isdisjoint(("warped_labels", *LABEL_IMAGES))
+    if moving_labels is None and (carried or fixed_labels is not None):
         raise RegistrationError(
-            "moving_labels and warped_labels (or label_probabilities, label_entropy) belong together: give both or none"
+            "moving_labels and warped_labels (or label_probabilities, label_entropy, fixed_labels) belong together: "
+            "give moving_labels, too"
         )
+    if moving_labels is not None and not carried and fixed_labels is None and report is None:
+        raise RegistrationError("moving_labels and warped_labels (or report, fixed_labels) belong together: give both")
     if stages == "affine" and not targets.keys().isdisjoint(IMAGES):
         raise RegistrationError("images of the uncertainty are asked for with stages='affine', which has none")
     starts = initial_transform if isinstance(initial_transform, list | tuple) else [initial_transform]
-    inputs = (fixed, moving, moving_labels, *starts, fixed_mask, moving_mask)
+    inputs = (fixed, moving, fixed_labels, moving_labels, *starts, fixed_mask, moving_mask)
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
     check([*targets.values(), *beside], *inputs)
     moving_image = files.read_image(moving, name="moving")
@@ -164,10 +175,7 @@ def register_files(
             stages=stages,
             threads=threads,
         )
-    if labels is not None:
-        found = Volume.labels_from_image(labels, name="moving_labels").grid.dimension
-        if found != problem.fixed.grid.dimension:
-            raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
+    maps = _label_maps(fixed_labels, labels, problem)
     if not targets.keys().isdisjoint(IMAGES):
         options["uncertainty"] = True
     if stages == "affine":
@@ -178,16 +186,21 @@ def register_files(
         log.info("Uncertainty: %s.", result.uncertainty.headline, extra={"announce": True})
     # An alignment alone is written as the linear transform that it is, and its inverse is exact.
     alone = problem.initial if stages == "affine" else None
+    start = None if stages == "affine" else problem.initial
+    dice = _overlap(maps, start, result.field)
+    if dice is not None:
+        log.info("%s.", dice, extra={"announce": True})
 
     def described() -> dict[str, Any]:
         given = {
             "fixed": fixed, "moving": moving, "initial_transform": initial_transform, "fixed_mask": fixed_mask,
-            "moving_mask": moving_mask, "moving_labels": moving_labels,
+            "moving_mask": moving_mask, "fixed_labels": fixed_labels, "moving_labels": moving_labels,
         }  # fmt: skip
         chosen = {"initialise": initialise, "stages": stages, "seed": seed, "threads": threads, **options}
         return described_by(
             problem, result, given, chosen, command=command, outputs={n: t.path for n, t in targets.items()},
             warnings=[*(each.message for each in warned), *result.warnings], paths=record_paths,
+            overlap=None if dice is None else dice.to_dict(),
         )  # fmt: skip
 
     writers: dict[str, Callable[[], Callable[[Path], None]]] = {
@@ -196,7 +209,7 @@ def register_files(
         "composite": lambda: transform_writer(alone or kept_apart(result.field, problem.initial)),
         "inverse": lambda: field_writer(inverse_field(alone or FieldMapping(result.field), problem.moving.grid)[0]),
         "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
-        "report": lambda: _report_writer(fixed, moving, problem, labels, result, described()),
+        "report": lambda: _report_writer(fixed, moving, problem, start, maps, result, described()),
         "record": lambda: partial(write_record, described()),
         "warped": lambda: partial(files.write_image, _warped(moving_image, result.field, default)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
@@ -216,8 +229,35 @@ def _warped(moving: Any, field: DisplacementField, default: float | None) -> Any
     return warp_image(moving, field, default=default)
 
 
+def _label_maps(fixed: Any, moving: Any, problem: Any) -> dict[str, Volume]:
+    """Read the label maps that are given and check them against the images."""
+    maps = {}
+    if moving is not None:
+        maps["moving_labels"] = Volume.labels_from_image(moving, name="moving_labels")
+        if (found := maps["moving_labels"].grid.dimension) != problem.fixed.grid.dimension:
+            raise RegistrationError(f"moving_labels is {found}-D but moving is {problem.moving.grid.dimension}-D")
+    if fixed is not None:
+        maps["fixed_labels"] = Volume.labels_from_image(fixed, problem.fixed.grid, name="fixed_labels")
+    return maps
+
+
+def _overlap(maps: dict[str, Volume], start: Mapping | None, field: DisplacementField) -> Overlap | None:
+    """Measure the overlap of the labels of both images before and after, if both are given."""
+    if len(maps) < 2:
+        return None
+    before = DisplacementField.zeros(field.grid) if start is None else start.field(field.grid)
+    fixed, moving = maps["fixed_labels"], maps["moving_labels"]
+    return overlap(fixed, moving, warp_labels(moving, before), warp_labels(moving, field))
+
+
 def _report_writer(
-    fixed: Any, moving: Any, problem: Any, labels: Any, result: Result, described: dict[str, Any]
+    fixed: Any,
+    moving: Any,
+    problem: Any,
+    start: Any,
+    maps: dict[str, Volume],
+    result: Result,
+    described: dict[str, Any],
 ) -> Callable[[Path], None]:
     """Make the page of a registration and return what writes it."""
     from itk_pdd.report.page import writer
@@ -227,8 +267,8 @@ def _report_writer(
         problem.fixed,
         problem.moving,
         result.field,
-        initial=problem.initial,
-        moving_labels=None if labels is None else Volume.labels_from_image(labels, name="moving_labels"),
+        initial=start,
+        **maps,
         fixed_mask=problem.fixed_mask,
         uncertainty=None if result.uncertainty is None else result.uncertainty.standard_deviation(),
         verdict=result.verdict,

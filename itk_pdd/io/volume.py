@@ -130,12 +130,7 @@ class Volume(geometry_volume.Volume):
             If it is not a scalar image, lies on another grid, holds NaN or is empty.
         """
         volume = cls._read(image, name)
-        if not _same_place(volume.grid, reference):
-            raise RegistrationError(
-                f"{name} lies on another grid than its image: {_where(volume.grid)}, expected {_where(reference)}"
-                f"{_apart(volume.grid, reference)}; resample the mask onto the image with nearest neighbour "
-                "interpolation"
-            )
+        _check_place(volume.grid, reference, name, "the mask")
         if np.issubdtype(volume.array.dtype, np.floating) and np.isnan(volume.array).any():
             raise RegistrationError(f"{name} holds NaN voxels, expected 0 outside and another number inside")
         inside = volume.array != 0
@@ -144,17 +139,28 @@ class Volume(geometry_volume.Volume):
         return cls(inside, reference)
 
     @classmethod
-    def labels_from_image(cls, image: Any, *, name: str = "moving_labels") -> Volume:
+    def labels_from_image(cls, image: Any, reference: Grid | None = None, *, name: str = "moving_labels") -> Volume:
         """Read a label image: whole numbers of any pixel type.
+
+        Parameters
+        ----------
+        image : itk.Image, SimpleITK.Image, Volume, str or path-like
+            Scalar image.
+        reference : Grid, optional
+            Grid that it must lie on, to a tenth of a voxel (headers are rounded); the volume gets this one.
+        name : str
+            What to call it in errors.
 
         Raises
         ------
         RegistrationError
-            If it is not a scalar image or holds fractions.
+            If it is not a scalar image, lies on another grid or holds fractions.
         """
         volume = cls._read(image, name)
+        if reference is not None:
+            _check_place(volume.grid, reference, name, "the labels")
         check_whole_numbers(volume.array, name)
-        return volume
+        return volume if reference is None else cls(volume.array, reference)
 
     def to_simpleitk(self, dtype: type | None = None) -> SimpleITK.Image:
         """A copy as a SimpleITK image; bool becomes uint8, other types are kept unless ``dtype`` is given."""
@@ -211,6 +217,14 @@ def _without_alpha(channels: list[np.ndarray], name: str) -> list[np.ndarray]:
         return channels
     log.info("%s: the alpha channel is opaque everywhere and is left out", name)
     return channels[:-1]
+
+
+def _check_place(found: Grid, reference: Grid, name: str, what: str) -> None:
+    if not _same_place(found, reference):
+        raise RegistrationError(
+            f"{name} lies on another grid than its image: {_where(found)}, expected {_where(reference)}"
+            f"{_apart(found, reference)}; resample {what} onto the image with nearest neighbour interpolation"
+        )
 
 
 def _same_place(grid: Grid, reference: Grid) -> bool:

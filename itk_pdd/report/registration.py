@@ -9,6 +9,7 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import metrics, warping
+from itk_pdd.evaluation.overlap import Overlap, overlap
 from itk_pdd.evaluation.verdict import FAILED, GOOD, LOOK, Sign, Verdict, judge
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import Mapping as PointMapping
@@ -98,7 +99,7 @@ def registration_page(
     determinant = displacements.jacobian_determinant()
     if verdict is None:
         verdict = judge((fixed,), (moving,), displacements, initial=initial, fixed_mask=fixed_mask)
-    carried: dict[str, Volume | None] = {"before": None, "after": None}
+    carried: dict[str, Any] = {"before": None, "after": None}
     if moving_labels is not None:
         carried = {n: warping.warp_labels(moving_labels, f) for n, f in (("before", start), ("after", displacements))}
     grey = grey_limits(moving.array)
@@ -118,7 +119,7 @@ def registration_page(
         text = f"{_sentence('; '.join(verdict.reasons))} {text}"
     overlaps = None
     if fixed_labels is not None and moving_labels is not None:
-        overlaps = _overlaps(fixed_labels, carried["before"], carried["after"])
+        overlaps = _overlaps(overlap(fixed_labels, moving_labels, carried["before"], carried["after"]))
     return fill(
         "registration.html",
         title=title,
@@ -156,12 +157,11 @@ def _sign_row(sign: Sign) -> tuple[str | Cell, ...]:
     return sign.name, Cell(f"{_LAMPS[sign.word][0]} {sign.word}", kind=_LIGHTS[sign.word]), sign.found, sign.rule
 
 
-def _overlaps(fixed: Volume, before: Volume, after: Volume) -> Table:
-    states = [metrics.dice(fixed.array, moved.array, metrics.labels_of(fixed.array)) for moved in (before, after)]
-    rows = [(str(n), *[Cell(f"{state[n]:.3f}", state[n]) for state in states]) for n in states[0]]
-    means = [float(np.mean(list(state.values()))) for state in states] if rows else []
-    caption = f"Dice overlap, mean {means[0]:.3f} before and {means[1]:.3f} after" if rows else "no labels"
-    return Table(("Label", "Before", "After"), rows, caption)
+def _overlaps(found: Overlap) -> Table:
+    rows = [
+        (str(n), *[Cell(f"{state[n]:.3f}", state[n]) for state in (found.before, found.after)]) for n in found.before
+    ]
+    return Table(("Label", "Before", "After"), rows, _sentence(str(found)))
 
 
 def _measures(displacements: DisplacementField, determinant: np.ndarray) -> dict[str, str]:

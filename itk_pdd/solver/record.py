@@ -38,6 +38,7 @@ def record(
     command: Sequence[str] | None = None,
     outputs: Mapping[str, Any] | None = None,
     warnings: Sequence[str] | None = None,
+    overlap: Mapping[str, Any] | None = None,
     paths: bool = False,
 ) -> dict[str, Any]:
     """Describe a registration by what JSON can hold.
@@ -56,6 +57,8 @@ def record(
         Names with the paths of the files that are written.
     warnings : sequence of str, optional
         All warnings; by default those of ``result``.
+    overlap : mapping, optional
+        Dice overlaps of labels, see :meth:`itk_pdd.evaluation.overlap.Overlap.to_dict`.
     paths : bool
         Keep the folders of file names, which may name a patient or a user.
 
@@ -63,7 +66,7 @@ def record(
     -------
     dict
         ``date`` (UTC), ``versions``, ``command``, ``options``, ``model`` with checksums, ``inputs`` with SHA-256 and
-        geometry, ``outputs``, ``seconds``, ``peak_memory_bytes``, ``verdict`` with its figures, ``warnings``.
+        geometry, ``outputs``, ``seconds``, ``peak_memory_bytes``, ``verdict`` with its figures, ``dice``, ``warnings``.
     """
 
     def shown(value: Any) -> Any:
@@ -94,6 +97,7 @@ def record(
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": peak_memory(),
         "verdict": None if result.verdict is None else result.verdict.to_dict(),
+        "dice": overlap,
         "uncertainty": None if result.uncertainty is None else result.uncertainty.headline,
         "warnings": [message if paths else _without_folders(message, given.values()) for message in told],
     }
