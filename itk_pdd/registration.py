@@ -13,6 +13,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError, told
 from itk_pdd.evaluation.verdict import GOOD, Verdict, judge
 from itk_pdd.geometry.mapping import AffineMapping, Mapping, spread_points
+from itk_pdd.guidance.guidance import read_guidance
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk, preload_itk
 from itk_pdd.io.images import image_kind
 from itk_pdd.io.transforms import as_mapping, mapping_to_itk, mapping_to_simpleitk
@@ -38,6 +39,11 @@ def register(
     initialise: str | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
+    fixed_labels: Any = None,
+    moving_labels: Any = None,
+    guide: Any = None,
+    label_map: Any = None,
+    label_weight: float = 1.0,
     channel_weights: Sequence[float] | None = None,
     model: Any = "auto",
     device: str = "auto",
@@ -71,6 +77,18 @@ def register(
         "affine" searches an affine mapping by dense displacements. Both look at the first channel.
     fixed_mask, moving_mask : itk.Image, SimpleITK.Image, str or path-like, optional
         Images on the grids of ``fixed`` and ``moving``; only voxels other than 0 count.
+    fixed_labels, moving_labels : itk.Image, SimpleITK.Image, str, path-like or list, optional
+        Labels of both images, which guide the registration beside the intensities: label maps of whole numbers (0 is no
+        label) on any grid, or probability maps (a list of images for the labels 1, 2 and so on, or an image with a
+        component for each label, the background first).
+    guide : "all", int, str or sequence of these, optional
+        Labels that count, by number or by name (of 3D Slicer's segments, or of ``label_map``); by default all that both
+        images have. One that an image lacks is left out, with a warning.
+    label_map : mapping, str or path-like, optional
+        Which label of ``fixed_labels`` corresponds to which of ``moving_labels``: ``{1: 12}``, or a CSV file with the
+        columns fixed, moving and, if wanted, name. By default the same numbers mean the same.
+    label_weight : float, optional
+        How much the labels count against the intensities: 1 by default, a larger one follows the labels more closely.
     channel_weights : sequence of float, optional
         How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
     model : str, path-like or PddModel, optional
@@ -149,6 +167,11 @@ def register(
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         threads=threads,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        guide=guide,
+        label_map=label_map,
+        label_weight=label_weight,
     )
     simple = image_kind(fixed, moving) == "simpleitk"
     if stages == "affine":
@@ -191,8 +214,11 @@ def prepare(
     moving_mask: Any = None,
     stages: str = "all",
     threads: int | None = None,
+    **known: Any,
 ) -> Problem:
     """Read, check and roughly align two images; the parameters are those of :func:`register`.
+
+    ``known`` is what guides the registration (see :func:`itk_pdd.guidance.guidance.read_guidance`).
 
     Raises
     ------
@@ -218,7 +244,7 @@ def prepare(
             f"fixed is {fixed.grid.dimension}-D ({fixed.grid}) and moving is {moving.grid.dimension}-D "
             f"({moving.grid}), expected the same dimension"
         )
-    problem = Problem(*channels)
+    problem = Problem(*channels, guidance=read_guidance(fixed.grid.dimension, **known))
     log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, len(channels[0]))
     masks: dict[str, Any] = {}
     if fixed_mask is not None:

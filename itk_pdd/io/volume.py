@@ -162,6 +162,15 @@ class Volume(geometry_volume.Volume):
         check_whole_numbers(volume.array, name)
         return volume if reference is None else cls(volume.array, reference)
 
+    @classmethod
+    def components_from_image(cls, image: Any, *, name: str = "fixed_labels") -> tuple[Volume, ...]:
+        """Read every component of an image, or every volume of a 4-D image; only the geometry is checked."""
+        if isinstance(image, Volume):
+            return (cls._read(image, name),)
+        array, grid = _pixels(opened(image, name), name, channels=True)
+        parts = np.moveaxis(array, -1, 0) if array.ndim > grid.dimension else array[None]
+        return tuple(cls(np.ascontiguousarray(part), grid) for part in parts)
+
     def to_simpleitk(self, dtype: type | None = None) -> SimpleITK.Image:
         """A copy as a SimpleITK image; bool becomes uint8, other types are kept unless ``dtype`` is given."""
         return simpleitk_image(self.array.astype(dtype or self.array.dtype, copy=False), self.grid)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.solver.engine import DenseModel
-from itk_pdd.solver.settings import Refinement, Regularisation, Stage
+from itk_pdd.solver.settings import Refinement, Stage
 
 if TYPE_CHECKING:
     from itk_pdd.models.pddmodel import PddModel
@@ -86,16 +86,7 @@ def _semantic(folder: Path) -> DenseModel:
     """Make the default model that also compares class probabilities, in the descent with some of the intensities."""
     from itk_pdd.network.card import ModelCard
 
-    share = ModelCard.from_folder(folder).correlation
-    # Intensities make a field rough: the more they count, the smoother it is kept.
-    refinement = Refinement(
-        iterations=35,
-        rate=0.25,
-        coarse=Regularisation(0.0007 + 0.0075 * share, 0.001 + 0.125 * share, radius=1, floor=0.03),
-        voxels=Regularisation(0.0007 + 0.015 * share, 0.001 + 0.325 * share, radius=5, floor=0.03),
-        features="classes",
-        correlation=share,
-    )
+    refinement = Refinement.of_classes(ModelCard.from_folder(folder).correlation)
     return replace(DEFAULT, name=folder.name, network=str(folder), class_weight=15.0, refinement=refinement)
 
 

@@ -26,7 +26,7 @@ from itk_pdd.solver.memory import fit, needs
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.refinement import refined
 from itk_pdd.solver.search import search
-from itk_pdd.solver.settings import Settings
+from itk_pdd.solver.settings import Refinement, Settings
 from itk_pdd.solver.working import WorkingImage, search_grid
 from itk_pdd.uncertainty.calibration import calibration_of
 from itk_pdd.uncertainty.recorder import Recorder
@@ -36,6 +36,8 @@ __all__ = ["DenseModel"]
 log = logging.getLogger("itk_pdd")
 
 _UNLIMITED = 2**62  # voxels
+_LABEL_WEIGHT = 15.0  # cost of a difference in all labels, beside 1 for one in all MIND-SSC features
+_LABEL_CORRELATION = 0.04  # weight of the local correlation beside labels of weight 1
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class DenseModel(Settings):
             If there is no such device, or the memory is not enough.
         """
         device, report = checked_device(options.device), options.progress
-        model, problem = self._adjusted(options), problem.without_outliers()
+        model, problem = self._guided(problem)._adjusted(options), problem.without_outliers()
         with computing_threads(options.threads, torch=self.network is not None or self.descriptor is not None):
             report(0.0, "resampling")
             grid, for_costs = model._fitting_grid(problem, options, on_host=device == "cpu")
@@ -76,6 +78,7 @@ class DenseModel(Settings):
             if model.network is not None:
                 report(0.02, "organs")
                 fixed, moving = model._with_classes(fixed, moving, problem, grid, options)
+            fixed, moving = model._with_guides(fixed, moving, problem, grid)
             calibration = calibration_of(model.name, model.network) if options.uncertainty else None
             edges: list[float] = []
 
@@ -108,6 +111,23 @@ class DenseModel(Settings):
             return model
         # An explicit spacing overrides the limit of voxels.
         return replace(model, spacing=float(options.spacing), max_voxels=_UNLIMITED)
+
+    def _guided(self, problem: Problem) -> DenseModel:
+        """Descend on labels, too, where these guide the registration."""
+        labels = None if problem.guidance is None else problem.guidance.labels
+        if labels is None or self.refinement.features == "classes" or not self.refinement.iterations:
+            return self
+        return replace(self, refinement=Refinement.of_classes(_LABEL_CORRELATION / labels.weight))
+
+    def _with_guides(
+        self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid
+    ) -> tuple[WorkingImage, WorkingImage]:
+        """Add what the user knows about the images."""
+        labels = None if problem.guidance is None else problem.guidance.labels
+        if labels is None:
+            return fixed, moving
+        maps = labels.maps(grid, problem.initial, _LABEL_WEIGHT * labels.weight)
+        return replace(fixed, guides=(maps[0],)), replace(moving, guides=(maps[1],))
 
     def _fitting_grid(self, problem: Problem, options: Options, *, on_host: bool) -> tuple[Grid, float]:
         """Choose the working grid; also return the bytes that are left for costs."""

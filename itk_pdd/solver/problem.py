@@ -14,6 +14,7 @@ from itk_pdd.evaluation.verdict import Verdict
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping
+from itk_pdd.guidance.guidance import Guidance
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver.intensities import without_outliers
 
@@ -41,6 +42,8 @@ class Problem:
         bool volumes on the grids of the images; only voxels inside count.
     weights : tuple of float
         How much each channel counts beside the others; empty for all alike.
+    guidance : Guidance, optional
+        What is known about the images.
 
     Raises
     ------
@@ -54,6 +57,7 @@ class Problem:
     fixed_mask: Volume | None = None
     moving_mask: Volume | None = None
     weights: tuple[float, ...] = ()
+    guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
         counts = len(self.fixed_channels), len(self.moving_channels)

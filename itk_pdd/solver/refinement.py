@@ -167,8 +167,7 @@ class _Level:
 
 def _block_size(image: WorkingImage, settings: Refinement) -> int:
     """Choose the working voxels per block along each axis."""
-    if settings.features == "classes":
-        assert image.classes is not None
+    if settings.features == "classes" and image.classes is not None:
         return image.classes.shrink
     return settings.shrink(image.shape)
 
@@ -178,7 +177,9 @@ def _levels(image: WorkingImage, settings: Refinement) -> list[_Level]:
     size = _block_size(image, settings)
     if settings.features == "classes" and settings.coarse is not None:
         first = settings.iterations // 2
-        return [_Level(2 * size, first, settings.coarse), _Level(size, settings.iterations - first, settings.voxels)]
+        levels = [_Level(2 * size, first, settings.coarse), _Level(size, settings.iterations - first, settings.voxels)]
+        finest = min((maps.shrink for maps in image.guides), default=size)
+        return [*levels, _Level(finest, settings.label_finish, settings.voxels)] if finest < size else levels
     if settings.features == "classes" or size == 1:
         intensities = settings.iterations // 3 if settings.derivatives and image.dimension == 3 else None
         return [_Level(size, settings.iterations, settings.voxels, intensities)]
@@ -206,11 +207,10 @@ def _slope(
 
 def _class_slope(fixed: WorkingImage, moving: WorkingImage, size: int) -> Callable[[Array], Array]:
     """Differentiate the difference of class probabilities on blocks of ``size`` working voxels, for :func:`refine`."""
-    assert fixed.classes is not None and moving.classes is not None
-    maps = fixed.classes.features(size), moving.classes.features(size)
+    maps = [(own.features(size), other.features(size)) for own, other in zip(fixed.maps, moving.maps, strict=True)]
     masks = fixed.shrunk(size).mask, moving.shrunk(size).mask
     # A sum over the classes, not a mean.
-    return lambda field: feature_gradient(*maps, field, channels=1, masks=masks)[0]
+    return lambda field: sum(feature_gradient(*both, field, channels=1, masks=masks)[0] for both in maps)
 
 
 def _correlation_slope(

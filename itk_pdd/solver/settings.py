@@ -135,6 +135,8 @@ class Refinement:
         The most voxels whose intensities are compared; more is finer and slower.
     finish : int
         Adam steps on the working grid itself that follow where blocks of its voxels were compared.
+    label_finish : int
+        Adam steps on the working grid that follow where labels guide: thin structures are no thicker than a block.
     """
 
     iterations: int = 30
@@ -148,6 +150,20 @@ class Refinement:
     correlation: float = 0.0
     max_voxels: int = 4_000_000
     finish: int = 6
+    label_finish: int = 20
+
+    @classmethod
+    def of_classes(cls, correlation: float) -> Self:
+        """Make the settings of a descent on class probabilities and some of the local correlation."""
+        # Intensities make a field rough: the more they count, the smoother it is kept.
+        return cls(
+            iterations=35,
+            rate=0.25,
+            coarse=Regularisation(0.0007 + 0.0075 * correlation, 0.001 + 0.125 * correlation, radius=1, floor=0.03),
+            voxels=Regularisation(0.0007 + 0.015 * correlation, 0.001 + 0.325 * correlation, radius=5, floor=0.03),
+            features="classes",
+            correlation=correlation,
+        )
 
     def shrink(self, size: Sequence[int]) -> int:
         """Choose the working voxels along each axis of a block, for a working grid of a size."""

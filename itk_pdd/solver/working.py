@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -16,12 +17,29 @@ from itk_pdd.kernels.control_grid.cpu import per_axis, restrict
 from itk_pdd.kernels.mind.cpu import code_bits, mind_features
 from itk_pdd.kernels.operations import Array, Operations
 from itk_pdd.network.preparation import canonical_volume
-from itk_pdd.solver.class_maps import ClassMaps
 from itk_pdd.solver.settings import MAX_WORKING_VOXELS, Settings
 
-__all__ = ["WorkingImage", "search_grid", "working_grid"]
+__all__ = ["Maps", "WorkingImage", "search_grid", "working_grid"]
 
 log = logging.getLogger("itk_pdd")
+
+
+class Maps(Protocol):
+    """Channels of an image that are compared beside its intensities, seen from the working grid."""
+
+    @property
+    def scale(self) -> float:
+        """Cost of a differing bit."""
+
+    @property
+    def shrink(self) -> int:
+        """Working voxels per block along each axis on which the descent compares them; finer tells no more."""
+
+    def codes(self, shrink: int, operations: Operations) -> Array:
+        """Encode them at the centres of blocks of ``shrink`` working voxels, 64 bits (z, y, x)."""
+
+    def features(self, shrink: int) -> np.ndarray:
+        """Sample them at the centres of blocks of ``shrink`` working voxels, uint8 (z, y, x, 16 n)."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +56,10 @@ class WorkingImage:
         How much each channel counts beside the others.
     mask : numpy.ndarray, optional
         Voxels that count, bool (z, y, x).
-    classes : ClassMaps, optional
+    classes : Maps, optional
         Class probabilities that a trained network gives the image.
+    guides : tuple of Maps
+        Labels or features that the user gives the image.
     descriptor : callable, optional
         Gives the learned descriptors of intensities (z, y, x), uint64 (z, y, x).
     factor : int
@@ -50,7 +70,8 @@ class WorkingImage:
     dimension: int
     weights: tuple[float, ...] = (1.0,)
     mask: np.ndarray | None = None
-    classes: ClassMaps | None = None
+    classes: Maps | None = None
+    guides: tuple[Maps, ...] = ()
     descriptor: Callable[[np.ndarray], np.ndarray] | None = None
     factor: int = 1
 
@@ -97,6 +118,11 @@ class WorkingImage:
         return depth, height, width
 
     @property
+    def maps(self) -> tuple[Maps, ...]:
+        """All maps that are compared beside the intensities."""
+        return self.guides if self.classes is None else (self.classes, *self.guides)
+
+    @property
     def similarities(self) -> int:
         """Number of MIND-SSC features per channel and dilation."""
         return 12 if self.dimension == 3 else 4
@@ -116,12 +142,12 @@ class WorkingImage:
         """Encode the features in binary, 64 bits (words, z, y, x), and say what a bit of each word is worth.
 
         There is a word for each channel, of the MIND-SSC features of several dilations, another for each of its learned
-        descriptors, where these count (see :class:`itk_pdd.solver.settings.Stage`), and one for the classes.
+        descriptors, where these count (see :class:`itk_pdd.solver.settings.Stage`), and one for each of its maps.
         """
         bits = code_bits(self.similarities * len(dilations))
         described = self.descriptor if learned > 0 else None
         channels = len(self.channels)
-        words = channels * (1 if described is None else 2) + (self.classes is not None)
+        words = channels * (1 if described is None else 2) + len(self.maps)
         codes = operations.no_codes((words, *self.shape))
         for channel, code in zip(self.channels, codes, strict=False):
             array = operations.array(channel if self.dimension == 3 else channel[0])
@@ -134,9 +160,9 @@ class WorkingImage:
                 codes[channels + i] = operations.array(described(channel))
             worth = [weight / (sum(self.weights) * 64) for weight in self.weights]
             scales = [*((1 - learned) * scale for scale in scales), *(learned * word for word in worth)]
-        if self.classes is not None:
-            codes[-1] = self.classes.codes(self.factor, operations)
-            scales.append(self.classes.scale)
+        for word, maps in enumerate(self.maps, start=words - len(self.maps)):
+            codes[word] = maps.codes(self.factor, operations)
+            scales.append(maps.scale)
         return codes, tuple(scales)
 
     def guide(self, cell: tuple[int, int, int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from itk_pdd.io.outputs import extension
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["carry_segments", "labels_writer", "layers_of"]
+__all__ = ["carry_segments", "labels_writer", "layers_of", "segment_names"]
 
 _SEGMENT = re.compile(r"Segment(\d+)_(\w+)")
 _EMPTY = "0 -1 0 -1 0 -1"
@@ -30,6 +30,12 @@ def layers_of(image: Any) -> list[Any]:
     import SimpleITK
 
     return [SimpleITK.VectorIndexSelectionCast(image, i) for i in range(image.GetNumberOfComponentsPerPixel())]
+
+
+def segment_names(image: Any) -> dict[int, str]:
+    """Return the names of the segments of an image by their label values; nothing of other images."""
+    found = {int(float(known.get("LabelValue", 1))): known.get("Name", "") for known in _segments(image).values()}
+    return {value: name for value, name in found.items() if name}
 
 
 def carry_segments(source: Any, target: SimpleITK.Image) -> None:
