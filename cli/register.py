@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
+from itk_pdd.cli import _guidance
 from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
 
 import itk_pdd
@@ -14,7 +15,7 @@ from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 
 _FILES = ("output", "warped", "transform", "composite", "inverse", "elastix", "warped_labels", "report", "record")
 _OUTPUTS = (*_FILES, *IMAGES)
-_INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels")
+_INPUTS = ("initial_transform", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels", *_guidance.INPUTS)
 
 
 class _Groups(click.Command):
@@ -24,6 +25,7 @@ class _Groups(click.Command):
         "Outputs": (*_FILES, "record_paths", "default"),
         "Uncertainty": IMAGES,
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"),
+        "Guidance": _guidance.NAMES,
         "Registration": (
             "model",
             "smoothness",
@@ -182,6 +184,7 @@ class _Model(click.Option):
     metavar="IMAGE",
     help="Label image in the space of MOVING, warped to --warped-labels and drawn in the --report.",
 )
+@_guidance.guidance_options
 @click.option("--model", cls=_Model, default="auto", show_default=True, metavar="NAME", help="A model.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=COUNT, metavar="N", help="CPU threads  [default: all]")
@@ -309,6 +312,7 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
         raise click.UsageError(f"Missing argument {'FIXED' if fixed is None else 'MOVING'!r}.")
     if not any(arguments[name] for name in _OUTPUTS):
         raise click.UsageError("Nothing to write: give -o or another of the outputs (see --help).")
+    _guidance.check_guidance(arguments)
     carried = any(arguments[name] is not None for name in ("warped_labels", *LABEL_IMAGES))
     used = carried or arguments["fixed_labels"] is not None
     if used if arguments["moving_labels"] is None else not used and arguments["report"] is None:

@@ -8,6 +8,7 @@ from typing import Any
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation.verdict import Verdict
 from itk_pdd.geometry.mapping import FieldMapping
+from itk_pdd.guidance.settings import GuidanceSettings
 from itk_pdd.io.fields import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk
 from itk_pdd.io.images import image_kind, simpleitk_image
 from itk_pdd.io.inputs import pack, time_stamp, unpack
@@ -22,7 +23,7 @@ from itk_pdd.warp.images import warp_channels
 __all__ = ["PDDRegistrationMethod"]
 
 
-class PDDRegistrationMethod(ProcessObject):
+class PDDRegistrationMethod(GuidanceSettings, ProcessObject):
     """Register two images by probabilistic dense displacements, as an ITK-style object.
 
     Set the inputs, call :meth:`Update` (or any getter of a result, which does), get the results. Nothing is computed
@@ -72,6 +73,7 @@ class PDDRegistrationMethod(ProcessObject):
             "smoothness": 1.0,
             "memory": None,
             "force": False,
+            **self._KNOWN,
         }
         self._uncertainty = False
         self._default_pixel_value: float | None = None
@@ -131,22 +133,6 @@ class PDDRegistrationMethod(ProcessObject):
     def GetInitialise(self) -> str | None:
         """The way to find a start."""
         return self._settings["initialise"]
-
-    def SetFixedMask(self, mask: Any) -> None:
-        """Set the mask of the fixed image, on its grid; voxels other than 0 count."""
-        self._set("fixed_mask", mask)
-
-    def GetFixedMask(self) -> Any:
-        """The mask of the fixed image."""
-        return self._settings["fixed_mask"]
-
-    def SetMovingMask(self, mask: Any) -> None:
-        """Set the mask of the moving image, on its grid; voxels other than 0 count."""
-        self._set("moving_mask", mask)
-
-    def GetMovingMask(self) -> Any:
-        """The mask of the moving image."""
-        return self._settings["moving_mask"]
 
     def SetChannelWeights(self, weights: Sequence[float] | None) -> None:
         """Set the weights of the channels relative to each other; None weighs them equally."""
@@ -276,8 +262,8 @@ class PDDRegistrationMethod(ProcessObject):
 
     def _register(self, progress: Callable[[float, str], None], stamp: tuple[Any, ...]) -> None:
         settings = dict(self._settings)
-        inputs = {key: settings.pop(key) for key in _INPUTS}
-        problem = prepare(**inputs, initialise=settings.pop("initialise"), threads=settings["threads"])
+        known = {key: settings.pop(key) for key in ("initialise", *_INPUTS, *self._KNOWN) if key in settings}
+        problem = prepare(**known, threads=settings["threads"])
         result = solve(problem, uncertainty=self._uncertainty, progress=progress, **settings)
         self._problem, self._result, self._stamp = problem, result, stamp
 
@@ -396,4 +382,4 @@ class PDDRegistrationMethod(ProcessObject):
         return f"<PDDRegistrationMethod {state}: {settings}>"
 
 
-_INPUTS = ("fixed", "moving", "initial_transform", "fixed_mask", "moving_mask")
+_INPUTS = ("fixed", "moving", "initial_transform", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels")

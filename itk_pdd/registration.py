@@ -19,6 +19,7 @@ from itk_pdd.io.images import image_kind
 from itk_pdd.io.transforms import as_mapping, mapping_to_itk, mapping_to_simpleitk
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
+from itk_pdd.solver.guided import compared
 from itk_pdd.solver.problem import Options, Problem, Result
 
 __all__ = ["INITIALISATIONS", "STAGES", "Problem", "aligned", "prepare", "register", "register_volumes", "solve"]
@@ -316,7 +317,7 @@ def run(
         options["progress"] = progress
     started = time.perf_counter()
     with told() as warned:
-        result = models.load(model).register(problem, Options(**options))
+        result = compared(problem, models.load(model).register(problem, Options(**options)))
     log.info("registered in %.1f s", time.perf_counter() - started)
     verdict = _judged(problem, result, [each.message for each in warned if each.doubt]) if judged else None
     if result.uncertainty is not None:

@@ -16,6 +16,7 @@ from itk_pdd.evaluation.overlap import Overlap, overlap
 from itk_pdd.evaluation.warping import warp_labels
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import FieldMapping, Mapping
+from itk_pdd.guidance.guidance import KNOWN
 from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_writer
 from itk_pdd.io.formats.elastix import parameter_writer
@@ -115,7 +116,7 @@ def register_files(
     command : sequence of str, optional
         The words of the command line, for the record.
     initial_transform, initialise, fixed_mask, moving_mask, stages, seed, threads, progress, **options
-        As for :func:`itk_pdd.register`.
+        As for :func:`itk_pdd.register`, but the labels guide the registration only where ``guide`` says which.
 
     Raises
     ------
@@ -163,6 +164,9 @@ def register_files(
         given, default = default, value_outside(moving_image, default)
         if given is None:
             log.info("outside the moving image the warped one is %.4g, the background as found", default)
+    known = {name: options.pop(name) for name in KNOWN if name in options}
+    if known.get("guide") is not None:
+        known |= {"fixed_labels": fixed_labels, "moving_labels": moving_labels}
     labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
     with told() as warned:
         problem = prepare(
@@ -174,6 +178,7 @@ def register_files(
             moving_mask=moving_mask,
             stages=stages,
             threads=threads,
+            **known,
         )
     maps = _label_maps(fixed_labels, labels, problem)
     if not targets.keys().isdisjoint(IMAGES):
@@ -187,7 +192,7 @@ def register_files(
     # An alignment alone is written as the linear transform that it is, and its inverse is exact.
     alone = problem.initial if stages == "affine" else None
     start = None if stages == "affine" else problem.initial
-    dice = _overlap(maps, start, result.field)
+    dice = result.overlap or _overlap(maps, start, result.field)
     if dice is not None:
         log.info("%s.", dice, extra={"announce": True})
 
@@ -196,7 +201,8 @@ def register_files(
             "fixed": fixed, "moving": moving, "initial_transform": initial_transform, "fixed_mask": fixed_mask,
             "moving_mask": moving_mask, "fixed_labels": fixed_labels, "moving_labels": moving_labels,
         }  # fmt: skip
-        chosen = {"initialise": initialise, "stages": stages, "seed": seed, "threads": threads, **options}
+        chosen = {"initialise": initialise, "stages": stages, "seed": seed, "threads": threads, **known, **options}
+        chosen = {name: value for name, value in chosen.items() if name not in given}
         return described_by(
             problem, result, given, chosen, command=command, outputs={n: t.path for n, t in targets.items()},
             warnings=[*(each.message for each in warned), *result.warnings], paths=record_paths,
@@ -231,7 +237,10 @@ def _warped(moving: Any, field: DisplacementField, default: float | None) -> Any
 
 def _label_maps(fixed: Any, moving: Any, problem: Any) -> dict[str, Volume]:
     """Read the label maps that are given and check them against the images."""
-    maps = {}
+    maps: dict[str, Volume] = {}
+    if problem.guidance is not None and problem.guidance.labels is not None:
+        drawn = problem.guidance.labels.volumes(problem.fixed.grid)
+        return dict(zip(("fixed_labels", "moving_labels"), drawn, strict=True))
     if moving is not None:
         maps["moving_labels"] = Volume.labels_from_image(moving, name="moving_labels")
         if (found := maps["moving_labels"].grid.dimension) != problem.fixed.grid.dimension:

@@ -1,4 +1,4 @@
-"""What a user knows about two images: labels, landmarks, features of their own, rigid parts.
+"""Labels, landmarks and features that a user knows of two images: they guide a registration.
 
 May import the networks and all below them.
 """

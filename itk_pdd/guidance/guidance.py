@@ -1,4 +1,4 @@
-"""All that guides a registration beside the intensities of both images."""
+"""Everything that guides a registration beside the intensities of both images."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 from itk_pdd.errors import RegistrationError
 from itk_pdd.guidance.labels import LabelGuide, label_guide
 
-__all__ = ["Guidance", "read_guidance"]
+__all__ = ["KNOWN", "Guidance", "read_guidance"]
+
+KNOWN = ("fixed_labels", "moving_labels", "guide", "label_map", "label_weight")
+"""Names of the arguments that tell what a user knows."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """What is known about two images.
+    """Knowledge about two images.
 
     Parameters
     ----------

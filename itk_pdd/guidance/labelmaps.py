@@ -41,7 +41,7 @@ class LabelSource:
 
     @property
     def grid(self) -> Grid:
-        """Where the voxels of the first map lie."""
+        """Grid of the first map."""
         return self.volumes[0].grid
 
     def share(self, label: int) -> Volume:

@@ -14,6 +14,7 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.guidance.labelmaps import LabelSource, read_labels, read_table
+from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.thermometer.cpu import share_bits
 
@@ -68,6 +69,18 @@ class LabelGuide:
             LabelMaps(self.fixed, tuple(each.fixed for each in self.labels), weights, working, class_weight),
             LabelMaps(self.moving, tuple(each.moving for each in self.labels), weights, working, class_weight, initial),
         )
+
+    def volumes(self, fixed: Grid) -> tuple[Volume, Volume]:
+        """Draw the labels that count as label maps with the numbers of the fixed image.
+
+        Parameters
+        ----------
+        fixed : Grid
+            Grid of the fixed image, for its labels; those of the moving image stay on their own grid.
+        """
+        own = _drawn(self.fixed, {label.fixed: label.fixed for label in self.labels})
+        other = _drawn(self.moving, {label.moving: label.fixed for label in self.labels})
+        return resample(own, fixed, interpolation="nearest", outside="zero"), other
 
 
 @dataclass(frozen=True)
@@ -212,6 +225,14 @@ def label_guide(
     result = LabelGuide(tuple(kept), sources[0], sources[1], weight, left_out)
     _tell(result)
     return result
+
+
+def _drawn(source: LabelSource, numbers: dict[int, int]) -> Volume:
+    """Draw labels as one label map; a voxel belongs to a label that has half of it or more."""
+    array = np.zeros(source.grid.shape, np.int32)
+    for label, number in numbers.items():
+        array[source.share(label).array >= 0.5] = number
+    return Volume(array, source.grid)
 
 
 def _chosen(guide: Any, pairs: dict[int, int], names: dict[int, str]) -> list[int] | None:

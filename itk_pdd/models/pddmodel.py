@@ -142,6 +142,10 @@ class PddModel:
                 f"smoothness is {options.smoothness}, but model {self.name} is a PDD network, which has learned its "
                 "own: leave it out, or choose another model"
             )
+        if problem.guidance is not None:
+            raise RegistrationError(
+                f"model {self.name} is a PDD network, which no labels or landmarks can guide: choose another model"
+            )
         if options.uncertainty is True:
             raise RegistrationError(
                 f"the uncertainty is asked for, but model {self.name} is a PDD network, which does not estimate it: "

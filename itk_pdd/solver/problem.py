@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.evaluation.overlap import Overlap
 from itk_pdd.evaluation.verdict import Verdict
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
@@ -184,6 +185,8 @@ class Result:
         :mod:`itk_pdd.solver.capture`); None where the model does not know.
     verdict : Verdict, optional
         Whether the registration succeeded, where it was judged.
+    overlap : Overlap, optional
+        How well the labels that guided it overlap, before and after.
     warnings : tuple of str
         What the registration warned of.
     seconds : float
@@ -197,6 +200,7 @@ class Result:
     uncertainty: Uncertainty | None = None
     edge: float | None = None
     verdict: Verdict | None = None
+    overlap: Overlap | None = None
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
 

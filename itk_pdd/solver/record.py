@@ -79,6 +79,7 @@ def record(
     volumes = {
         "fixed": problem.fixed_channels, "moving": problem.moving_channels,
         "fixed_mask": [problem.fixed_mask], "moving_mask": [problem.moving_mask],
+        **_labels(problem),
     }  # fmt: skip
     given = {name: value for name, value in inputs.items() if value is not None}
     told = result.warnings if warnings is None else warnings
@@ -97,10 +98,16 @@ def record(
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": peak_memory(),
         "verdict": None if result.verdict is None else result.verdict.to_dict(),
-        "dice": overlap,
+        "dice": result.overlap.to_dict() if overlap is None and result.overlap is not None else overlap,
         "uncertainty": None if result.uncertainty is None else result.uncertainty.headline,
         "warnings": [message if paths else _without_folders(message, given.values()) for message in told],
     }
+
+
+def _labels(problem: Problem) -> dict[str, Sequence[Volume]]:
+    """The label maps that guide, for their checksums."""
+    labels = None if problem.guidance is None else problem.guidance.labels
+    return {} if labels is None else {"fixed_labels": labels.fixed.volumes, "moving_labels": labels.moving.volumes}
 
 
 def write_record(content: Mapping[str, Any], path: Path) -> None:

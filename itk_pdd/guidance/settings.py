@@ -1,0 +1,79 @@
+"""The settings of the ITK-style object for what a user knows about the images."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = ["GuidanceSettings"]
+
+
+class GuidanceSettings:
+    """Setters and getters of masks, labels and landmarks; see :func:`itk_pdd.register` for what each takes."""
+
+    _settings: dict[str, Any]
+    _KNOWN: ClassVar[dict[str, Any]] = {
+        "fixed_labels": None,
+        "moving_labels": None,
+        "guide": None,
+        "label_map": None,
+        "label_weight": 1.0,
+    }
+
+    def _set(self, key: str, value: Any) -> None:
+        raise NotImplementedError
+
+    def SetFixedMask(self, mask: Any) -> None:
+        """Set the mask of the fixed image, on its grid; voxels other than 0 count."""
+        self._set("fixed_mask", mask)
+
+    def GetFixedMask(self) -> Any:
+        """The mask of the fixed image."""
+        return self._settings["fixed_mask"]
+
+    def SetMovingMask(self, mask: Any) -> None:
+        """Set the mask of the moving image, on its grid; voxels other than 0 count."""
+        self._set("moving_mask", mask)
+
+    def GetMovingMask(self) -> Any:
+        """The mask of the moving image."""
+        return self._settings["moving_mask"]
+
+    def SetFixedLabels(self, labels: Any) -> None:
+        """Set the labels of the fixed image, which guide the registration with those of the moving image; or None."""
+        self._set("fixed_labels", labels)
+
+    def GetFixedLabels(self) -> Any:
+        """The labels of the fixed image."""
+        return self._settings["fixed_labels"]
+
+    def SetMovingLabels(self, labels: Any) -> None:
+        """Set the labels of the moving image, of the same kinds as those of the fixed image."""
+        self._set("moving_labels", labels)
+
+    def GetMovingLabels(self) -> Any:
+        """The labels of the moving image."""
+        return self._settings["moving_labels"]
+
+    def SetGuide(self, labels: Any) -> None:
+        """Set the labels that count: numbers or names, or None for all that both images have."""
+        self._set("guide", labels)
+
+    def GetGuide(self) -> Any:
+        """The labels that count."""
+        return self._settings["guide"]
+
+    def SetLabelMap(self, table: Any) -> None:
+        """Set which label of the fixed image corresponds to which of the moving one: a mapping or a CSV file."""
+        self._set("label_map", table)
+
+    def GetLabelMap(self) -> Any:
+        """The table of labels."""
+        return self._settings["label_map"]
+
+    def SetLabelWeight(self, weight: float) -> None:
+        """Set how much the labels count against the intensities; larger follows the labels more closely."""
+        self._set("label_weight", weight)
+
+    def GetLabelWeight(self) -> float:
+        """The weight of the labels."""
+        return self._settings["label_weight"]
