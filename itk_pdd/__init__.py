@@ -23,6 +23,7 @@ _PUBLIC = {
     "invert": "itk_pdd.warp.composition",
     "jacobian_determinant": "itk_pdd.warp.jacobian",
     "register": "itk_pdd.registration",
+    "register_batch": "itk_pdd.cohort.batch",
     "warp_image": "itk_pdd.warp.images",
     "warp_labels": "itk_pdd.warp.labels",
     "warp_points": "itk_pdd.warp.points",

@@ -194,6 +194,7 @@ def _exit_codes() -> Iterator[str]:
         calls: dict[str, tuple[str | Path, ...]] = {
             "pdd-register": (image, absent, "-o", output),
             "pdd-transform": ("image", absent, "-t", field, "-o", output),
+            "pdd-batch": (folder / "absent.csv", "-o", folder / "batch"),
             "pdd-compare": (folder / "absent.csv", "-o", folder / "compared"),
             "pdd-train": (folder / "absent.csv", "-o", folder / "trained"),
             "pdd-evaluate": (folder / "absent.csv",),

@@ -27,6 +27,8 @@ from itk_pdd.solver.record import record as described_by
 from itk_pdd.solver.record import write_record
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty.images import uncertainty_writers
+from itk_pdd.views.thumbnail import thumbnail as drawn
+from itk_pdd.views.thumbnail import write_jpeg
 from itk_pdd.warp.composition import inverse_field, kept_apart
 from itk_pdd.warp.images import value_outside, warp_image, warp_simpleitk
 
@@ -49,6 +51,7 @@ def register_files(
     inverse: str | os.PathLike[str] | None = None,
     elastix: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
+    thumbnail: str | os.PathLike[str] | None = None,
     uncertainty: str | os.PathLike[str] | None = None,
     covariance: str | os.PathLike[str] | None = None,
     entropy: str | os.PathLike[str] | None = None,
@@ -94,6 +97,8 @@ def register_files(
         elastix' parameter file (``.txt``) for transformix; the field it names is written beside it.
     report : path-like, optional
         A page (``.html``) to look at the result: the verdict with its signs, and a viewer.
+    thumbnail : path-like, optional
+        A small picture (``.jpg``) of three planes: the fixed image, the warped one, and both overlaid.
     uncertainty, covariance, entropy : path-like, optional
         Images of the uncertainty on the grid of ``fixed``: standard deviation of the displacement in millimetres, its
         covariance in square millimetres (components xx, xy, xz, yy, yz, zz), its entropy in nats.
@@ -134,6 +139,7 @@ def register_files(
             ("inverse", inverse, files.FIELD_EXTENSIONS),
             ("elastix", elastix, (".txt",)),
             ("report", report, (".html", ".htm")),
+            ("thumbnail", thumbnail, (".jpg",)),
             ("record", record, (".json",)),
             ("warped", warped, files.IMAGE_EXTENSIONS),
             ("warped_labels", warped_labels, files.IMAGE_EXTENSIONS),
@@ -216,6 +222,7 @@ def register_files(
         "inverse": lambda: field_writer(inverse_field(alone or FieldMapping(result.field), problem.moving.grid)[0]),
         "elastix": lambda: parameter_writer(beside[0].path, result.field.grid),
         "report": lambda: _report_writer(fixed, moving, problem, start, maps, result, described()),
+        "thumbnail": lambda: partial(write_jpeg, drawn(problem.fixed, problem.moving, result.field)),
         "record": lambda: partial(write_record, described()),
         "warped": lambda: partial(files.write_image, _warped(moving_image, result.field, default)),
         "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),

@@ -26,6 +26,8 @@ __all__ = [
     "lung_pair",
     "read_pairs",
     "read_points",
+    "read_table",
+    "stem",
     "write_pairs",
 ]
 
@@ -58,7 +60,7 @@ class Pair:
     @property
     def name(self) -> str:
         """A short name for tables: the file names of the fixed and the moving image without their endings."""
-        return f"{_stem(self.fixed)}_{_stem(self.moving)}"
+        return f"{stem(self.fixed)}_{stem(self.moving)}"
 
     def files(self) -> dict[str, Path]:
         """Return the files that are given, by their role."""
@@ -71,7 +73,8 @@ class Pair:
         return Pair(**{n: getattr(self, "_".join([swap[r[0]], *r[1:]])) for n, r in role.items()})
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """Return the name of an image file without its ending."""
     name = path.name
     for ending in (".nii.gz", ".nrrd", ".nhdr", ".nii", ".mha", ".mhd"):
         if name.lower().endswith(ending):
@@ -91,8 +94,40 @@ def read_pairs(path: str | os.PathLike) -> list[Pair]:
         If the file is missing or empty, lacks a required column, has one that is unknown, or has an empty cell where a
         file is required.
     """
+    base = Path(os.path.abspath(path)).parent
+    pairs = []
+    for number, cells in read_table(path, [f.name for f in fields(Pair)], required=("fixed", "moving")):
+        if not cells["fixed"] or not cells["moving"]:
+            raise RegistrationError(f"list of pairs {path}, line {number}: fixed and moving must both be given.")
+        pairs.append(Pair(**{name: Path(os.path.normpath(base / v)) for name, v in cells.items() if v}))
+    return pairs
+
+
+def read_table(
+    path: str | os.PathLike, known: Sequence[str], *, required: Sequence[str], what: str = "list of pairs"
+) -> list[tuple[int, dict[str, str]]]:
+    """Read the rows of a CSV file with a header.
+
+    Parameters
+    ----------
+    path : path
+        The file, in UTF-8.
+    known, required : sequence of str
+        Columns that it may have, and those that it must have.
+    what : str
+        Name of the file in errors.
+
+    Returns
+    -------
+    list of (int, dict)
+        Number of the line, and the cells by the names of their columns, without blanks around them.
+
+    Raises
+    ------
+    RegistrationError
+        If the file is missing, empty or no CSV file, or has other columns.
+    """
     path = Path(path)
-    known = [f.name for f in fields(Pair)]
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True)
@@ -100,37 +135,32 @@ def read_pairs(path: str | os.PathLike) -> list[Pair]:
             reader.fieldnames = header
             rows = list(reader)
     except FileNotFoundError:
-        raise RegistrationError(f"list of pairs {path} does not exist; expected a CSV file.") from None
+        raise RegistrationError(f"{what} {path} does not exist; expected a CSV file.") from None
     except OSError as error:
-        raise RegistrationError(f"list of pairs {path} cannot be read ({error.strerror or error}).") from None
+        raise RegistrationError(f"{what} {path} cannot be read ({error.strerror or error}).") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RegistrationError(f"list of pairs {path} is not a readable CSV file: {error}.") from None
+        raise RegistrationError(f"{what} {path} is not a readable CSV file: {error}.") from None
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise RegistrationError(f"list of pairs {path} has the column(s) {', '.join(twice)} twice: keep one of each.")
-    missing = {"fixed", "moving"} - set(header)
+        raise RegistrationError(f"{what} {path} has the column(s) {', '.join(twice)} twice: keep one of each.")
+    missing = set(required) - set(header)
     if missing:
         raise RegistrationError(
-            f"list of pairs {path} lacks the column(s) {', '.join(sorted(missing))}, "
-            f"found {', '.join(header) or 'none'}."
+            f"{what} {path} lacks the column(s) {', '.join(sorted(missing))}, found {', '.join(header) or 'none'}."
         )
     unknown = sorted(set(header) - set(known))
     if unknown:
         raise RegistrationError(
-            f"list of pairs {path} has unknown column(s) {', '.join(unknown)}, expected some of {', '.join(known)}."
+            f"{what} {path} has unknown column(s) {', '.join(unknown)}, expected some of {', '.join(known)}."
         )
-    pairs = []
+    found = []
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise RegistrationError(f"list of pairs {path}, line {number}: expected {len(header)} cells.")
-        cells = {name: value.strip() for name, value in row.items()}
-        if not cells["fixed"] or not cells["moving"]:
-            raise RegistrationError(f"list of pairs {path}, line {number}: fixed and moving must both be given.")
-        base = Path(os.path.abspath(path)).parent
-        pairs.append(Pair(**{name: Path(os.path.normpath(base / v)) for name, v in cells.items() if v}))
-    if not pairs:
-        raise RegistrationError(f"list of pairs {path} is empty; expected one row per pair below the header.")
-    return pairs
+            raise RegistrationError(f"{what} {path}, line {number}: expected {len(header)} cells.")
+        found.append((number, {name: value.strip() for name, value in row.items()}))
+    if not found:
+        raise RegistrationError(f"{what} {path} is empty; expected one row per pair below the header.")
+    return found
 
 
 def write_pairs(path: str | os.PathLike, pairs: Iterable[Pair]) -> None:

@@ -63,7 +63,7 @@ class DenseModel(Settings):
             If there is no such device, or the memory is not enough.
         """
         device, report = checked_device(options.device), options.progress
-        model, problem = self._guided(problem)._adjusted(options), problem.without_outliers()
+        model, problem = self._guided(problem).adjusted(options), problem.without_outliers()
         with computing_threads(options.threads, torch=self.network is not None or self.descriptor is not None):
             report(0.0, "resampling")
             grid, for_costs = model._fitting_grid(problem, options, on_host=device == "cpu")
@@ -104,7 +104,7 @@ class DenseModel(Settings):
         report(1.0, "done")
         return Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
 
-    def _adjusted(self, options: Options) -> DenseModel:
+    def adjusted(self, options: Options) -> DenseModel:
         """Apply the user's spacing and smoothness to the settings."""
         model = self.smoother(options.smoothness)
         if options.spacing is None:

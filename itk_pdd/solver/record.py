@@ -23,7 +23,7 @@ from itk_pdd.io.outputs import write_bytes
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver.problem import Problem, Result
 
-__all__ = ["file_name", "peak_memory", "record", "write_record"]
+__all__ = ["file_name", "peak_memory", "record", "without_folders", "write_record"]
 
 _LIBRARIES = {"torch": "torch", "itk": "itk", "SimpleITK": "SimpleITK", "scipy": "scipy", "numpy": "numpy"}
 _NETWORK_FILES = ("card.json", "weights.safetensors")
@@ -100,7 +100,7 @@ def record(
         "verdict": None if result.verdict is None else result.verdict.to_dict(),
         "dice": result.overlap.to_dict() if overlap is None and result.overlap is not None else overlap,
         "uncertainty": None if result.uncertainty is None else result.uncertainty.headline,
-        "warnings": [message if paths else _without_folders(message, given.values()) for message in told],
+        "warnings": [message if paths else without_folders(message, given.values()) for message in told],
     }
 
 
@@ -128,7 +128,7 @@ def file_name(text: str | os.PathLike[str]) -> str:
     return re.sub(r"[^\[\],=]*[/\\]+(?=[^/\\])", "", text.rstrip("/\\"))
 
 
-def _without_folders(message: str, inputs: Iterable[Any]) -> str:
+def without_folders(message: str, inputs: Iterable[Any]) -> str:
     """Leave the folders of the inputs, and of any other path without blanks, out of a message."""
     for value in inputs:
         for path in value if isinstance(value, list | tuple) else [value]:

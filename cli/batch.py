@@ -1,0 +1,197 @@
+"""pdd-batch: register the pairs of a cohort on the workers of a cluster."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
+
+from itk_pdd._version import __version__
+
+OUTPUTS = ("field", "warped", "labels", "transform", "inverse", "uncertainty", "report")
+
+
+def _outputs(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _chunk(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    first, slash, count = value.partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise click.BadParameter(f"expected I/N with I from 1 to N, such as 3/20, found {value!r}.")
+    return int(first), int(count)
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("pairs", type=PATH, required=False)
+@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder for the results.")
+@click.option("--fixed", type=PATH, metavar="IMAGE", help="One fixed image for all --moving images or for --bids.")
+@click.option("--moving", metavar="PATTERN", help="The moving images: 'scans/*.nii.gz', in quotes.")
+@click.option(
+    "--bids",
+    type=PATH,
+    metavar="FOLDER",
+    help="The images of a BIDS folder, to --fixed, or each session to the first one of its subject.",
+)
+@click.option("--suffix", default="T1w", show_default=True, metavar="NAME", help="Kind of the images of --bids.")
+@click.option(
+    "--outputs",
+    callback=_outputs,
+    default="field,warped,labels",
+    show_default=True,
+    metavar="NAME,...",
+    help=f"What to write for each pair: {', '.join(OUTPUTS)}.",
+)
+@click.option("--model", default="auto", show_default=True, metavar="NAME", help="A model, as for pdd-register.")
+@click.option(
+    "--initialise",
+    type=click.Choice(["none", "center", "affine"]),
+    default="none",
+    show_default=True,
+    help="Find a start for each pair, as pdd-register does.",
+)
+@click.option("--smoothness", type=POSITIVE, default=1.0, show_default=True, metavar="FACTOR", help="Of the field.")
+@click.option("--spacing", type=POSITIVE, metavar="MM", help="Compare the images at this voxel size.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+@click.option("--force", is_flag=True, help="Use a trained model even on images that it is not made for.")
+@click.option(
+    "--workers", type=COUNT, metavar="N", help="Registrations at a time.  [default: as processors and memory allow]"
+)
+@click.option("--threads", type=COUNT, metavar="N", help="Threads of each.  [default: the processors are shared out]")
+@click.option(
+    "--memory",
+    type=POSITIVE,
+    metavar="GB",
+    help="For all workers of this machine together, or for each job of --cluster.  [default: what is free]",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Register on the workers of this Dask scheduler (tcp://host:8786, or its file).",
+)
+@click.option(
+    "--cluster",
+    type=click.Choice(["slurm", "pbs"]),
+    help="Start the workers as jobs of SLURM or PBS (needs dask-jobqueue).",
+)
+@click.option("--chunk", callback=_chunk, metavar="I/N", help="Register part I of N of the list alone, in a job array.")
+@click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="End a registration that takes longer.")
+@click.option("--no-report", is_flag=True, help="Write no report.html.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.version_option(__version__, prog_name="pdd-batch")
+def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
+    """Register the pairs of a list, start again where it stopped, and report on all of them.
+
+    PAIRS is a CSV file with the columns fixed and moving and, if you like, name, fixed_mask, moving_mask,
+    initial_transform, moving_labels (warped too), fixed_labels, fixed_points, moving_points (measured) and model; paths
+    are relative to it. Instead of it give --fixed and --moving, or --bids.
+
+    The pairs are registered by worker processes of this machine, of a Dask scheduler, or of a queueing system. What is
+    done is not done again: give the same command again after an interruption. A pair that cannot be registered is
+    reported, and the others go on.
+
+    Writes a folder for each pair (field.nii.gz, warped.nii.gz, ...), records/NAME.json, summary.csv and report.html,
+    which shows every pair, the worst first.
+
+    \b
+    Examples:
+      pdd-batch pairs.csv -o out/
+      pdd-batch --fixed atlas.nii.gz --moving 'scans/*.nii.gz' --initialise affine -o out/
+      pdd-batch pairs.csv -o out/ --chunk $SLURM_ARRAY_TASK_ID/100
+
+    \b
+    Exit codes:
+      0 all pairs are done    1 a pair failed, or an input cannot be used    2 wrong usage
+      3 a result cannot be written    130 interrupted    143, 129 ended by SIGTERM, SIGHUP
+    """
+    from itk_pdd.cli._console import FAILED, INTERRUPTED, RESUMABLE, exit_codes, logging_to_stderr
+    from itk_pdd.cli._interrupt import interruptible
+
+    sources = [
+        name
+        for name, value in (("PAIRS", pairs), ("--moving", options["moving"]), ("--bids", options["bids"]))
+        if value
+    ]
+    if len(sources) != 1:
+        raise click.UsageError(f"Give one of PAIRS, --moving and --bids, found {' and '.join(sources) or 'none'}.")
+    if options["moving"] and not options["fixed"]:
+        raise click.UsageError("--moving needs --fixed.")
+    if pairs is not None and options["fixed"]:
+        raise click.UsageError("--fixed has no meaning with PAIRS, which has a column of that name: leave it out.")
+    if options["initialise"] == "none":
+        options["initialise"] = None
+    with interruptible(INTERRUPTED, RESUMABLE), exit_codes(RESUMABLE), logging_to_stderr(0):
+        from itk_pdd.cohort.batch import register_batch
+
+        with _progress(quiet) as progress:
+            found = register_batch(pairs, output, report=not options.pop("no_report"), progress=progress, **options)
+    if not quiet:
+        words = [f"{len(found.records) - len(found.failed)} pairs done ({found.made} of them now)"]
+        words += [f"{len(found.failed)} failed"] * bool(found.failed) + [f"{found.waiting} waiting"] * bool(
+            found.waiting
+        )
+        click.echo(f"{', '.join(words)}: {output / 'summary.csv'}")
+    for name, reason in found.failed.items():
+        click.echo(f"Error: {name}: {reason}.", err=True)
+    if found.failed:
+        click.get_current_context().exit(FAILED)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int, str, Mapping[str, Any]], None] | None]:
+    """Show a bar with the time left on a terminal, and a line for each pair elsewhere."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=None, unit="pair", file=sys.stderr, dynamic_ncols=True) as bar:
+
+            def update(done: int, total: int, name: str, record: Mapping[str, Any]) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+                if (text := _told(record)) != "good":
+                    bar.write(f"{name}: {text}", file=sys.stderr)
+
+            yield update
+    else:
+        started, before = time.monotonic(), [0]
+
+        def tell(done: int, total: int, name: str, record: Mapping[str, Any]) -> None:
+            seconds = record.get("wall_seconds")
+            before[0] += 1
+            left = (time.monotonic() - started) / before[0] * (total - done)
+            words = [_told(record)] + ([f"{seconds:.1f} s"] if seconds is not None else [])
+            click.echo(f"[{done}/{total}] {name}: {', '.join(words)}; {_span(left)} left", err=True)
+
+        yield tell
+
+
+def _told(record: Mapping[str, Any]) -> str:
+    """Tell in a few words what came of a pair."""
+    if record["status"] != "done":
+        return f"failed: {record['reason']}"
+    verdict = record.get("verdict") or {"word": "good", "reasons": []}
+    return verdict["word"] if verdict["word"] == "good" else f"{verdict['word']}: {'; '.join(verdict['reasons'])}"
+
+
+def _span(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Cohorts: many registrations on a cluster of Dask workers, and what is made of them. May import everything but cli."""
