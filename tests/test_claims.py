@@ -52,31 +52,10 @@ def test_the_python_code_of_the_readme_runs_as_it_stands(demo) -> None:
     assert "100%" in found.stdout, "the observer tells the progress"
 
 
-def test_every_option_the_readme_uses_exists() -> None:
-    """Each line of a shell block is understood by the command it calls, option by option."""
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-    calls = [line.split("#")[0].split("&& ")[-1].split() for line in lines if "pdd-" in line and line.strip()]
-    assert len(calls) > 10
-    for name, *words in calls:
-        command = COMMANDS[name]
-        if name == "pdd-transform":
-            command = command.commands[words.pop(0)]
-        known = {option for parameter in command.params for option in parameter.opts}
-        unknown = [word for word in words if re.match(r"--?[a-zA-Z]", word) and word not in known]
-        assert unknown == [], (name, unknown)
-
-
-def test_files_and_folders_the_readme_names_exist() -> None:
-    for name in re.findall(r"`((?:tests|examples)/[\w/.]+)", README) + re.findall(r"\]\((examples/[\w./]+)\)", README):
-        assert (ROOT / name).exists(), name
-    named = re.search(r"## Architecture(.*?)##", README, re.DOTALL)[1]
-    package = Path(itk_pdd.__file__).parent
-    for name in re.findall(r"`(\w+\.py)`", named):
-        assert any(package.rglob(name)), name
-
-
 def test_the_models_of_the_readme_come_with_the_package() -> None:
-    for name in re.findall(r"`--model ([\w-]+)`", README):
+    named = set(re.findall(r"^\| `([\w-]+)`", README, re.MULTILINE))
+    assert named == set(models.names()), "the table of models"
+    for name in named - {models.DEFAULT.name}:
         model = models.load(name)
         folder = Path(model.network or model.descriptor)
         assert {CARD, WEIGHTS} <= {file.name for file in folder.iterdir()}

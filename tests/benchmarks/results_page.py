@@ -1,7 +1,7 @@
-"""The tables of examples/results.md, from the folders that compare_all.py writes.
+"""The tables of docs/results.md, from the folders that compare_all.py writes.
 
-    python tests/benchmarks/results_page.py results [--data abdomen hippocampus lung] [--copy examples/results]
-        [--plot examples/results.png] [--earlier examples/results]
+    python tests/benchmarks/results_page.py results [--data abdomen hippocampus lung] [--copy docs/results]
+        [--plot docs/images/results.png] [--earlier docs/results]
 
 Prints, for each data set, a row per method: means over the pairs of ``results.csv``, and for the first measure the
 corrected p of its test against the first method. Methods that were not run again are taken from --earlier, what --copy
