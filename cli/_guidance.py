@@ -30,9 +30,26 @@ _OPTIONS = (
         metavar="FACTOR",
         help="Of the guiding labels against the intensities; larger follows the labels more closely.",
     ),
+    click.option(
+        "--fixed-points",
+        type=PATH,
+        metavar="FILE",
+        help="Landmarks in FIXED (.csv, .fcsv, .mrk.json, .vtk and other surfaces; LPS mm where the file is silent), "
+        "with --moving-points. The field is drawn to them; those that contradict the images are named, not obeyed.",
+    ),
+    click.option(
+        "--moving-points", type=PATH, metavar="FILE", help="The same points in MOVING; may be the same table."
+    ),
+    click.option(
+        "--point-uncertainty",
+        type=click.FloatRange(min=0),
+        metavar="MM",
+        help="Standard deviation of the landmarks.  [default: half a voxel]",
+    ),
+    click.option("--exact-points", is_flag=True, help="Let the field meet the landmarks exactly."),
 )
-NAMES = ("guide", "label_map", "label_weight")
-INPUTS = ("guide", "label_map")
+INPUTS = ("guide", "label_map", "fixed_points", "moving_points", "point_uncertainty", "exact_points")
+NAMES = (*INPUTS[:2], "label_weight", *INPUTS[2:])
 
 
 def guidance_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,6 +61,12 @@ def guidance_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def check_guidance(arguments: dict[str, Any]) -> None:
     """Refuse combinations that make no sense."""
+    if (arguments["fixed_points"] is None) != (arguments["moving_points"] is None):
+        raise click.UsageError("--fixed-points and --moving-points belong together: give both.")
+    if arguments["fixed_points"] is None and (arguments["point_uncertainty"] is not None or arguments["exact_points"]):
+        raise click.UsageError("--point-uncertainty and --exact-points are about landmarks: give --fixed-points.")
+    if arguments["fixed_points"] is not None and arguments["stages"] != "all":
+        raise click.UsageError("--fixed-points has no meaning with --stages affine: leave one of them out.")
     if arguments["guide"] is None:
         if arguments["label_map"] is not None:
             raise click.UsageError("--label-map is about labels that guide: give --guide, too.")

@@ -382,4 +382,5 @@ class PDDRegistrationMethod(GuidanceSettings, ProcessObject):
         return f"<PDDRegistrationMethod {state}: {settings}>"
 
 
-_INPUTS = ("fixed", "moving", "initial_transform", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels")
+_INPUTS = ("fixed", "moving", "initial_transform", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels",
+           "fixed_points", "moving_points")  # fmt: skip

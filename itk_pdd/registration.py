@@ -45,6 +45,10 @@ def register(
     guide: Any = None,
     label_map: Any = None,
     label_weight: float = 1.0,
+    fixed_points: Any = None,
+    moving_points: Any = None,
+    point_uncertainty: Any = None,
+    exact_points: bool = False,
     channel_weights: Sequence[float] | None = None,
     model: Any = "auto",
     device: str = "auto",
@@ -90,6 +94,13 @@ def register(
         columns fixed, moving and, if wanted, name. By default the same numbers mean the same.
     label_weight : float, optional
         How much the labels count against the intensities: 1 by default, a larger one follows the labels more closely.
+    fixed_points, moving_points : array-like, str or path-like, optional
+        Corresponding landmarks (n, dim) in physical (LPS) millimetres, or files of points or surfaces. The field is
+        drawn to them. Those that contradict the images and one another are named in a warning, and not obeyed.
+    point_uncertainty : float or sequence of float, optional
+        Standard deviation of the landmarks in millimetres, one for all or one for each; half a voxel by default.
+    exact_points : bool, optional
+        Let the field meet every landmark that is obeyed to a hundredth of a voxel.
     channel_weights : sequence of float, optional
         How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
     model : str, path-like or PddModel, optional
@@ -173,6 +184,10 @@ def register(
         guide=guide,
         label_map=label_map,
         label_weight=label_weight,
+        fixed_points=fixed_points,
+        moving_points=moving_points,
+        point_uncertainty=point_uncertainty,
+        exact_points=exact_points,
     )
     simple = image_kind(fixed, moving) == "simpleitk"
     if stages == "affine":
@@ -245,7 +260,7 @@ def prepare(
             f"fixed is {fixed.grid.dimension}-D ({fixed.grid}) and moving is {moving.grid.dimension}-D "
             f"({moving.grid}), expected the same dimension"
         )
-    problem = Problem(*channels, guidance=read_guidance(fixed.grid.dimension, **known))
+    problem = Problem(*channels, guidance=read_guidance((fixed.grid, moving.grid), **known))
     log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, len(channels[0]))
     masks: dict[str, Any] = {}
     if fixed_mask is not None:

@@ -33,7 +33,8 @@ from itk_pdd.warp.composition import inverse_field, kept_apart
 from itk_pdd.warp.images import value_outside, warp_image, warp_simpleitk
 
 if TYPE_CHECKING:
-    from itk_pdd.solver.problem import Result
+    from itk_pdd.report.marks import Marks
+    from itk_pdd.solver.problem import Problem, Result
 
 __all__ = ["register_files"]
 
@@ -162,7 +163,8 @@ def register_files(
     if stages == "affine" and not targets.keys().isdisjoint(IMAGES):
         raise RegistrationError("images of the uncertainty are asked for with stages='affine', which has none")
     starts = initial_transform if isinstance(initial_transform, list | tuple) else [initial_transform]
-    inputs = (fixed, moving, fixed_labels, moving_labels, *starts, fixed_mask, moving_mask)
+    points = (options.get("fixed_points"), options.get("moving_points"))
+    inputs = (fixed, moving, fixed_labels, moving_labels, *points, *starts, fixed_mask, moving_mask)
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
     check([*targets.values(), *beside], *inputs)
     moving_image = files.read_image(moving, name="moving")
@@ -206,6 +208,7 @@ def register_files(
         given = {
             "fixed": fixed, "moving": moving, "initial_transform": initial_transform, "fixed_mask": fixed_mask,
             "moving_mask": moving_mask, "fixed_labels": fixed_labels, "moving_labels": moving_labels,
+            "fixed_points": known.get("fixed_points"), "moving_points": known.get("moving_points"),
         }  # fmt: skip
         chosen = {"initialise": initialise, "stages": stages, "seed": seed, "threads": threads, **known, **options}
         chosen = {name: value for name, value in chosen.items() if name not in given}
@@ -288,6 +291,7 @@ def _report_writer(
         fixed_mask=problem.fixed_mask,
         uncertainty=None if result.uncertainty is None else result.uncertainty.standard_deviation(),
         verdict=result.verdict,
+        marks=_marks(problem, result),
         headline=None if result.uncertainty is None else result.uncertainty.headline,
         title=f"{Path(moving).name} registered to {Path(fixed).name}",
         facts={
@@ -303,6 +307,14 @@ def _report_writer(
         },
     )
     return writer(text)
+
+
+def _marks(problem: Problem, result: Result) -> Marks | None:
+    """Take the landmarks that guided the registration, for the report."""
+    from itk_pdd.report.marks import Marks
+
+    landmarks = None if problem.guidance is None else problem.guidance.landmarks
+    return None if landmarks is None else Marks(landmarks.fixed, landmarks.moving, result.landmarks)
 
 
 def _start(described: dict[str, Any], problem: Any) -> str:

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.guidance.labels import LabelGuide, label_guide
+from itk_pdd.guidance.landmarks import Landmarks, read_landmarks
 
 __all__ = ["KNOWN", "Guidance", "read_guidance"]
 
-KNOWN = ("fixed_labels", "moving_labels", "guide", "label_map", "label_weight")
+KNOWN = (
+    "fixed_labels", "moving_labels", "guide", "label_map", "label_weight", "fixed_points", "moving_points",
+    "point_uncertainty", "exact_points",
+)  # fmt: skip
 """Names of the arguments that tell what a user knows."""
 
 
@@ -22,21 +27,33 @@ class Guidance:
     ----------
     labels : LabelGuide, optional
         Labels of both images.
+    landmarks : Landmarks, optional
+        Corresponding points.
     """
 
     labels: LabelGuide | None = None
+    landmarks: Landmarks | None = None
 
 
 def read_guidance(
-    dimension: int,
+    grids: tuple[Grid, Grid],
     *,
     fixed_labels: Any = None,
     moving_labels: Any = None,
     guide: Any = None,
     label_map: Any = None,
     label_weight: float = 1.0,
+    fixed_points: Any = None,
+    moving_points: Any = None,
+    point_uncertainty: Any = None,
+    exact_points: bool = False,
 ) -> Guidance | None:
     """Read and check what a user knows about two images; the parameters are those of :func:`itk_pdd.register`.
+
+    Parameters
+    ----------
+    grids : tuple of Grid
+        Grids of the fixed and of the moving image.
 
     Returns
     -------
@@ -54,8 +71,23 @@ def read_guidance(
         raise RegistrationError(f"{given}_labels is given without {lacking}_labels: labels guide in both images only")
     if fixed_labels is not None:
         labels = label_guide(
-            fixed_labels, moving_labels, dimension=dimension, guide=guide, label_map=label_map, weight=label_weight
+            fixed_labels,
+            moving_labels,
+            dimension=grids[0].dimension,
+            guide=guide,
+            label_map=label_map,
+            weight=label_weight,
         )
     elif guide is not None or label_map is not None:
         raise RegistrationError("guide and label_map are about labels: give fixed_labels and moving_labels, too")
-    return None if labels is None else Guidance(labels)
+    landmarks = None
+    if (fixed_points is None) != (moving_points is None):
+        given, lacking = ("fixed", "moving") if moving_points is None else ("moving", "fixed")
+        raise RegistrationError(f"{given}_points is given without {lacking}_points: landmarks need both")
+    if fixed_points is not None:
+        landmarks = read_landmarks(
+            fixed_points, moving_points, uncertainty=point_uncertainty, exact=exact_points, grids=grids
+        )
+    elif point_uncertainty is not None or exact_points:
+        raise RegistrationError("point_uncertainty and exact_points are about landmarks: give fixed_points, too")
+    return None if labels is None and landmarks is None else Guidance(labels, landmarks)

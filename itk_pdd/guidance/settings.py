@@ -17,6 +17,10 @@ class GuidanceSettings:
         "guide": None,
         "label_map": None,
         "label_weight": 1.0,
+        "fixed_points": None,
+        "moving_points": None,
+        "point_uncertainty": None,
+        "exact_points": False,
     }
 
     def _set(self, key: str, value: Any) -> None:
@@ -77,3 +81,35 @@ class GuidanceSettings:
     def GetLabelWeight(self) -> float:
         """The weight of the labels."""
         return self._settings["label_weight"]
+
+    def SetFixedPoints(self, points: Any) -> None:
+        """Set the landmarks of the fixed image: points in mm or a file of points; or None."""
+        self._set("fixed_points", points)
+
+    def GetFixedPoints(self) -> Any:
+        """The landmarks of the fixed image."""
+        return self._settings["fixed_points"]
+
+    def SetMovingPoints(self, points: Any) -> None:
+        """Set the landmarks of the moving image, which correspond to those of the fixed image."""
+        self._set("moving_points", points)
+
+    def GetMovingPoints(self) -> Any:
+        """The landmarks of the moving image."""
+        return self._settings["moving_points"]
+
+    def SetPointUncertainty(self, uncertainty: Any) -> None:
+        """Set the standard deviation of the landmarks in mm, one for all or one for each; None for half a voxel."""
+        self._set("point_uncertainty", uncertainty)
+
+    def GetPointUncertainty(self) -> Any:
+        """The standard deviation of the landmarks in mm."""
+        return self._settings["point_uncertainty"]
+
+    def SetExactPoints(self, exact: bool) -> None:
+        """Set whether the field meets every landmark that is obeyed."""
+        self._set("exact_points", bool(exact))
+
+    def GetExactPoints(self) -> bool:
+        """Return True if the field meets every landmark that is obeyed."""
+        return self._settings["exact_points"]

@@ -15,6 +15,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import Mapping as PointMapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.report.assets import Assets
+from itk_pdd.report.marks import Marks
 from itk_pdd.report.page import Cell, PairPictures, Table, fill, write_page
 from itk_pdd.views.display import fixed_view, moved_view
 from itk_pdd.views.picture import grey_limits
@@ -47,6 +48,7 @@ def registration_page(
     headline: str | None = None,
     title: str = "Registration",
     facts: Mapping[str, Any] | None = None,
+    marks: Marks | None = None,
 ) -> str:
     """Make the HTML page of one registration.
 
@@ -72,6 +74,8 @@ def registration_page(
         Title of the page.
     facts : mapping, optional
         Names with values, such as files and settings, for the table "About".
+    marks : Marks, optional
+        Landmarks that guided the registration: they are drawn and listed.
 
     Returns
     -------
@@ -102,10 +106,16 @@ def registration_page(
     carried: dict[str, Any] = {"before": None, "after": None}
     if moving_labels is not None:
         carried = {n: warping.warp_labels(moving_labels, f) for n, f in (("before", start), ("after", displacements))}
+    overlaps, drawn = None, fixed_labels
+    if fixed_labels is not None and moving_labels is not None:
+        overlaps = _overlaps(overlap(fixed_labels, moving_labels, carried["before"], carried["after"]))
+    if marks is not None:
+        drawn = marks.on_fixed(fixed_labels, grid)
+        carried = {n: marks.on_warped(carried[n], f) for n, f in (("before", start), ("after", displacements))}
     grey = grey_limits(moving.array)
     assets = Assets()
     described = PairPictures("registration", grid, VOXELS, assets).describe(
-        fixed_view(fixed, fixed_labels),
+        fixed_view(fixed, drawn),
         moved_view(warped["before"], None, limits=grey, labels=carried["before"]),
         {
             "registration": moved_view(
@@ -117,9 +127,6 @@ def registration_page(
     lamp, word, text = _LAMPS[verdict.word]
     if verdict.word != GOOD:
         text = f"{_sentence('; '.join(verdict.reasons))} {text}"
-    overlaps = None
-    if fixed_labels is not None and moving_labels is not None:
-        overlaps = _overlaps(overlap(fixed_labels, moving_labels, carried["before"], carried["after"]))
     return fill(
         "registration.html",
         title=title,
@@ -134,6 +141,7 @@ def registration_page(
         signs=Table(("Sign", "Verdict", "Found", "Rule"), [_sign_row(sign) for sign in verdict.signs], words=range(4)),
         headline=None if headline is None else _sentence(headline),
         overlaps=overlaps,
+        landmarks=None if marks is None else marks.table(),
         facts=_facts({**_measures(displacements, determinant), **(facts or {})}),
     )
 

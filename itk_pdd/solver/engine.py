@@ -20,13 +20,16 @@ from itk_pdd.network.card import ModelCard
 from itk_pdd.network.purpose import unlike_training, unsure
 from itk_pdd.solver import capture
 from itk_pdd.solver.class_maps import ClassMaps
+from itk_pdd.solver.correction import corrected
 from itk_pdd.solver.devices import checked_device, computing_threads, on_device
 from itk_pdd.solver.folds import without_folds
+from itk_pdd.solver.landmarks import Pulls, image_doubt
 from itk_pdd.solver.memory import fit, needs
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.refinement import refined
 from itk_pdd.solver.search import search
 from itk_pdd.solver.settings import Refinement, Settings
+from itk_pdd.solver.trust import Trust, trusted
 from itk_pdd.solver.working import WorkingImage, search_grid
 from itk_pdd.uncertainty.calibration import calibration_of
 from itk_pdd.uncertainty.recorder import Recorder
@@ -82,17 +85,33 @@ class DenseModel(Settings):
             calibration = calibration_of(model.name, model.network) if options.uncertainty else None
             edges: list[float] = []
 
+            landmarks = None if problem.guidance is None else problem.guidance.landmarks
+            trust: list[Trust] = []
+
             def displaced(operations: Operations) -> tuple[BlockField, Recorder | None]:
                 # A device that is given up leaves nothing behind: the next one begins with a recorder of its own.
                 recorder = None if calibration is None else Recorder(calibration.temperature, operations)
                 images = model._with_descriptor(fixed, moving, operations)
                 edges.clear()
-                found = model._displacements(*images, grid, operations, for_costs, recorder, report, edges.append)
+                pulls = None
+                if landmarks is not None:
+                    pulls = Pulls.of(landmarks, grid, problem.initial)
+                    trust[:] = [model._believed(*images, pulls, operations, for_costs, report)]
+                    pulls = pulls.chosen(trust[0].obeyed)
+                found = model._displacements(
+                    *images, grid, operations, for_costs, recorder, report, edges.append, pulls
+                )
                 return found, recorder
 
             found, recorder = on_device(options.device, displaced)
             report(0.95, "field")
             field = _on_fixed_grid(found.to_field(grid), problem.fixed.grid, problem.initial)
+            if landmarks is not None:
+                which = trust[0].obeyed
+                field = corrected(
+                    field, landmarks.fixed[which], landmarks.moving[which], landmarks.sigma[which],
+                    exact=landmarks.exact,
+                ) if which.any() else field  # fmt: skip
             uncertainty = None
             if recorder is not None and calibration is not None:
                 # They load much of scipy.
@@ -102,7 +121,8 @@ class DenseModel(Settings):
                 evidence = collect(recorder, fixed, moving, found, grid)
                 uncertainty = Uncertainty(evidence, calibration, field, problem.initial)
         report(1.0, "done")
-        return Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
+        result = Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
+        return result if landmarks is None else replace(result, trust=trust[0])
 
     def adjusted(self, options: Options) -> DenseModel:
         """Apply the user's spacing and smoothness to the settings."""
@@ -118,6 +138,21 @@ class DenseModel(Settings):
         if labels is None or self.refinement.features == "classes" or not self.refinement.iterations:
             return self
         return replace(self, refinement=Refinement.of_classes(_LABEL_CORRELATION / labels.weight))
+
+    def _believed(
+        self,
+        fixed: WorkingImage,
+        moving: WorkingImage,
+        pulls: Pulls,
+        operations: Operations,
+        memory: float,
+        report: Callable[[float, str], None],
+    ) -> Trust:
+        """Choose the landmarks that are obeyed, by what the images say without them."""
+        report(0.03, "landmarks")
+        alone = search(fixed, moving, self.stages, operations=operations, memory=memory)
+        doubt = image_doubt(fixed, moving, self.stages[0], pulls, alone, operations)
+        return trusted(pulls.points, pulls.residuals(alone), pulls.sigma, doubt)
 
     def _with_guides(
         self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid
@@ -153,6 +188,7 @@ class DenseModel(Settings):
         recorder: Recorder | None,
         report: Callable[[float, str], None],
         at_edge: Callable[[float], None],
+        pulls: Pulls | None = None,
     ) -> BlockField:
         """Search, refine and unfold; ``at_edge`` gets the share at the edge of the range."""
 
@@ -170,6 +206,7 @@ class DenseModel(Settings):
             progress=lambda f, text: report(0.05 + share * f, text),
             at_edge=edge_found,
             listener=recorder,
+            pulls=pulls,
         )
         if self.refinement.iterations:
             report(0.5, "refinement")
@@ -182,6 +219,7 @@ class DenseModel(Settings):
                 smallest_jacobian=self.smallest_jacobian,
                 progress=lambda f: report(0.5 + 0.45 * f, "refinement"),
                 operations=operations,
+                pulls=pulls,
             )
             if recorder is not None:
                 recorder.refinement(before, found)

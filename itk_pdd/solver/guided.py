@@ -5,18 +5,24 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import numpy as np
+
 from itk_pdd.errors import warn
 from itk_pdd.evaluation.overlap import overlap
 from itk_pdd.evaluation.warping import warp_labels
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.guidance.labels import LabelGuide
-from itk_pdd.solver.problem import Problem, Result
+from itk_pdd.guidance.landmarks import Landmarks
+from itk_pdd.solver.problem import LandmarkError, Problem, Result
 
 __all__ = ["compared"]
 
 log = logging.getLogger("itk_pdd")
 
 _HARDLY = 0.4  # Dice overlap below which a label that guided is told: it is wrong in one image, or cut off
+
+_MOST_TOLD = 100  # landmarks that the log tells one by one
+_MOST_NAMED = 10  # landmarks whose reason a warning tells
 
 
 def compared(problem: Problem, result: Result) -> Result:
@@ -26,7 +32,37 @@ def compared(problem: Problem, result: Result) -> Result:
         return result
     if guidance.labels is not None:
         result = _labels(problem, result, guidance.labels)
+    if guidance.landmarks is not None:
+        result = _landmarks(problem, result, guidance.landmarks)
     return result
+
+
+def _landmarks(problem: Problem, result: Result, landmarks: Landmarks) -> Result:
+    points, wanted = landmarks.fixed, landmarks.moving
+    start = points if problem.initial is None else problem.initial(points)
+    before = np.linalg.norm(start - wanted, axis=1)
+    after = np.linalg.norm(points + result.field.at(points, outside="nearest") - wanted, axis=1)
+    reasons = [""] * len(points) if result.trust is None else result.trust.reasons
+    found = tuple(
+        LandmarkError(name, float(a), float(b), reason)
+        for name, a, b, reason in zip(landmarks.names, before, after, reasons, strict=True)
+    )
+    obeyed = np.array([not reason for reason in reasons])
+    for each in found[:_MOST_TOLD]:
+        log.info("landmark %s: %.2f mm off before, %.2f mm after%s", each.name, each.before, each.after,
+                 " (not obeyed)" if each.ignored else "")  # fmt: skip
+    if obeyed.any():
+        log.info(
+            "%d landmarks: %.2f mm off before, %.2f mm after (mean)", obeyed.sum(), before[obeyed].mean(),
+            after[obeyed].mean(), extra={"announce": True},
+        )  # fmt: skip
+    ignored = [each for each in found if each.ignored]
+    if ignored:
+        named = "; ".join(f"{each.name} ({each.ignored})" for each in ignored[:_MOST_NAMED])
+        if len(ignored) > _MOST_NAMED:
+            named += "; " + ", ".join(each.name for each in ignored[_MOST_NAMED:])
+        warn(f"{len(ignored)} of {len(found)} landmarks are not obeyed: {named}", doubt=True)
+    return replace(result, landmarks=found)
 
 
 def _labels(problem: Problem, result: Result, guide: LabelGuide) -> Result:

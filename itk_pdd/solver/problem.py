@@ -18,11 +18,12 @@ from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.guidance.guidance import Guidance
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver.intensities import without_outliers
+from itk_pdd.solver.trust import Trust
 
 if TYPE_CHECKING:
     from itk_pdd.uncertainty.estimate import Uncertainty  # slow to import, and only named here
 
-__all__ = ["Model", "Options", "Problem", "Result"]
+__all__ = ["LandmarkError", "Model", "Options", "Problem", "Result"]
 
 
 def _quiet(fraction: float, text: str) -> None:
@@ -165,6 +166,27 @@ class Options:
 
 
 @dataclass(frozen=True)
+class LandmarkError:
+    """Hold what came of a landmark.
+
+    Parameters
+    ----------
+    name : str
+        Its name or number.
+    before, after : float
+        Distance in millimetres of its place in the moving image from that where the registration started, and from
+        that of the result.
+    ignored : str
+        Why it was not obeyed; empty if it was.
+    """
+
+    name: str
+    before: float
+    after: float
+    ignored: str = ""
+
+
+@dataclass(frozen=True)
 class Result:
     """Hold the result of a registration.
 
@@ -185,6 +207,10 @@ class Result:
         :mod:`itk_pdd.solver.capture`); None where the model does not know.
     verdict : Verdict, optional
         Whether the registration succeeded, where it was judged.
+    trust : Trust, optional
+        Landmarks that were obeyed, and why others were not.
+    landmarks : tuple of LandmarkError
+        How far each landmark was off, before and after.
     overlap : Overlap, optional
         How well the labels that guided it overlap, before and after.
     warnings : tuple of str
@@ -200,6 +226,8 @@ class Result:
     uncertainty: Uncertainty | None = None
     edge: float | None = None
     verdict: Verdict | None = None
+    trust: Trust | None = None
+    landmarks: tuple[LandmarkError, ...] = ()
     overlap: Overlap | None = None
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0

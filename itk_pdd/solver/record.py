@@ -99,6 +99,16 @@ def record(
         "peak_memory_bytes": peak_memory(),
         "verdict": None if result.verdict is None else result.verdict.to_dict(),
         "dice": result.overlap.to_dict() if overlap is None and result.overlap is not None else overlap,
+        "landmarks": [
+            {
+                "name": each.name,
+                "before_mm": round(each.before, 4),
+                "after_mm": round(each.after, 4),
+                "obeyed": not each.ignored,
+                "reason": each.ignored,
+            }
+            for each in result.landmarks
+        ],
         "uncertainty": None if result.uncertainty is None else result.uncertainty.headline,
         "warnings": [message if paths else without_folders(message, given.values()) for message in told],
     }

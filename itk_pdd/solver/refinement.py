@@ -15,6 +15,7 @@ from itk_pdd.kernels.matching.cpu import feature_gradient
 from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.sobel.cpu import sobel
 from itk_pdd.solver.folds import unfold
+from itk_pdd.solver.landmarks import Pulls
 from itk_pdd.solver.settings import Refinement, Regularisation
 from itk_pdd.solver.working import WorkingImage
 
@@ -94,6 +95,7 @@ def refined(
     smallest_jacobian: float | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
     operations: Operations = HOST,
+    pulls: Pulls | None = None,
 ) -> BlockField:
     """Refine the field of a search, level by level.
 
@@ -109,6 +111,8 @@ def refined(
         See :func:`refine`.
     operations : Operations
         Those of the device that correlates; class probabilities are compared by the CPU.
+    pulls : Pulls, optional
+        Landmarks, to which the field is drawn.
 
     Returns
     -------
@@ -128,6 +132,8 @@ def refined(
         # The descent works in units of the blocks. Arrays make way for the next: on the working grid they are large.
         start, field = field.vectors / float(level.size), field.with_vectors(None)
         slope = _slope(fixed, moving, settings, level, operations)
+        if pulls is not None:
+            slope = _drawn(slope, pulls, field, settings, operations)
         vectors = refine(
             slope,
             start,
@@ -203,6 +209,23 @@ def _slope(
     # Classes tell nothing about structures without a label: bones, fat and the wall of the body follow the intensities.
     intensities, share = _correlation_slope(fixed, moving, level, operations), np.float32(settings.correlation)
     return lambda field: classes(field) + share * intensities(field)
+
+
+def _drawn(
+    slope: Callable[[Array], Array], pulls: Pulls, field: BlockField, settings: Refinement, operations: Operations
+) -> Callable[[Array], Array]:
+    """Add the pull of landmarks to the derivative of the difference of the images."""
+    pull = pulls.slope(field.nodes, field.size, field.block)
+    # Beside class probabilities, the intensities count less: so do the landmarks.
+    share = np.float32(settings.correlation if settings.features == "classes" else 1.0)
+
+    def both(vectors: Array) -> Array:
+        nodes, values = pull(operations.numpy(vectors))
+        found = operations.numpy(slope(vectors))
+        np.add.at(found.reshape(-1, 3), nodes, share * values)
+        return operations.array(found)
+
+    return both
 
 
 def _class_slope(fixed: WorkingImage, moving: WorkingImage, size: int) -> Callable[[Array], Array]:

@@ -15,6 +15,7 @@ from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.tree.blocks import min_sum_means
 from itk_pdd.kernels.tree.spanning import spanning_tree
 from itk_pdd.solver.capture import edge_share
+from itk_pdd.solver.landmarks import PulledCosts, Pulls
 from itk_pdd.solver.settings import Stage
 from itk_pdd.solver.working import WorkingImage
 
@@ -81,6 +82,7 @@ def search(
     progress: Callable[[float, str], None] = lambda fraction, text: None,
     at_edge: Callable[[float, int], None] = lambda share, reach: None,
     listener: Listener | None = None,
+    pulls: Pulls | None = None,
 ) -> BlockField:
     """Find the displacements from the fixed to the moving image by dense searches from coarse to fine.
 
@@ -105,6 +107,8 @@ def search(
         range (see :func:`itk_pdd.solver.capture.edge_share`), and with this range in working voxels.
     listener : Listener, optional
         Hears the distribution of every stage and both fields before they are made consistent, for the uncertainty.
+    pulls : Pulls, optional
+        Landmarks, whose displacements cost less near them.
 
     Returns
     -------
@@ -133,7 +137,9 @@ def search(
         for part, (own, other, before) in enumerate(ways):
             progress((number + part / len(ways)) / len(stages), name + (", backward" if part else ""))
             hears = listener if part == 0 else None
-            found.append(_one_way(own, other, stage, before, operations=operations, memory=memory, listener=hears))
+            near = pulls.reversed if part and pulls is not None else pulls
+            options: dict[str, Any] = {"operations": operations, "memory": memory, "listener": hears}
+            found.append(_one_way(own, other, stage, before, near, **options))
         if number == 0:
             at_edge(_share_at_edge(images[0], found[0], stage), stage.reach)
         forward = found[0]
@@ -153,6 +159,7 @@ def _one_way(
     other: _Side,
     stage: Stage,
     before: BlockField | None,
+    pulls: Pulls | None,
     *,
     operations: Operations,
     memory: float | None,
@@ -193,10 +200,18 @@ def _one_way(
     smooth: dict[str, Any] = {"alpha": stage.smoothness, "taps": min(4, stage.radius)}
     smooth["base"] = None if start is None else start / float(stage.step)
     if operations.device == "cpu":
-        costs = MaskedCosts(own.codes, other.codes, other.image.mask, **options)
+        costs: Any = MaskedCosts(own.codes, other.codes, other.image.mask, **options)
+        if pulls is not None:
+            costs = PulledCosts(costs, pulls.costs(stage, found), _offsets(radius, step, costs.displacements[2]))
         increment = min_sum_means(costs, mean, tree, memory=memory, **smooth).reshape(*found.nodes, 3)
     else:
         costs = operations.masked_costs(own.codes, other.codes, other.image.mask, **options)
+        if pulls is not None:
+            # Landmarks are few: their costs are added by the CPU.
+            every = operations.numpy(costs).reshape(-1, *costs.shape[-3:])
+            offsets = _offsets(radius, step, costs.shape[-1])
+            pulls.costs(stage, found.on(HOST)).add(every, np.arange(len(every)), offsets)
+            costs = operations.array(every).reshape(costs.shape)
         marginals = operations.min_marginals(costs, tree, **smooth).flatten(0, 2)
         increment = mean(np.arange(len(marginals)), marginals).reshape(*found.nodes, 3)
     if listener is not None:
@@ -218,13 +233,18 @@ def _mean(
     listener: Listener | None,
 ) -> Array:
     """Average the displacements of control points under the softmax of their costs (n, dz, dy, width): (n, 3)."""
-    offsets = [np.arange(-r, r + 1.0) * s for r, s in zip(radius, step, strict=True)]
-    # Those in the padding of a row have no probability.
-    offsets[2] = np.pad(offsets[2], (0, costs.shape[-1] - len(offsets[2])))
+    offsets = _offsets(radius, step, costs.shape[-1])
     mean = operations.moments(costs, stage.temperature, offsets)[0]
     if listener is not None:
         listener.marginals(nodes, costs, offsets)
     return mean
+
+
+def _offsets(radius: tuple[int, int, int], step: tuple[int, int, int], width: int) -> list[np.ndarray]:
+    """List the displacements along z, y and x; those in the padding of a row have no probability."""
+    offsets = [np.arange(-r, r + 1.0) * s for r, s in zip(radius, step, strict=True)]
+    offsets[2] = np.pad(offsets[2], (0, width - len(offsets[2])))
+    return offsets
 
 
 def _share_at_edge(image: WorkingImage, found: BlockField, stage: Stage) -> float:
