@@ -46,26 +46,17 @@ class Marks:
 
     def table(self) -> Table:
         """List the landmarks, those that are farthest off first."""
-        rows = sorted(self.found, key=lambda each: (not each.ignored, -each.after))[:_MOST_ROWS]
+        worst = sorted(self.found, key=lambda each: (not each.ignored, -each.after))[:_MOST_ROWS]
+        rows = [(each, [Cell(f"{mm:.2f}", mm) for mm in (each.before, each.after)]) for each in worst]
         obeyed = [each for each in self.found if not each.ignored]
         caption = "No landmark was obeyed."
         if obeyed:
             before, after = (np.mean([getattr(each, when) for each in obeyed]) for when in ("before", "after"))
-            caption = (
-                f"{len(obeyed)} of {len(self.found)} were obeyed: {before:.2f} mm off before, {after:.2f} mm after "
-            )
-            caption += "(mean). They are drawn as discs among the labels."
+            caption = f"{len(obeyed)} of {len(self.found)} were obeyed: {before:.2f} mm off before, {after:.2f} after "
+            caption = f"{caption}(mean). They are drawn as discs among the labels."
         return Table(
             ("Landmark", "Before, mm", "After, mm", "Not obeyed because"),
-            [
-                (
-                    each.name,
-                    Cell(f"{each.before:.2f}", each.before),
-                    Cell(f"{each.after:.2f}", each.after),
-                    each.ignored,
-                )
-                for each in rows
-            ],
+            [(each.name, *cells, each.ignored) for each, cells in rows],
             caption,
             words=(0, 3),
         )
