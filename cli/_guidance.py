@@ -47,8 +47,22 @@ _OPTIONS = (
         help="Standard deviation of the landmarks.  [default: half a voxel]",
     ),
     click.option("--exact-points", is_flag=True, help="Let the field meet the landmarks exactly."),
+    click.option(
+        "--features",
+        type=PATH,
+        metavar="FILE",
+        help="A network of your own whose features of both images are compared: TorchScript (.pt) or ONNX (.onnx), as "
+        "for itk-impact. No Python of the file is run.",
+    ),
+    click.option(
+        "--feature-card",
+        type=PATH,
+        metavar="JSON",
+        help="What it takes and gives: spacing, intensities, padding, ...  [default: the .json beside it]",
+    ),
 )
-INPUTS = ("guide", "label_map", "fixed_points", "moving_points", "point_uncertainty", "exact_points")
+INPUTS = ("guide", "label_map", "fixed_points", "moving_points", "point_uncertainty", "exact_points",
+          "features", "feature_card")  # fmt: skip
 NAMES = (*INPUTS[:2], "label_weight", *INPUTS[2:])
 
 
@@ -67,6 +81,10 @@ def check_guidance(arguments: dict[str, Any]) -> None:
         raise click.UsageError("--point-uncertainty and --exact-points are about landmarks: give --fixed-points.")
     if arguments["fixed_points"] is not None and arguments["stages"] != "all":
         raise click.UsageError("--fixed-points has no meaning with --stages affine: leave one of them out.")
+    if arguments["features"] is None and arguments["feature_card"] is not None:
+        raise click.UsageError("--feature-card is about --features: give that, too.")
+    if arguments["features"] is not None and arguments["stages"] != "all":
+        raise click.UsageError("--features has no meaning with --stages affine: leave one of them out.")
     if arguments["guide"] is None:
         if arguments["label_map"] is not None:
             raise click.UsageError("--label-map is about labels that guide: give --guide, too.")

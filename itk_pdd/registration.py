@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from itk_pdd.errors import RegistrationError, told
 from itk_pdd.evaluation.verdict import GOOD, Verdict, judge
-from itk_pdd.geometry.mapping import AffineMapping, Mapping, spread_points
+from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.guidance.guidance import read_guidance
 from itk_pdd.io.fields import field_to_itk, field_to_simpleitk, preload_itk
 from itk_pdd.io.images import image_kind
@@ -49,6 +47,8 @@ def register(
     moving_points: Any = None,
     point_uncertainty: Any = None,
     exact_points: bool = False,
+    features: Any = None,
+    feature_card: Any = None,
     channel_weights: Sequence[float] | None = None,
     model: Any = "auto",
     device: str = "auto",
@@ -101,6 +101,13 @@ def register(
         Standard deviation of the landmarks in millimetres, one for all or one for each; half a voxel by default.
     exact_points : bool, optional
         Let the field meet every landmark that is obeyed to a hundredth of a voxel.
+    features : str, path-like or callable, optional
+        A network of your own that gives features of both images, which are compared: a TorchScript or ONNX file, or a
+        callable. A tensor N x C x D x H x W goes in (N x C x H x W in 2-D), one of features or a list of them comes
+        out, as for itk-impact. No Python of a file is run.
+    feature_card : mapping, str or path-like, optional
+        What the network takes and gives (see :class:`itk_pdd.network.features.FeatureCard`): spacing, intensities,
+        padding, patches and so on; by default the JSON file of the same name beside the network.
     channel_weights : sequence of float, optional
         How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
     model : str, path-like or PddModel, optional
@@ -188,6 +195,8 @@ def register(
         moving_points=moving_points,
         point_uncertainty=point_uncertainty,
         exact_points=exact_points,
+        features=features,
+        feature_card=feature_card,
     )
     simple = image_kind(fixed, moving) == "simpleitk"
     if stages == "affine":
@@ -276,7 +285,7 @@ def prepare(
         from itk_pdd import models
 
         initial = prealignment.align_affine(fixed, moving, model=models.DEFAULT, threads=threads, **masks)
-    _check_overlap(fixed, moving, initial, "initial_transform" if initial_transform is not None else None)
+    prealignment.check_overlap(fixed, moving, initial, "initial_transform" if initial_transform is not None else None)
     return replace(problem, initial=initial, **masks)
 
 
@@ -370,24 +379,3 @@ def register_volumes(
     """Register checked volumes, or the channels of each; the options are those of :func:`solve`."""
     channels = [(each,) if isinstance(each, Volume) else tuple(each) for each in (fixed, moving)]
     return solve(Problem(channels[0], channels[1], initial, fixed_mask, moving_mask), **options)
-
-
-def _check_overlap(fixed: Volume, moving: Volume, initial: Mapping | None, cause: str | None) -> None:
-    """Refuse images of which no part of one lies in the other once the initial transform is applied."""
-    seen = _inside(spread_points(fixed.grid), moving, initial)
-    if not seen and (initial is None or isinstance(initial, AffineMapping)):
-        # A moving image that lies between the points may have been missed.
-        back = None if initial is None else initial.inverse()
-        seen = _inside(spread_points(moving.grid), fixed, back)
-    if not seen:
-        places = [", ".join(f"{c:.0f}" for c in volume.grid.centre) for volume in (fixed, moving)]
-        after = f" after {cause}" if cause else ""
-        advice = "check it, or use initialise='center' instead" if cause else "use initialise='center'"
-        raise RegistrationError(
-            f"fixed and moving do not overlap in physical space{after} (their centres are at {places[0]} and "
-            f"{places[1]} mm): {advice}"
-        )
-
-
-def _inside(points: np.ndarray, volume: Volume, mapping: Mapping | None) -> bool:
-    return bool(volume.grid.contains(points if mapping is None else mapping(points)).any())

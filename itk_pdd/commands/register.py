@@ -163,7 +163,7 @@ def register_files(
     if stages == "affine" and not targets.keys().isdisjoint(IMAGES):
         raise RegistrationError("images of the uncertainty are asked for with stages='affine', which has none")
     starts = initial_transform if isinstance(initial_transform, list | tuple) else [initial_transform]
-    points = (options.get("fixed_points"), options.get("moving_points"))
+    points = [options.get(name) for name in ("fixed_points", "moving_points", "features", "feature_card")]
     inputs = (fixed, moving, fixed_labels, moving_labels, *points, *starts, fixed_mask, moving_mask)
     beside = [] if elastix is None else [elastix_field(elastix, "elastix")]
     check([*targets.values(), *beside], *inputs)
@@ -208,7 +208,7 @@ def register_files(
         given = {
             "fixed": fixed, "moving": moving, "initial_transform": initial_transform, "fixed_mask": fixed_mask,
             "moving_mask": moving_mask, "fixed_labels": fixed_labels, "moving_labels": moving_labels,
-            "fixed_points": known.get("fixed_points"), "moving_points": known.get("moving_points"),
+            **{name: known.get(name) for name in ("fixed_points", "moving_points", "features", "feature_card")},
         }  # fmt: skip
         chosen = {"initialise": initialise, "stages": stages, "seed": seed, "threads": threads, **known, **options}
         chosen = {name: value for name, value in chosen.items() if name not in given}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.guidance.features import read_features
 from itk_pdd.guidance.labels import LabelGuide, label_guide
 from itk_pdd.guidance.landmarks import Landmarks, read_landmarks
+
+if TYPE_CHECKING:
+    from itk_pdd.network.features import FeatureNetwork  # loads torch, and only named here
 
 __all__ = ["KNOWN", "Guidance", "read_guidance"]
 
 KNOWN = (
     "fixed_labels", "moving_labels", "guide", "label_map", "label_weight", "fixed_points", "moving_points",
-    "point_uncertainty", "exact_points",
+    "point_uncertainty", "exact_points", "features", "feature_card",
 )  # fmt: skip
 """Names of the arguments that tell what a user knows."""
 
@@ -29,10 +33,13 @@ class Guidance:
         Labels of both images.
     landmarks : Landmarks, optional
         Corresponding points.
+    features : FeatureNetwork, optional
+        Gives features of both images.
     """
 
     labels: LabelGuide | None = None
     landmarks: Landmarks | None = None
+    features: FeatureNetwork | None = None
 
 
 def read_guidance(
@@ -47,6 +54,8 @@ def read_guidance(
     moving_points: Any = None,
     point_uncertainty: Any = None,
     exact_points: bool = False,
+    features: Any = None,
+    feature_card: Any = None,
 ) -> Guidance | None:
     """Read and check what a user knows about two images; the parameters are those of :func:`itk_pdd.register`.
 
@@ -90,4 +99,8 @@ def read_guidance(
         )
     elif point_uncertainty is not None or exact_points:
         raise RegistrationError("point_uncertainty and exact_points are about landmarks: give fixed_points, too")
-    return None if labels is None and landmarks is None else Guidance(labels, landmarks)
+    if features is None and feature_card is not None:
+        raise RegistrationError("feature_card is about features: give features, too")
+    network = None if features is None else read_features(features, feature_card)
+    known = Guidance(labels, landmarks, network)
+    return None if known == Guidance() else known

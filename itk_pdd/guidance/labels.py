@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -109,6 +109,8 @@ class LabelMaps:
     working: Grid
     weight: float
     mapping: Mapping | None = None
+    descends: ClassVar[bool] = True
+    finishes: ClassVar[bool] = True
 
     @property
     def bits(self) -> list[int]:

@@ -16,7 +16,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.points import read_points
 
-__all__ = ["DEFAULT_UNCERTAINTY_VOXELS", "Landmarks", "read_landmarks"]
+__all__ = ["DEFAULT_UNCERTAINTY_VOXELS", "LandmarkError", "Landmarks", "read_landmarks"]
 
 DEFAULT_UNCERTAINTY_VOXELS = 0.5
 """Standard deviation of a landmark that has no other, in voxels of the fixed image (their geometric mean)."""
@@ -46,6 +46,27 @@ class Landmarks:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class LandmarkError:
+    """Hold what came of a landmark.
+
+    Parameters
+    ----------
+    name : str
+        Its name or number.
+    before, after : float
+        Distance in millimetres of its place in the moving image from that where the registration started, and from
+        that of the result.
+    ignored : str
+        Why it was not obeyed; empty if it was.
+    """
+
+    name: str
+    before: float
+    after: float
+    ignored: str = ""
 
 
 def read_landmarks(

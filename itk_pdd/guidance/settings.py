@@ -21,6 +21,8 @@ class GuidanceSettings:
         "moving_points": None,
         "point_uncertainty": None,
         "exact_points": False,
+        "features": None,
+        "feature_card": None,
     }
 
     def _set(self, key: str, value: Any) -> None:
@@ -113,3 +115,19 @@ class GuidanceSettings:
     def GetExactPoints(self) -> bool:
         """Return True if the field meets every landmark that is obeyed."""
         return self._settings["exact_points"]
+
+    def SetFeatures(self, features: Any) -> None:
+        """Set a network that gives features of both images: a TorchScript or ONNX file, or a callable; or None."""
+        self._set("features", features)
+
+    def GetFeatures(self) -> Any:
+        """The network that gives features."""
+        return self._settings["features"]
+
+    def SetFeatureCard(self, card: Any) -> None:
+        """Set what the network of features takes and gives: a mapping or a JSON file."""
+        self._set("feature_card", card)
+
+    def GetFeatureCard(self) -> Any:
+        """The card of the network of features."""
+        return self._settings["feature_card"]

@@ -10,8 +10,8 @@ import numpy as np
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.volume import Volume
+from itk_pdd.guidance.landmarks import LandmarkError
 from itk_pdd.report.page import Cell, Table
-from itk_pdd.solver.problem import LandmarkError
 
 __all__ = ["Marks"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class ClassMaps:
     Parameters
     ----------
     probabilities : numpy.ndarray
-        float32, shape (z, y, x, classes), without the background.
+        float32, shape (z, y, x, classes), without the background; one slice in 2-D.
     grid : Grid
         Where they lie.
     bits : sequence of int
@@ -35,6 +36,10 @@ class ClassMaps:
         Cost of a difference in all bits, beside 1 for one in all bits of the MIND-SSC features.
     mapping : callable, optional
         Takes physical points of the working grid to physical points of the image.
+    amplitude : float
+        Factor of the probabilities in the descent, beside 1 for one in all.
+    descends : bool
+        Compare them in the descent, too.
     """
 
     probabilities: np.ndarray
@@ -43,6 +48,9 @@ class ClassMaps:
     working: Grid
     weight: float
     mapping: Mapping | None = None
+    amplitude: float = 1.0
+    descends: bool = True
+    finishes: ClassVar[bool] = False
 
     @property
     def scale(self) -> float:
@@ -60,7 +68,7 @@ class ClassMaps:
         ``operations`` are those of the device that computes.
         """
         target = self.working.blocks(shrink)
-        codes = operations.no_codes(target.shape)
+        codes = operations.no_codes(_deep(target))
         for part, values in self._sampled(target, operations):
             codes[part] = operations.thermometer_codes(values, self.bits)
         return codes
@@ -73,14 +81,19 @@ class ClassMaps:
         """
         target = self.working.blocks(shrink)
         classes = len(self.bits)
-        factors = (255 * np.sqrt(np.asarray(self.bits) / max(self.bits))).astype(np.float32)
-        result = np.zeros((*target.shape, -(-classes // 16) * 16), np.uint8)
+        factors = (255 * self.amplitude * np.sqrt(np.asarray(self.bits) / max(self.bits))).astype(np.float32)
+        result = np.zeros((*_deep(target), -(-classes // 16) * 16), np.uint8)
         for part, values in self._sampled(target, HOST):
             result[part][..., :classes] = np.rint(values * factors)
         return result
 
     def _sampled(self, target: Grid, operations: Operations) -> Iterator[tuple[slice, Array]]:
         """Sample the probabilities on a grid, some slices at a time, as arrays of the operations."""
+        if target.dimension == 2:
+            points = target.points()
+            index = self.grid.to_index(points if self.mapping is None else self.mapping(points))
+            yield slice(0, 1), operations.array(sample_linear(self.probabilities[0], index)[None])
+            return
         lines = self.grid.lines(target) if self.mapping is None else None
         if lines is not None:
             axes, (z, y, x) = lines
@@ -96,3 +109,8 @@ class ClassMaps:
                 begin = range(target.shape[0])[slab][first]
                 part = slice(begin, begin + len(moved))
                 yield part, operations.array(sample_linear(self.probabilities, self.grid.to_index(moved)))
+
+
+def _deep(grid: Grid) -> tuple[int, ...]:
+    """Shape of a grid with three axes; a 2-D one is a slice."""
+    return grid.shape if grid.dimension == 3 else (1, *grid.shape)

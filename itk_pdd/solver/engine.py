@@ -22,6 +22,7 @@ from itk_pdd.solver import capture
 from itk_pdd.solver.class_maps import ClassMaps
 from itk_pdd.solver.correction import corrected
 from itk_pdd.solver.devices import checked_device, computing_threads, on_device
+from itk_pdd.solver.feature_maps import CORRELATION, feature_maps
 from itk_pdd.solver.folds import without_folds
 from itk_pdd.solver.landmarks import Pulls, image_doubt
 from itk_pdd.solver.memory import fit, needs
@@ -30,7 +31,7 @@ from itk_pdd.solver.refinement import refined
 from itk_pdd.solver.search import search
 from itk_pdd.solver.settings import Refinement, Settings
 from itk_pdd.solver.trust import Trust, trusted
-from itk_pdd.solver.working import WorkingImage, search_grid
+from itk_pdd.solver.working import Maps, WorkingImage, search_grid
 from itk_pdd.uncertainty.calibration import calibration_of
 from itk_pdd.uncertainty.recorder import Recorder
 
@@ -67,7 +68,7 @@ class DenseModel(Settings):
         """
         device, report = checked_device(options.device), options.progress
         model, problem = self._guided(problem).adjusted(options), problem.without_outliers()
-        with computing_threads(options.threads, torch=self.network is not None or self.descriptor is not None):
+        with computing_threads(options.threads, torch=self._uses_torch(problem)):
             report(0.0, "resampling")
             grid, for_costs = model._fitting_grid(problem, options, on_host=device == "cpu")
             range_mm = model.capture_range * max(grid.spacing)
@@ -132,12 +133,22 @@ class DenseModel(Settings):
         # An explicit spacing overrides the limit of voxels.
         return replace(model, spacing=float(options.spacing), max_voxels=_UNLIMITED)
 
+    def _uses_torch(self, problem: Problem) -> bool:
+        known = problem.guidance
+        own = self.network is not None or self.descriptor is not None
+        return own or (known is not None and known.features is not None)
+
     def _guided(self, problem: Problem) -> DenseModel:
-        """Descend on labels, too, where these guide the registration."""
-        labels = None if problem.guidance is None else problem.guidance.labels
-        if labels is None or self.refinement.features == "classes" or not self.refinement.iterations:
+        """Descend on labels or features, too, where these guide the registration."""
+        known = problem.guidance
+        if known is None or self.refinement.features == "classes" or not self.refinement.iterations:
             return self
-        return replace(self, refinement=Refinement.of_classes(_LABEL_CORRELATION / labels.weight))
+        if known.labels is not None:
+            return replace(self, refinement=Refinement.of_classes(_LABEL_CORRELATION / known.labels.weight))
+        if known.features is not None and known.features.card.descent > 0:
+            share = CORRELATION[known.features.card.values] / known.features.card.descent
+            return replace(self, refinement=Refinement.of_classes(share))
+        return self
 
     def _believed(
         self,
@@ -158,11 +169,19 @@ class DenseModel(Settings):
         self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid
     ) -> tuple[WorkingImage, WorkingImage]:
         """Add what the user knows about the images."""
-        labels = None if problem.guidance is None else problem.guidance.labels
-        if labels is None:
+        known = problem.guidance
+        if known is None:
             return fixed, moving
-        maps = labels.maps(grid, problem.initial, _LABEL_WEIGHT * labels.weight)
-        return replace(fixed, guides=(maps[0],)), replace(moving, guides=(maps[1],))
+        guides: list[tuple[Maps, Maps]] = []
+        if known.labels is not None:
+            guides.append(known.labels.maps(grid, problem.initial, _LABEL_WEIGHT * known.labels.weight))
+        if known.features is not None:
+            images, spacing = (problem.fixed_channels, problem.moving_channels), max(grid.spacing)
+            found = [known.features.features(channels, spacing) for channels in images]
+            guides.append(feature_maps(found[0], found[1], known.features.card, grid, problem.initial))
+        alone = known.features is not None and known.features.card.alone
+        own, other = tuple(each[0] for each in guides), tuple(each[1] for each in guides)
+        return replace(fixed, guides=own, alone=alone), replace(moving, guides=other, alone=alone)
 
     def _fitting_grid(self, problem: Problem, options: Options, *, on_host: bool) -> tuple[Grid, float]:
         """Choose the working grid; also return the bytes that are left for costs."""

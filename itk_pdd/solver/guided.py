@@ -12,8 +12,8 @@ from itk_pdd.evaluation.overlap import overlap
 from itk_pdd.evaluation.warping import warp_labels
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.guidance.labels import LabelGuide
-from itk_pdd.guidance.landmarks import Landmarks
-from itk_pdd.solver.problem import LandmarkError, Problem, Result
+from itk_pdd.guidance.landmarks import LandmarkError, Landmarks
+from itk_pdd.solver.problem import Problem, Result
 
 __all__ = ["compared"]
 

@@ -10,14 +10,14 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.geometry.mapping import AffineMapping, Mapping, spread_points
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.mind.cpu import mind_features
 from itk_pdd.solver.intensities import without_outliers
 from itk_pdd.solver.problem import Model, Options, Problem
 
-__all__ = ["align_affine", "align_centres"]
+__all__ = ["align_affine", "align_centres", "check_overlap"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -237,3 +237,24 @@ def _weights(volume: Volume) -> Volume:
     """Weights for a centre of mass: the intensities above the background, which may be negative (air in CT)."""
     array = volume.array.astype(np.float32)
     return Volume(array - array.min(), volume.grid)
+
+
+def check_overlap(fixed: Volume, moving: Volume, initial: Mapping | None, cause: str | None) -> None:
+    """Refuse images of which no part of one lies in the other once the initial transform is applied."""
+    seen = _inside(spread_points(fixed.grid), moving, initial)
+    if not seen and (initial is None or isinstance(initial, AffineMapping)):
+        # A moving image that lies between the points may have been missed.
+        back = None if initial is None else initial.inverse()
+        seen = _inside(spread_points(moving.grid), fixed, back)
+    if not seen:
+        places = [", ".join(f"{c:.0f}" for c in volume.grid.centre) for volume in (fixed, moving)]
+        after = f" after {cause}" if cause else ""
+        advice = "check it, or use initialise='center' instead" if cause else "use initialise='center'"
+        raise RegistrationError(
+            f"fixed and moving do not overlap in physical space{after} (their centres are at {places[0]} and "
+            f"{places[1]} mm): {advice}"
+        )
+
+
+def _inside(points: np.ndarray, volume: Volume, mapping: Mapping | None) -> bool:
+    return bool(volume.grid.contains(points if mapping is None else mapping(points)).any())

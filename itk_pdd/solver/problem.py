@@ -16,6 +16,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.guidance.guidance import Guidance
+from itk_pdd.guidance.landmarks import LandmarkError
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver.intensities import without_outliers
 from itk_pdd.solver.trust import Trust
@@ -23,7 +24,7 @@ from itk_pdd.solver.trust import Trust
 if TYPE_CHECKING:
     from itk_pdd.uncertainty.estimate import Uncertainty  # slow to import, and only named here
 
-__all__ = ["LandmarkError", "Model", "Options", "Problem", "Result"]
+__all__ = ["Model", "Options", "Problem", "Result"]
 
 
 def _quiet(fraction: float, text: str) -> None:
@@ -163,27 +164,6 @@ class Options:
             raise RegistrationError(f"spacing is {self.spacing}, expected a length above 0 mm")
         if self.threads is not None and self.threads < 1:
             raise RegistrationError(f"threads is {self.threads}, expected at least 1")
-
-
-@dataclass(frozen=True)
-class LandmarkError:
-    """Hold what came of a landmark.
-
-    Parameters
-    ----------
-    name : str
-        Its name or number.
-    before, after : float
-        Distance in millimetres of its place in the moving image from that where the registration started, and from
-        that of the result.
-    ignored : str
-        Why it was not obeyed; empty if it was.
-    """
-
-    name: str
-    before: float
-    after: float
-    ignored: str = ""
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,8 @@ def _block_size(image: WorkingImage, settings: Refinement) -> int:
     """Choose the working voxels per block along each axis."""
     if settings.features == "classes" and image.classes is not None:
         return image.classes.shrink
-    return settings.shrink(image.shape)
+    finest = min((maps.shrink for maps in image.guides if maps.descends), default=1)
+    return max(finest, settings.shrink(image.shape))
 
 
 def _levels(image: WorkingImage, settings: Refinement) -> list[_Level]:
@@ -184,7 +185,7 @@ def _levels(image: WorkingImage, settings: Refinement) -> list[_Level]:
     if settings.features == "classes" and settings.coarse is not None:
         first = settings.iterations // 2
         levels = [_Level(2 * size, first, settings.coarse), _Level(size, settings.iterations - first, settings.voxels)]
-        finest = min((maps.shrink for maps in image.guides), default=size)
+        finest = min((maps.shrink for maps in image.guides if maps.finishes), default=size)
         return [*levels, _Level(finest, settings.label_finish, settings.voxels)] if finest < size else levels
     if settings.features == "classes" or size == 1:
         intensities = settings.iterations // 3 if settings.derivatives and image.dimension == 3 else None
@@ -230,7 +231,8 @@ def _drawn(
 
 def _class_slope(fixed: WorkingImage, moving: WorkingImage, size: int) -> Callable[[Array], Array]:
     """Differentiate the difference of class probabilities on blocks of ``size`` working voxels, for :func:`refine`."""
-    maps = [(own.features(size), other.features(size)) for own, other in zip(fixed.maps, moving.maps, strict=True)]
+    both = zip(fixed.maps, moving.maps, strict=True)
+    maps = [(own.features(size), other.features(size)) for own, other in both if own.descends]
     masks = fixed.shrunk(size).mask, moving.shrunk(size).mask
     # A sum over the classes, not a mean.
     return lambda field: sum(feature_gradient(*both, field, channels=1, masks=masks)[0] for both in maps)

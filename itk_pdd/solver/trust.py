@@ -1,4 +1,4 @@
-"""Which landmarks can be believed: those that agree with the images, or with one another."""
+"""Choose the landmarks that can be believed: those that agree with the images, or with one another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST = 400  # landmarks among which groups are looked for
 
 @dataclass(frozen=True)
 class Doubt:
-    """What the images say about landmarks.
+    """Hold the evidence of the images for and against landmarks.
 
     Parameters
     ----------

@@ -35,6 +35,14 @@ class Maps(Protocol):
     def shrink(self) -> int:
         """Working voxels per block along each axis on which the descent compares them; finer tells no more."""
 
+    @property
+    def descends(self) -> bool:
+        """Return True if the descent compares them, too."""
+
+    @property
+    def finishes(self) -> bool:
+        """Return True if the descent ends on the finest blocks for their sake."""
+
     def codes(self, shrink: int, operations: Operations) -> Array:
         """Encode them at the centres of blocks of ``shrink`` working voxels, 64 bits (z, y, x)."""
 
@@ -60,6 +68,8 @@ class WorkingImage:
         Class probabilities that a trained network gives the image.
     guides : tuple of Maps
         Labels or features that the user gives the image.
+    alone : bool
+        Compare no MIND-SSC features beside the maps in the search.
     descriptor : callable, optional
         Gives the learned descriptors of intensities (z, y, x), uint64 (z, y, x).
     factor : int
@@ -72,6 +82,7 @@ class WorkingImage:
     mask: np.ndarray | None = None
     classes: Maps | None = None
     guides: tuple[Maps, ...] = ()
+    alone: bool = False
     descriptor: Callable[[np.ndarray], np.ndarray] | None = None
     factor: int = 1
 
@@ -144,6 +155,11 @@ class WorkingImage:
         There is a word for each channel, of the MIND-SSC features of several dilations, another for each of its learned
         descriptors, where these count (see :class:`itk_pdd.solver.settings.Stage`), and one for each of its maps.
         """
+        if self.alone:
+            codes = operations.no_codes((len(self.maps), *self.shape))
+            for word, maps in enumerate(self.maps):
+                codes[word] = maps.codes(self.factor, operations)
+            return codes, tuple(maps.scale for maps in self.maps)
         bits = code_bits(self.similarities * len(dilations))
         described = self.descriptor if learned > 0 else None
         channels = len(self.channels)
