@@ -1,4 +1,9 @@
-"""elastix aligns affinely, itk_pdd deforms: the transform of one tool is the start of the other (itk-elastix)."""
+"""
+elastix aligns, itk_pdd deforms
+===============================
+
+The affine transform of elastix is the start (needs itk-elastix).
+"""
 
 import itk
 import numpy as np
@@ -30,6 +35,9 @@ def main() -> None:
     print(f"then itk_pdd: error {error(transform, points, truth):.1f} mm")
     images = [itk.array_view_from_image(image)[pair.body] for image in (fixed, warped)]
     print(f"warped image: correlation {np.corrcoef(*images)[0, 1]:.3f}")
+
+    itk_pdd.plot.overlay(fixed, moving)  # before: fixed green, moving magenta, grey where they agree
+    itk_pdd.plot.overlay(fixed, warped)
 
 
 def error(transform, points: np.ndarray, truth: np.ndarray) -> float:

@@ -1,4 +1,8 @@
-"""itk_pdd finds the large displacements, a B-spline of elastix refines them (itk-elastix).
+"""
+itk_pdd deforms, elastix refines
+================================
+
+itk_pdd finds the large displacements, a B-spline of elastix refines them (itk-elastix).
 
 The transform goes in as ``external_initial_transform``: ``initial_transform`` takes one without a word and ignores it.
 elastix' default "bspline" parameters do not work with it, because their bending energy is not implemented for such a
@@ -30,6 +34,9 @@ def main() -> None:
     print(f"elastix B-spline alone: error {error(alone, points, truth):.1f} mm")
     print(f"itk_pdd: error {error(start, points, truth):.1f} mm")
     print(f"then elastix B-spline: error {error(refined, points, truth):.1f} mm")
+
+    itk_pdd.plot.overlay(fixed, moving)  # before: fixed green, moving magenta, grey where they agree
+    itk_pdd.plot.overlay(fixed, itk_pdd.warp_image(moving, start))
 
 
 def run_elastix(fixed, moving, parameters, start):

@@ -1,4 +1,9 @@
-"""ANTs aligns affinely, itk_pdd deforms, and ANTs applies the result (antspyx): everything goes through files."""
+"""
+ANTs aligns, itk_pdd deforms, ANTs applies
+==========================================
+
+Everything goes through files (needs antspyx).
+"""
 
 import tempfile
 from pathlib import Path
@@ -42,6 +47,9 @@ def run(pair, folder: Path) -> None:
         # ANTs' arrays are x, y, z.
         overlap = dice(pair.fixed_labels.array, warped.numpy().T.astype(np.uint8), range(1, 14))
         print(f"{name}: Dice {np.nanmean(list(overlap.values())):.3f}")
+
+    itk_pdd.plot.overlay(paths["fixed"], paths["moving"])  # before: fixed green, moving magenta, grey where they agree
+    itk_pdd.plot.overlay(paths["fixed"], method.GetOutput())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""SimpleITK in and out: images, an initial transform, masks, the result, its file and its inverse."""
+"""
+SimpleITK in and out
+====================
+
+Images, an initial transform, masks, the result, its file and its inverse.
+"""
 
 import tempfile
 from pathlib import Path
@@ -41,6 +46,9 @@ def main() -> None:
     there = np.array([transform.TransformPoint(point) for point in points.tolist()])
     back = np.array([inverse.TransformPoint(point) for point in there.tolist()])
     print(f"inverse: error {np.median(np.linalg.norm(back - points, axis=-1)):.3f} mm")
+
+    for each in (start, transform):  # fixed green, moving magenta, grey where they agree
+        itk_pdd.plot.overlay(fixed, sitk.Resample(moving, fixed, each, sitk.sitkLinear, lowest), plane="coronal")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The demons stage of ITK's example DeformableRegistration2 replaced by itk_pdd: the lines around it stay.
+"""
+The demons stage replaced
+=========================
+
+The demons stage of ITK's example DeformableRegistration2 replaced by itk_pdd: the lines around it stay.
 
 Its images are read from the folder classic_2d in ITK_PDD_DATA where that is set (a slice of a brain, and the same
 slice deformed by a B-spline); without them a synthetic pair is taken.
@@ -44,6 +48,9 @@ def main() -> None:
             output_direction=fixed.GetDirection(),
         )
         print(f"{name}: mean squared difference {difference(fixed, warped):.0f}")
+
+    itk_pdd.plot.overlay(fixed, matcher.GetOutput())  # before: fixed green, moving magenta, grey where they agree
+    itk_pdd.plot.deformation_grid(method.GetTransform(), image=fixed)
 
 
 def read_images():

@@ -1,4 +1,8 @@
-"""Segmentation by ten atlases: each is registered to the patient, its labels are warped, and the majority decides.
+"""
+Segmentation by ten atlases
+===========================
+
+Segmentation by ten atlases: each is registered to the patient, its labels are warped, and the majority decides.
 
 With ITK_PDD_DATA set these are hippocampi in MR (folder hippocampus_mr, the training subjects are the atlases, the
 first one of the validation subjects the patient); without, synthetic ones.
@@ -36,6 +40,8 @@ def main() -> None:
     print(f"before: Dice {np.mean(before):.3f} (mean of {len(atlases)} atlases)")
     print(f"one atlas: Dice {np.mean(single):.3f} (mean), {np.max(single):.3f} (best)")
     print(f"majority of all: Dice {overlap(truth, fused):.3f}")
+
+    itk_pdd.plot.overlay(patient, itk_pdd.warp_image(image, transform))  # the last atlas, warped
 
 
 def read_subjects() -> list[tuple[sitk.Image, sitk.Image]]:

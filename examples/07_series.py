@@ -1,4 +1,9 @@
-"""A 4-D series (breathing) registered phase by phase to its first one, and put together again as a 4-D image."""
+"""
+A series made still
+===================
+
+A 4-D series (breathing) is registered phase by phase to its first one, and put together again as a 4-D image.
+"""
 
 import numpy as np
 import SimpleITK as sitk
@@ -25,6 +30,9 @@ def main() -> None:
         lengths = np.linalg.norm(truth - (0 if image is series else np.stack(fields)), axis=-1)
         print(f"{name}: error {lengths[:, body].mean():.2f} mm, deviation over time {spread:.1f} HU")
     print(f"motion-free series of {' x '.join(map(str, still.GetSize()))} voxels")
+
+    itk_pdd.plot.overlay(first, phase_of(series, 2))  # before: first green, third phase magenta, grey where they agree
+    itk_pdd.plot.overlay(first, moved[2])
 
 
 def phase_of(series: sitk.Image, number: int) -> sitk.Image:

@@ -93,7 +93,7 @@ class Uncertainty:
         return Volume(np.sqrt(interpolate(variance, self.evidence.grid, self.grid)), self.grid)
 
     def covariance(self) -> np.ndarray:
-        """Covariance of the displacement in square millimetres, float32, shape (*grid.shape, dim (dim + 1) / 2).
+        """Covariance of the displacement in square millimetres, float32, shape ``(*grid.shape, dim (dim + 1) / 2)``.
 
         The components are those of ITK's symmetric tensors: xx, xy, xz, yy, yz, zz; in two dimensions xx, xy, yy.
         """
@@ -233,7 +233,7 @@ class Uncertainty:
         tuple of int
             The labels, ascending; 0, which also stands for outside the moving image, is always among them.
         numpy.ndarray
-            float32, shape (*grid, labels); they add up to 1.
+            float32, shape ``(*grid, labels)``; they add up to 1.
         """
         volume = Volume.labels_from_image(labels, name="labels")
         return label_images.label_probabilities(volume, self.field, self._roots())
