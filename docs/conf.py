@@ -16,6 +16,7 @@ ROOT = FOLDER.parent
 COMMANDS = {
     "pdd-register": (),
     "pdd-transform": ("image", "labels", "points", "inverse", "jacobian", "compose", "halfway", "mean"),
+    "pdd-batch": (),
     "pdd-compare": (),
     "pdd-train": ("segmentation", "pdd", "descriptor"),
     "pdd-evaluate": (),
