@@ -193,6 +193,12 @@ PDD = (
         "running only the features that the block needs are computed.",
     ),
     click.option(
+        "--keep-moving", type=Whole(min=0), default=0, show_default=True, metavar="N",
+        help="Keep the features of the moving scans, by the averaged network, for so many iterations; only those of "
+        "the fixed scan's block are computed in each. Three times as fast; needs --block, --norm running and scans on "
+        "one grid. 0 computes both in each iteration.",
+    ),
+    click.option(
         "--norm", type=click.Choice(["group", "running"]), default="group", show_default=True,
         help="Normalisation of the learned features: by the statistics of each image, or by those of the training so "
         "far, which lets an iteration compute parts of the features.",
@@ -231,7 +237,7 @@ METHOD = click.option(
     help="The same as the command of that name.",
 )  # fmt: skip
 """The way of earlier versions to say what is trained."""
-_ONLY_SCANS = ("intensity", "spacing", "class_names", "elastic", "cache", "images", "contrast")
+_ONLY_SCANS = ("intensity", "spacing", "class_names", "elastic", "cache", "images", "contrast", "keep_moving")
 _SPELLED = {"warps": "warp", "class_names": "class"}
 
 

@@ -104,7 +104,7 @@ def _pdd(options: Options, settings: Options) -> Run:
         optimisation=InstanceOptimisation(options.pop("optimisation")),
         **{name: options.pop(name) for name in ("features", "channels", "mean_field", "norm")},
     )
-    names = ("loss", "diffusion", "ramp", "pretrain", "auxiliary", "block", "images")
+    names = ("loss", "diffusion", "ramp", "pretrain", "auxiliary", "block", "images", "keep_moving")
     objective = {name: options.pop(name) for name in names}
     augmentation = replace(PDD_AUGMENTATION, intensity=options.pop("contrast"))
     recipe = PddRecipe(

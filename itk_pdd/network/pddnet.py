@@ -167,11 +167,24 @@ class PddNetwork(nn.Module):
 
     def features(self, image: Tensor, window: Sequence[slice] | None = None) -> Tensor:
         """Features (channels, z', y', x') of an image (1, z, y, x), or only a window of them (see :meth:`local`)."""
-        positions = self.lattice(image.shape[1:]).features
+        return self.features_at(image, self.lattice(image.shape[1:]).features, window)
+
+    def features_at(self, image: Tensor, positions: Sequence[Tensor], window: Sequence[slice] | None = None) -> Tensor:
+        """Features (channels, z', y', x') at voxel indices along z, y, x of an image (1, z, y, x), or a window of them.
+
+        Those of a window take the other positions for their neighbours.
+        """
         if self.obelisk is None:
             found = descriptors(image[0], positions, stride=self.settings.stride)
             return found if window is None else found[(slice(None), *window)]
         return self.obelisk(image, positions, window=window)
+
+    def margins(self, layout: Lattice) -> list[float]:
+        """Image voxels along z, y, x around a place that its features look at."""
+        # The first map is sampled at learned offsets, in units of half the extent.
+        offsets = [0.0] * 3 if self.obelisk is None else self.obelisk.offsets.abs().amax((0, 1)).flip(-1).tolist()
+        half = [h * s for h, s in zip(layout.half, layout.step, strict=True)]
+        return [2 * self.settings.stride + 8 + o * h for o, h in zip(offsets, half, strict=True)]
 
     def search(
         self,

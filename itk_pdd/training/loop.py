@@ -83,6 +83,13 @@ class Loop(ABC):
         """Whatever else of the averaged weights belongs to a row of the log."""
         return {}
 
+    def _extra_tensors(self) -> dict[str, Tensor]:
+        """Whatever else a resumed training needs to go on as an uninterrupted one."""
+        return {}
+
+    def _restore_extra(self, tensors: dict[str, Tensor]) -> None:  # noqa: B027
+        """Take :meth:`_extra_tensors` of a checkpoint, after weights and averages; nothing where there are none."""
+
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
         """Whatever must be the same for a training to be resumed."""
@@ -194,6 +201,7 @@ class Loop(ABC):
             tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
             tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+            tensors |= {f"extra.{name}": value for name, value in self._extra_tensors().items()}
             tensors |= optimizer_tensors(self.optimizer)
             progress = {"iteration": self.iteration, "best": self.best, "since_best": self.since_best}
             since = {"losses": self.losses, "seconds": seconds}
@@ -219,6 +227,7 @@ class Loop(ABC):
             if self.best_weights:
                 check_weights(self.average, self.best_weights)
             restore_optimizer(self.optimizer, tensors)
+            self._restore_extra(_without("extra.", tensors))
             self.iteration, self.since_best = int(state["iteration"]), int(state["since_best"])
             self.best = float(state["best"])
             self.rows = [{name: float(value) for name, value in row.items()} for row in state["rows"]]

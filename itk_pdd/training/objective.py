@@ -56,6 +56,12 @@ class ObjectiveSettings:
         Control points along each axis of a random block that a step looks at; all by default. Fewer cost less time:
         the features are computed where the block needs them if the network's are local (``norm="running"``), else
         everywhere. Pairs of a step that share an image share the block and the features of that image.
+    keep_moving : int
+        Iterations for which the features of all scans by the averaged network are kept, to be those of the moving
+        images: the loss then teaches the features of the fixed image alone, of which a step shows a small part around
+        its block (see :mod:`itk_pdd.training.kept`). Larger is faster and follows the training more slowly. Only the
+        first search learns; the others take its factors, as in the author's program. 0 computes the features of both
+        images in each step. Needs a block, and scans on one grid.
     """
 
     loss: str = "non-local"
@@ -65,6 +71,7 @@ class ObjectiveSettings:
     ramp: float = 0.3
     images: int = 2
     block: int | None = None
+    keep_moving: int = 0
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -73,6 +80,11 @@ class ObjectiveSettings:
             raise RegistrationError(
                 f"diffusion, pretrain, auxiliary and block are {self.diffusion}, {self.pretrain}, {self.auxiliary} and "
                 f"{self.block}, expected none below 0 and a block of 2 or more"
+            )
+        if self.keep_moving < 0 or (self.keep_moving and (self.block is None or self.loss == "truth")):
+            raise RegistrationError(
+                f"keep_moving is {self.keep_moving} with block {self.block} and loss {self.loss!r}, expected 0, or a "
+                "number of iterations with a block and another loss than 'truth'"
             )
         if not 0 <= self.ramp <= 1 or self.images < 2:
             raise RegistrationError(
@@ -218,32 +230,51 @@ class Objective(nn.Module):
         labels: Tensor,
         windows: Windows,
     ) -> Tensor:
-        here, there = (
-            [p - w.start for p, w in zip(distribution.positions, window, strict=True)]
-            for window in (windows.fixed, windows.moving)
-        )
+        parts = windows.fixed, windows.moving
         if self.settings.loss == "self-similarity":
-            stride = self.network.settings.stride
-            wanted, other = (
-                descriptors(image[0], [f[w] for f, w in zip(layout.features, window, strict=True)], stride=stride)
-                for image, window in ((pair.fixed, windows.fixed), (moving, windows.moving))
+            wanted, values = (
+                descriptors(
+                    image[0],
+                    [f[w] for f, w in zip(layout.features, part, strict=True)],
+                    stride=self.network.settings.stride,
+                )
+                for image, part in zip((pair.fixed, moving), parts, strict=True)
             )
-            return (distribution.expected_labels(other, positions=there) - sample(wanted, here)).square().mean()
-        wanted, shares = self._shares(pair.fixed_labels, windows.fixed), self._shares(labels, windows.moving)
+        else:
+            wanted, values = self._shares(pair.fixed_labels, parts[0]), self._shares(labels, parts[1])
+        return self._meeting(distribution, mean, wanted, values, parts, pair.weights)
+
+    def _meeting(
+        self,
+        distribution: DisplacementDistribution,
+        mean: Tensor,
+        wanted: Tensor,
+        values: Tensor,
+        windows: tuple[Sequence[slice], Sequence[slice]],
+        weights: Tensor,
+    ) -> Tensor:
+        """How far the values of the moving image, where they are displaced to, are from those of the fixed one.
+
+        ``wanted`` and ``values`` (values, z', y', x') are class shares or descriptors in the windows of the features
+        of the fixed and the moving image.
+        """
+        here, there = ([p - w.start for p, w in zip(distribution.positions, part, strict=True)] for part in windows)
+        if self.settings.loss == "self-similarity":
+            return (distribution.expected_labels(values, positions=there) - sample(wanted, here)).square().mean()
         if self.settings.loss == "non-local":
-            found = distribution.expected_labels(shares, positions=there)
-            return squared_label_loss(found, sample(wanted, here), pair.weights)
+            found = distribution.expected_labels(values, positions=there)
+            return squared_label_loss(found, sample(wanted, here), weights)
         # Between the outermost control points at every feature.
         inside = [
             torch.arange(int(np.ceil(float(p[0]))), int(float(p[-1])) + 1, dtype=torch.float64)
             for p in distribution.positions
         ]
-        window = tuple(
-            slice(int(a[0]) - w.start, int(a[-1]) + 1 - w.start) for a, w in zip(inside, windows.fixed, strict=True)
+        part = tuple(
+            slice(int(a[0]) - w.start, int(a[-1]) + 1 - w.start) for a, w in zip(inside, windows[0], strict=True)
         )
-        targets = [a - w.start for a, w in zip(inside, windows.moving, strict=True)]
-        warped = pull(shares, dense(mean, distribution.positions, inside), targets)
-        return squared_label_loss(warped, wanted[(slice(None), *window)], pair.weights)
+        targets = [a - w.start for a, w in zip(inside, windows[1], strict=True)]
+        warped = pull(values, dense(mean, distribution.positions, inside), targets)
+        return squared_label_loss(warped, wanted[(slice(None), *part)], weights)
 
     @torch.no_grad()
     def _warped(self, pair: TrainingPair, warp: int, windows: Windows) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -156,12 +156,13 @@ class ScanPairs:
         if len(train) < 2:
             raise RegistrationError(f"data: {len(train)} scan is for training, expected two or more to make pairs of")
         self.shape, self.names, self.values = shape, list(names), list(values)
-        self._train = list(train)
+        self.train = list(train)
         for part in (train, validation):
             _check_overlap(part)
-        self._augmentation = replace(augmentation, shape=shape)
+        self.augmentation = replace(augmentation, shape=shape)
         counts = torch.stack([torch.bincount(s.labels.flatten().int(), minlength=len(names)) for s in train])
-        self._weights = label_weights(counts.sum(0).cpu())
+        self.counts = counts.sum(0).cpu()
+        self.weights = label_weights(self.counts)
         # Those that the finished model is measured on as well.
         self._validation = ordered_pairs(list(validation), pairs, seed)
 
@@ -171,18 +172,18 @@ class ScanPairs:
 
     def draw_several(self, rng: np.random.Generator, images: int) -> list[TrainingPair]:
         """See :class:`PairSource`; of two images only the first pair. The first image is deformed, the others not."""
-        if not 2 <= images <= len(self._train):
-            raise RegistrationError(f"images is {images}, expected 2 to {len(self._train)}, the number of the scans")
-        one, *others = (self._train[number] for number in rng.choice(len(self._train), images, replace=False))
-        pairs = [self._pair(one, others[0], self._augmentation, rng)]
+        if not 2 <= images <= len(self.train):
+            raise RegistrationError(f"images is {images}, expected 2 to {len(self.train)}, the number of the scans")
+        one, *others = (self.train[number] for number in rng.choice(len(self.train), images, replace=False))
+        pairs = [self._pair(one, others[0], self.augmentation, rng)]
         if images == 2:
             return pairs
-        crops = [self._seen(other, one, self._augmentation.intensity, rng) for other in others[1:]]
+        crops = [self._seen(other, one, self.augmentation.intensity, rng) for other in others[1:]]
         first = pairs[0]
         shown = [(first.fixed, first.fixed_labels), (first.moving, first.moving_labels)]
         shown += [(crop.image[None], crop.labels) for crop in crops]
         return [
-            TrainingPair(fixed, moving, labels, others, self._weights)
+            TrainingPair(fixed, moving, labels, others, self.weights)
             for (fixed, labels), (moving, others) in itertools.permutations(shown, 2)
         ]
 
@@ -201,7 +202,7 @@ class ScanPairs:
             one.image, one.labels, len(self.names), fold=1, augmentation=augmentation, rng=rng, centre=centre
         )
         moving = self._seen(other, one, augmentation.intensity, rng)
-        return TrainingPair(fixed.image[None], moving.image[None], fixed.labels, moving.labels, self._weights)
+        return TrainingPair(fixed.image[None], moving.image[None], fixed.labels, moving.labels, self.weights)
 
     def _seen(self, moving: Sample, fixed: Sample, intensity: float, rng: np.random.Generator) -> Crop:
         """The moving scan where the fixed one lies."""

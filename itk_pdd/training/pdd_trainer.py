@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +15,16 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.settings import PddSettings
+from itk_pdd.network.storage import load_weights
 from itk_pdd.solver.devices import checked_device
 from itk_pdd.training.augmentation import IGNORED
+from itk_pdd.training.block_objective import BlockObjective
 from itk_pdd.training.distributed import Processes
+from itk_pdd.training.kept import KeptScans
 from itk_pdd.training.loop import Loop
+from itk_pdd.training.losses import class_weights
 from itk_pdd.training.objective import Objective, ObjectiveSettings
-from itk_pdd.training.pairs import PairSource, TrainingPair, on_device
+from itk_pdd.training.pairs import PairSource, ScanPairs, TrainingPair, on_device
 from itk_pdd.training.pulling import pull_labels, searched, voxels_of
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class
@@ -73,15 +78,55 @@ class PddTrainer(Loop):
             )
         self.pairs, self.source, self.device = pairs, source, torch.device(checked_device(device))
         torch.manual_seed(settings.seed)
-        module = Objective(network, objective, len(pairs.names)).to(self.device)
+        kind = BlockObjective if objective.keep_moving else Objective
+        module = kind(network, objective, len(pairs.names)).to(self.device)
+        self.kept = self._keep(module, objective) if objective.keep_moving else None
         super().__init__(folder, module, settings=settings, names=pairs.names, processes=processes or Processes())
         self.parallel = self.processes.wrap(module, unused=module.unused)
+
+    def _keep(self, module: Objective, objective: ObjectiveSettings) -> KeptScans:
+        if not isinstance(self.pairs, ScanPairs) or self.device.type != "cpu" or not module.network.local:
+            raise RegistrationError(
+                "keep_moving is asked for, but it is for scans, on a CPU, with norm 'running': leave it out"
+            )
+        return KeptScans(
+            self.pairs.train, len(self.pairs.names), module.network, augmentation=self.pairs.augmentation,
+            weights=self.pairs.weights, described=objective.loss == "self-similarity",
+        )  # fmt: skip
+
+    def _block_loss(self, kept: KeptScans, rng: np.random.Generator, *, naming: bool, smoothness: float) -> Tensor:
+        objective, network = self.network.settings, self.network.network
+        if naming:
+            steps = [kept.draw_named(rng, network) for _ in range(2 * self.settings.batch)]
+        else:
+            if not kept.features or (self.iteration - objective.pretrain) % objective.keep_moving == 0:
+                kept.renew(self.average.network)
+            steps = [
+                kept.draw(rng, network, block=objective.block, images=objective.images)
+                for _ in range(self.settings.batch)
+            ]
+        return self.parallel(
+            steps, weights=class_weights(self.pairs.counts), shape=self.pairs.shape, smoothness=smoothness
+        )
+
+    def _extra_tensors(self) -> dict[str, Tensor]:
+        if self.kept is None or self.kept.keys is None:
+            return {}
+        return dict(self.kept.keys.state_dict())
+
+    def _restore_extra(self, tensors: dict[str, Tensor]) -> None:
+        if self.kept is not None and tensors:
+            network = copy.deepcopy(self.average.network)
+            load_weights(network, tensors)
+            self.kept.renew(network)
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
         objective = self.network.settings
         naming = self.iteration < objective.pretrain
         ramp = objective.ramp * (self.settings.iterations - objective.pretrain)
         share = (self.iteration - objective.pretrain + 1) / max(1.0, ramp)
+        if self.kept is not None:
+            return self._block_loss(self.kept, rng, naming=naming, smoothness=min(1.0, share))
         drawn = [
             pair
             for _ in range(self.settings.batch)

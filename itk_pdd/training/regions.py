@@ -68,13 +68,9 @@ def _image_window(
     network: PddNetwork, layout: Lattice, window: Sequence[slice], size: Sequence[int]
 ) -> tuple[slice, ...]:
     """Image voxels that a window of features looks at."""
-    # The first map is sampled at learned offsets, in units of half the extent.
-    offsets = [0.0] * 3 if network.obelisk is None else network.obelisk.offsets.abs().amax((0, 1)).flip(-1).tolist()
-    half = [h * s for h, s in zip(layout.half, layout.step, strict=True)]
-    margins = [2 * network.settings.stride + 8 + o * h for o, h in zip(offsets, half, strict=True)]
     ends = [
         (float(along[w.start]) - m, float(along[w.stop - 1]) + m)
-        for along, w, m in zip(layout.features, window, margins, strict=True)
+        for along, w, m in zip(layout.features, window, network.margins(layout), strict=True)
     ]
     return _around(ends, size)
 
