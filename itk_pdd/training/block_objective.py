@@ -53,10 +53,6 @@ class BlockObjective(Objective):
             losses.append(self._naming(features, torch.stack([v.shares for v in views]), weights))
         if self.network.obelisk is not None and self.training:
             self.network.obelisk.update_statistics()
-        with torch.no_grad():
-            first, *others = self.network.searches
-            for search in others:
-                search.load_state_dict(first.state_dict())
         return torch.stack(losses).mean()
 
     def _registering(self, step: BlockStep, shape: Sequence[int], smoothness: float, weights: Tensor) -> Tensor:

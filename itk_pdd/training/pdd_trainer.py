@@ -109,6 +109,16 @@ class PddTrainer(Loop):
             steps, weights=class_weights(self.pairs.counts), shape=self.pairs.shape, smoothness=smoothness
         )
 
+    def step(self) -> float:
+        """See :class:`itk_pdd.training.loop.Loop`; with kept features only the first search has learned."""
+        value = super().step()
+        if self.kept is not None:
+            for module in (self.network, self.average):
+                first, *others = module.network.searches
+                for search in others:
+                    search.load_state_dict(first.state_dict())
+        return value
+
     def _extra_tensors(self) -> dict[str, Tensor]:
         if self.kept is None or self.kept.keys is None:
             return {}
