@@ -32,6 +32,7 @@ __all__ = [
     "expected_values",
     "mean_field",
     "min_convolution",
+    "probabilities_at",
     "regularise",
     "shifted_differences",
     "use",
@@ -235,6 +236,22 @@ def expected_values(
     temperature = torch.as_tensor(temperature, dtype=costs.dtype)
     moving, coordinates = _reduced(moving, positions, displacements)
     return ExpectedValues.apply(backend, costs.contiguous(), temperature, moving.contiguous(), coordinates)
+
+
+def probabilities_at(
+    costs: Tensor, temperature: Tensor, log_partition: Tensor, displacements: Sequence[Tensor], vectors: Tensor
+) -> Tensor:
+    """See :func:`itk_pdd.kernels.lookup.definition.probabilities_at`; here only the vectors get a gradient."""
+    module = _load("lookup.cpu") if costs.device.type == "cpu" and _mode.get() != "torch" else None
+    if module is None or len({costs.dtype, log_partition.dtype, vectors.dtype}) > 1:
+        from itk_pdd.kernels.lookup import definition
+
+        return definition.probabilities_at(costs, temperature, log_partition, displacements, vectors)
+    from itk_pdd.kernels.autograd import ProbabilitiesAt
+
+    return ProbabilitiesAt.apply(
+        module, costs.detach().contiguous(), float(temperature), log_partition.detach(), displacements, vectors
+    )
 
 
 def shifted_differences(source: Tensor, centres: Sequence[Tensor], shifts: Tensor, *, outside: str = "zero") -> Tensor:

@@ -20,6 +20,7 @@ __all__ = [
     "MeanField",
     "MinConvolution",
     "MomentsOf",
+    "ProbabilitiesAt",
     "Regularised",
     "ShiftedDifferences",
     "regularise_in_place",
@@ -122,6 +123,36 @@ def regularise_in_place(
             backend, costs, result, ratio, dimension, convolve=convolve, average=average, reuse=index > 0
         )
     return result
+
+
+class ProbabilitiesAt(torch.autograd.Function):
+    """Probabilities of given displacements; their derivatives are computed together with them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        backend: ModuleType,
+        costs: Tensor,
+        temperature: float,
+        log_partition: Tensor,
+        displacements: Sequence[Tensor],
+        vectors: Tensor,
+    ) -> Tensor:
+        first = torch.tensor([float(d[0]) for d in displacements], dtype=torch.float64).numpy()
+        step = torch.tensor([float(d[1] - d[0]) for d in displacements], dtype=torch.float64).numpy()
+        found, slope = backend.probabilities_at(
+            costs.flatten(0, 2).numpy(), temperature, log_partition.flatten().numpy(), first, step,
+            vectors.detach().flatten(0, 2).contiguous().numpy(),
+        )  # fmt: skip
+        ctx.save_for_backward(torch.from_numpy(slope))
+        ctx.shape = vectors.shape
+        return torch.from_numpy(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return None, None, None, None, None, (slope * gradient[:, None]).reshape(ctx.shape)
 
 
 class Regularised(torch.autograd.Function):

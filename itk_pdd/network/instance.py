@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from itk_pdd import kernels
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.network.settings import InstanceOptimisation
 
@@ -72,7 +73,7 @@ def optimise(
     optimizer = torch.optim.Adam([control], lr=settings.rate * half)
     for _ in range(settings.iterations):
         vectors = _smoothed(control)
-        probable = _probabilities(costs, temperature, log_partition, distribution.displacements, vectors)
+        probable = kernels.probabilities_at(costs, temperature, log_partition, distribution.displacements, vectors)
         loss = settings.diffusion * diffusion(vectors, spacing) - probable.mean()
         optimizer.zero_grad()
         loss.backward()
@@ -83,26 +84,3 @@ def optimise(
 def _smoothed(vectors: Tensor) -> Tensor:
     field = functional.pad(vectors.movedim(-1, 0)[None], (2,) * 6, mode="replicate")
     return functional.avg_pool3d(functional.avg_pool3d(field, 3, stride=1), 3, stride=1)[0].movedim(0, -1)
-
-
-def _probabilities(
-    costs: Tensor, temperature: Tensor, log_partition: Tensor, displacements: Sequence[Tensor], vectors: Tensor
-) -> Tensor:
-    """Probability of a displacement at every control point; only those around it are looked up."""
-    flat, shape = costs.flatten(3).flatten(0, 2), costs.shape[3:]
-    point = torch.arange(flat.shape[0], device=costs.device)
-    lows, shares = [], []
-    for axis, along in enumerate(displacements):
-        step = float(along[1] - along[0])
-        index = ((vectors[..., 2 - axis].flatten() - float(along[0])) / step).clamp(0, len(along) - 1)
-        low = index.detach().floor().clamp(max=len(along) - 2)
-        lows.append(low.long())
-        shares.append((1 - (index - low), index - low))
-    result = torch.zeros_like(shares[0][0])
-    for corner in range(8):
-        bits = [corner >> axis & 1 for axis in range(3)]
-        z, y, x = (low + bit for low, bit in zip(lows, bits, strict=True))
-        found = flat[point, (z * shape[1] + y) * shape[2] + x]
-        weight = shares[0][bits[0]] * shares[1][bits[1]] * shares[2][bits[2]]
-        result = result + weight * torch.exp(-temperature * found - log_partition.flatten())
-    return result

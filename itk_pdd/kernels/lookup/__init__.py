@@ -1,0 +1,1 @@
+"""Look up the probability of one displacement at each control point."""
