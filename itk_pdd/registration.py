@@ -19,6 +19,7 @@ from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
 from itk_pdd.solver.guided import compared
 from itk_pdd.solver.problem import Options, Problem, Result
+from itk_pdd.solver.rivals import rivals
 
 __all__ = ["INITIALISATIONS", "STAGES", "Problem", "aligned", "prepare", "register", "register_volumes", "solve"]
 
@@ -343,14 +344,17 @@ def run(
     with told() as warned:
         result = compared(problem, models.load(model).register(problem, Options(**options)))
     log.info("registered in %.1f s", time.perf_counter() - started)
-    verdict = _judged(problem, result, [each.message for each in warned if each.doubt]) if judged else None
+    doubts = [each.message for each in warned if each.doubt]
+    verdict = _judged(problem, result, doubts, options.get("threads")) if judged else None
     if result.uncertainty is not None:
         result.uncertainty.verdict = verdict
     seconds = time.perf_counter() - started
     return replace(result, verdict=verdict, warnings=tuple(each.message for each in warned), seconds=seconds)
 
 
-def _judged(problem: Problem, result: Result, doubts: Sequence[str]) -> Verdict:
+def _judged(problem: Problem, result: Result, doubts: Sequence[str], threads: int | None) -> Verdict:
+    from itk_pdd import models
+
     verdict = judge(
         problem.fixed_channels,
         problem.moving_channels,
@@ -361,6 +365,7 @@ def _judged(problem: Problem, result: Result, doubts: Sequence[str]) -> Verdict:
         moving_mask=problem.moving_mask,
         edge=result.edge,
         doubts=doubts,
+        rivals=lambda: rivals(problem, models.DEFAULT, threads=threads),
     )
     # On a terminal it is shown in any case; elsewhere where it is not good.
     log.log(logging.INFO if verdict.word == GOOD else logging.WARNING, "%s", verdict, extra={"announce": True})

@@ -90,7 +90,8 @@ def compare_files(
         if progress is not None:
             progress(f"[{done}/{total}] {run.pair} {run.method}: {text}")
 
-    results = compare(listed, chosen, output, rules=rules, views=report, progress=tell, **options)
+    program = "itk_pdd.commands.comparison_run"
+    results = compare(listed, chosen, output, rules=rules, views=report, program=program, progress=tell, **options)
     table = rows(results, groups=groups)
     write_csv(table, output / "results.csv")
     summarised = summary(table, seed=seed)

@@ -227,6 +227,7 @@ def compare(
     inverse_consistency: bool = False,
     retry_failed: bool = False,
     views: bool = False,
+    program: str = "itk_pdd.evaluation.run",
     progress: Callable[[int, int, Run, Mapping[str, Any]], None] | None = None,
 ) -> list[tuple[Run, dict[str, Any]]]:
     """Register all pairs by all methods and measure the results; finished registrations are not repeated.
@@ -249,6 +250,8 @@ def compare(
         Repeat registrations that failed in a former call.
     views : bool
         Keep pictures for the report, some megabytes each; runs that are done already get none.
+    program : str
+        Module that does a job, called with its file.
     progress : callable, optional
         Called after each run with the number done, the number of all, the run and its result.
 
@@ -279,11 +282,11 @@ def compare(
         if progress is not None:
             progress(done, len(runs), next(run for run in runs if run.key == key), result)
 
-    _execute([run.job for run in todo], folder, jobs, report)
+    _execute([run.job for run in todo], folder, jobs, program, report)
     if checks:
         wanted = {job["key"]: job for _, job in checks.values()}
         wanted = {k: j for k, j in wanted.items() if not Path(j["result"]).is_file() and _both_there(j)}
-        _execute(list(wanted.values()), folder, jobs, lambda key, result: None)
+        _execute(list(wanted.values()), folder, jobs, program, lambda key, result: None)
         if not fields:
             shutil.rmtree(folder / "fields", ignore_errors=True)
     shutil.rmtree(folder / "work", ignore_errors=True)
@@ -339,7 +342,7 @@ def _consistency_jobs(runs: Sequence[Run], folder: Path) -> dict[str, tuple[Run,
 
 
 def _execute(
-    jobs: Sequence[Mapping[str, Any]], folder: Path, at_once: int, report: Callable[[str, Mapping[str, Any]], None]
+    jobs: Sequence[Mapping[str, Any]], folder: Path, at_once: int, program: str, report: Callable[..., None]
 ) -> None:
     """Run jobs in processes of their own, ``at_once`` at a time; a process that dies leaves a failed result."""
     waiting = list(jobs)[::-1]
@@ -352,7 +355,7 @@ def _execute(
                 write_json(job, file)
                 Path(job["result"]).unlink(missing_ok=True)
                 with (folder / "work" / f"{job['key']}.log").open("wb") as stream:
-                    command = [sys.executable, "-m", "itk_pdd.evaluation.run", str(file)]
+                    command = [sys.executable, "-m", program, str(file)]
                     running.append((program_of_its_own(command, stream), job))
             time.sleep(_POLL)
             for process, job in list(running):

@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from itk_pdd.evaluation.baselines import Task, run_method
 from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.process import Outcome, run_limited
 from itk_pdd.evaluation.scoring import Case, load_case, score
-from itk_pdd.evaluation.verdict import judge
+from itk_pdd.evaluation.verdict import Rivals, judge
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
@@ -99,8 +99,16 @@ def fill_template(template: Sequence[str], values: Mapping[str, Any]) -> list[st
     return [_PLACEHOLDER.sub(replaced, word) for word in template]
 
 
-def perform(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Do a job and return its result (see :func:`itk_pdd.evaluation.compare.plan` for the content)."""
+def perform(job: Mapping[str, Any], rivals: Callable[..., Rivals] | None = None) -> dict[str, Any]:
+    """Do a job and return its result.
+
+    Parameters
+    ----------
+    job : mapping
+        See :func:`itk_pdd.evaluation.compare.plan` for the content.
+    rivals : callable, optional
+        Registers the pair again where the result is in doubt: called with the case, the start and the threads.
+    """
     pair = Pair(**{role: Path(path) for role, path in job["pair"].items()})
     rules = Rules(**job["rules"])
     scratch = Path(job["scratch"])
@@ -126,6 +134,7 @@ def perform(job: Mapping[str, Any]) -> dict[str, Any]:
             measured["verdict"] = judge(
                 (case.fixed,), (case.moving,), field, initial=start, fixed_mask=case.fixed_mask,
                 moving_mask=case.moving_mask,
+                rivals=None if rivals is None else lambda: rivals(case, start, rules.threads),
             ).to_dict()  # fmt: skip
         if job.get("field"):
             write_field(field, job["field"])
@@ -235,15 +244,15 @@ def _baseline(path: Path) -> None:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one job, or, inside it, one baseline."""
+def main(arguments: Sequence[str] | None = None, rivals: Callable[..., Rivals] | None = None) -> None:
+    """Run one job, or, inside it, one baseline; ``rivals`` as for :func:`perform`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[0] == "--baseline":
         _baseline(Path(arguments[1]))
         return
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     try:
-        result = _consistency(job) if job["kind"] == "consistency" else perform(job)
+        result = _consistency(job) if job["kind"] == "consistency" else perform(job, rivals)
     except MemoryError:
         result = failed("out of memory while measuring the result")
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.geometry.volume import Volume
 
-__all__ = ["field_signs", "image_signs"]
+__all__ = ["PatchComparison", "field_signs", "image_signs"]
 
 _PATCHES = 1000
 """About as many patches are compared, spread evenly over the fixed image."""
@@ -69,15 +70,84 @@ def field_signs(field: DisplacementField, mask: np.ndarray | None = None) -> dic
     }
 
 
+class PatchComparison:
+    """Compare patches of a fixed image with their matches under several fields; the fixed patches are cut once.
+
+    Parameters
+    ----------
+    fixed, moving : sequence of Volume
+        The channels of both images.
+    weights : sequence of float, optional
+        Of the channels; all alike by default.
+    mask : numpy.ndarray of bool, optional
+        Fixed voxels that count.
+    moving_mask : Volume, optional
+        Where the moving image counts.
+    """
+
+    def __init__(
+        self,
+        fixed: Sequence[Volume],
+        moving: Sequence[Volume],
+        *,
+        weights: Sequence[float] | None = None,
+        mask: np.ndarray | None = None,
+        moving_mask: Volume | None = None,
+    ) -> None:
+        from itk_pdd.kernels.interpolation.cpu import sample_linear
+
+        grid, dimension = fixed[0].grid, fixed[0].grid.dimension
+        spacing = float(np.prod(grid.spacing) * max(grid.voxels / _VOXELS, 1)) ** (1 / dimension)
+        weights = [1.0] * len(fixed) if weights is None else weights
+        centres = grid.to_physical(_lattice(grid, _PATCHES, mask))
+        reach = range(-_RADII[dimension], _RADII[dimension] + 1)
+        offsets = np.stack(np.meshgrid(*[reach] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+        self._points = centres[:, None] + _PITCH * spacing * offsets
+        self._valid = grid.contains_index(grid.to_index(self._points))
+        self._moving = moving[0].grid, moving_mask
+        self._shown, self._channels = np.zeros(len(centres), bool), []
+        for a, b, weight in zip(fixed, moving, weights, strict=True):
+            if weight > 0:
+                a, b = _coarser(a, spacing), _coarser(b, spacing)
+                patches = _clipped(sample_linear(a.array, a.grid.to_index(self._points)))
+                self._shown |= patches.var(axis=1) > _FLOOR * patches.var()
+                self._channels.append((patches, b, weight / sum(weights)))
+
+    def figures(self, field: DisplacementField, initial: Mapping | None = None) -> dict[str, float]:
+        """Compare the patches with their matches; parameters and figures as :func:`image_signs`."""
+        points = self._points
+        after = points + field.at(points, outside="nearest")
+        before = points if initial is None else initial(points)
+        seen_after, seen_before = (_seen(where, *self._moving) & self._valid for where in (after, before))
+        whole = self._shown & (seen_after.mean(axis=1) > _LEAST_SEEN)
+        both = whole & (seen_before.mean(axis=1) > _LEAST_SEEN)
+        likeness = self._likeness(after)
+        return {
+            "likeness": _mean(likeness[whole]),
+            "start": _mean(self._likeness(before)[both]),
+            "unlike": _mean(likeness[whole] < _UNLIKE),
+            "outside": float(1 - seen_after[self._valid].mean()),
+            "compared": float(whole.sum() / max(self._shown.sum(), 1)),
+        }
+
+    def _likeness(self, where: np.ndarray) -> np.ndarray:
+        """Compare each patch with the moving image at some points (patches, samples, dim)."""
+        from itk_pdd.kernels.interpolation.cpu import sample_linear
+
+        found = np.zeros(len(where))
+        for patches, moving, weight in self._channels:
+            matches = _clipped(sample_linear(moving.array, moving.grid.to_index(where)))
+            found += weight * _squared_correlation(patches, matches)
+        return found
+
+
 def image_signs(
     fixed: Sequence[Volume],
     moving: Sequence[Volume],
     field: DisplacementField,
     *,
     initial: Mapping | None = None,
-    weights: Sequence[float] | None = None,
-    mask: np.ndarray | None = None,
-    moving_mask: Volume | None = None,
+    **options: Any,
 ) -> dict[str, float]:
     """Compare patches of the fixed image with their matches, by the square of their correlation.
 
@@ -89,15 +159,11 @@ def image_signs(
     fixed, moving : sequence of Volume
         The channels of both images.
     field : DisplacementField
-        From fixed to moving points on the grid of the fixed image.
+        From fixed to moving points.
     initial : Mapping, optional
         Where the registration started.
-    weights : sequence of float, optional
-        Of the channels; all alike by default.
-    mask : numpy.ndarray of bool, optional
-        Fixed voxels that count.
-    moving_mask : Volume, optional
-        Where the moving image counts.
+    **options
+        As for :class:`PatchComparison`.
 
     Returns
     -------
@@ -106,38 +172,7 @@ def image_signs(
         patches below 0.1; ``outside``: share of the samples that is mapped outside the moving image; ``compared``:
         share of the patches with something to see that could be compared.
     """
-    from itk_pdd.kernels.interpolation.cpu import sample_linear
-
-    grid, dimension = fixed[0].grid, fixed[0].grid.dimension
-    spacing = float(np.prod(grid.spacing) * max(grid.voxels / _VOXELS, 1)) ** (1 / dimension)
-    weights = [1.0] * len(fixed) if weights is None else weights
-    centres = grid.to_physical(_lattice(grid, _PATCHES, mask))
-    reach = range(-_RADII[dimension], _RADII[dimension] + 1)
-    offsets = np.stack(np.meshgrid(*[reach] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
-    points = centres[:, None] + _PITCH * spacing * offsets
-    index = grid.to_index(points)
-    valid = grid.contains_index(index)
-    after = points + field.at(points, outside="nearest")
-    before = points if initial is None else initial(points)
-    seen_after, seen_before = (_seen(where, moving[0].grid, moving_mask) & valid for where in (after, before))
-    whole = seen_after.mean(axis=1) > _LEAST_SEEN
-    both = whole & (seen_before.mean(axis=1) > _LEAST_SEEN)
-    shown, likeness, start = np.zeros(len(points), bool), np.zeros(len(points)), np.zeros(len(points))
-    for a, b, weight in zip(fixed, moving, weights, strict=True):
-        if weight > 0:
-            a, b = _coarser(a, spacing), _coarser(b, spacing)
-            patches = _clipped(sample_linear(a.array, a.grid.to_index(points)))
-            shown |= patches.var(axis=1) > _FLOOR * patches.var()
-            for total, where in ((likeness, after), (start, before)):
-                matches = _clipped(sample_linear(b.array, b.grid.to_index(where)))
-                total += weight / sum(weights) * _squared_correlation(patches, matches)
-    return {
-        "likeness": _mean(likeness[shown & whole]),
-        "start": _mean(start[shown & both]),
-        "unlike": _mean(likeness[shown & whole] < _UNLIKE),
-        "outside": float(1 - seen_after[valid].mean()),
-        "compared": float((shown & whole).sum() / max(shown.sum(), 1)),
-    }
+    return PatchComparison(fixed, moving, **options).figures(field, initial)
 
 
 def _coarser(volume: Volume, spacing: float) -> Volume:

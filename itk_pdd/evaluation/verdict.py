@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Named
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.volume import Volume
 
-__all__ = ["FAILED", "GOOD", "LOOK", "Sign", "Verdict", "judge", "risk", "signs_of"]
+__all__ = ["FAILED", "GOOD", "LOOK", "Rivals", "Sign", "Verdict", "judge", "model_sign", "risk", "signs_of"]
 
 GOOD, LOOK, FAILED = "good", "look", "probably failed"
 """The words of a verdict, best first."""
@@ -20,9 +20,21 @@ GOOD, LOOK, FAILED = "good", "look", "probably failed"
 INTERCEPT = 1.94
 WEIGHTS = {"likeness": 2.79, "start": 3.03, "strain": -6.38, "unlike": -5.88, "outside": -3.77}
 """Logistic regression of success, learned by ``tests/benchmarks/verdicts.py choose``: a larger sum is better."""
-RISKS = (0.13, 0.83)
-"""Risk of failure from which a registration is to be looked at, and from which it has probably failed."""
+DOUBT = (0.06, 0.95)
+"""Risks by the rule above between which the pair is registered again, and the rule below decides."""
+RIVAL_INTERCEPT = 1.37
+RIVAL_WEIGHTS = {
+    "gain": 13.42, "behind": -13.02, "short": -7.33, "start_gain": 9.76, "start": -1.97, "unlike": -2.14,
+    "outside": -8.85,
+}  # fmt: skip
+"""The same for pairs that were registered again, learned on these."""
+RIVAL_FIGURES = ("again", "chance", "best", "gain", "start_gain", "behind", "short")
+"""Figures of a pair that was registered again, see :class:`Rivals`."""
+RISKS, RIVAL_RISKS = (0.13, 0.83), (0.25, 0.5)
+"""Risks by each rule from which a registration is to be looked at, and from which it has probably failed."""
 
+_CLEARLY = 0.15
+"""Difference of likeness from which another start or model is named."""
 _SHARES = (
     ("Range", "edge", (0.1, 1.0),
      "of the structure lies at the edge of what the search tried", "start closer (initialise affine)"),
@@ -53,6 +65,38 @@ class Sign:
     word: str
     found: str
     rule: str
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """How alike two images are after quick registrations from the same start and from others.
+
+    Parameters
+    ----------
+    again, start : float
+        Likeness (see :func:`itk_pdd.evaluation.signs.image_signs`) from the same start, after and before.
+    chance, chance_start : float
+        The same where one image was turned or mirrored first; medians.
+    best : float
+        The largest likeness from another start, turned ones among them.
+    way : str
+        Which start that was.
+    """
+
+    again: float
+    start: float
+    chance: float
+    chance_start: float
+    best: float
+    way: str
+
+    def figures(self, likeness: float) -> dict[str, float]:
+        """Compare with each other and with the likeness of the registration itself."""
+        return {
+            "again": self.again, "chance": self.chance, "best": self.best,
+            "gain": min(self.again, likeness) - self.chance, "start_gain": self.start - self.chance_start,
+            "behind": max(self.best - self.again, 0.0), "short": max(self.again - likeness, 0.0),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,11 +143,18 @@ def risk(figures: Named[str, float]) -> float:
     Parameters
     ----------
     figures : mapping of str to float
-        Those of :func:`itk_pdd.evaluation.signs.image_signs` and ``field_signs``, and ``edge``.
+        Those of :func:`itk_pdd.evaluation.signs.image_signs` and ``field_signs``, and, where the pair was registered
+        again, those of :meth:`Rivals.figures`, which then decide.
     """
+    if "again" in figures:
+        return _logistic(RIVAL_INTERCEPT, RIVAL_WEIGHTS, figures)
+    return _logistic(INTERCEPT, WEIGHTS, figures)
+
+
+def _logistic(intercept: float, weights: Named[str, float], figures: Named[str, float]) -> float:
     from scipy.special import expit  # heavy
 
-    return float(expit(-INTERCEPT - sum(weight * figures[name] for name, weight in WEIGHTS.items())))
+    return float(expit(-intercept - sum(weight * figures[name] for name, weight in weights.items())))
 
 
 def judge(
@@ -117,6 +168,7 @@ def judge(
     moving_mask: Volume | None = None,
     edge: float | None = None,
     doubts: Sequence[str] = (),
+    rivals: Callable[[], Rivals] | None = None,
 ) -> Verdict:
     """Judge a registration by its images, its field and its search.
 
@@ -136,6 +188,9 @@ def judge(
         Share of the structure at the edge of the range of the search; None where it is not known.
     doubts : sequence of str
         What the model itself had against these images.
+    rivals : callable, optional
+        Registers the pair again (see :func:`itk_pdd.solver.rivals.rivals`); called where the risk lies within
+        ``DOUBT``.
 
     Returns
     -------
@@ -146,25 +201,42 @@ def judge(
         fixed, moving, displacements, initial=initial, weights=weights, mask=mask, moving_mask=moving_mask
     )
     figures |= field_signs(displacements, mask) | {"edge": edge or 0.0}
+    way, first = "", risk(figures)
+    if rivals is not None and DOUBT[0] < first < DOUBT[1]:
+        found = rivals()
+        way, figures = found.way, figures | found.figures(figures["likeness"])
     figures = {"risk": risk(figures), **figures, "doubts": float(len(doubts))}
-    signs = (*signs_of(figures), *(Sign("Model", LOOK, doubt, "good without a doubt") for doubt in doubts))
+    signs = (*signs_of(figures, way), *(model_sign(figures, doubt) for doubt in doubts))
     return Verdict(max((sign.word for sign in signs), key=(GOOD, LOOK, FAILED).index), signs, figures)
 
 
-def signs_of(figures: Named[str, float]) -> tuple[Sign, ...]:
-    """Turn figures into signs."""
-    return (_match(figures), *(_share(name, figures[key], *rest) for name, key, *rest in _SHARES))
+def signs_of(figures: Named[str, float], way: str = "") -> tuple[Sign, ...]:
+    """Turn figures into signs; ``way`` names the best of the other starts (see :class:`Rivals`)."""
+    return (_match(figures, way), *(_share(name, figures[key], *rest) for name, key, *rest in _SHARES))
 
 
-def _match(figures: Named[str, float]) -> Sign:
-    (low, high), found = RISKS, risk(figures)
+def _match(figures: Named[str, float], way: str) -> Sign:
+    (low, high), found = RIVAL_RISKS if "again" in figures else RISKS, risk(figures)
     word = GOOD if found < low else LOOK if found < high else FAILED
     how = {GOOD: "match", LOOK: "match in part", FAILED: "hardly match"}[word]
-    text = (
-        f"the images {how} (likeness {figures['likeness']:.2f}, {figures['start']:.2f} at the start; risk of failure "
-        f"{found:.0%})"
-    )
+    told = [f"likeness {figures['likeness']:.2f}, {figures['start']:.2f} at the start"]
+    if "again" in figures:
+        told.append(f"{figures['chance']:.2f} by chance")
+    told.append(f"risk of failure {found:.0%}")
+    text = f"the images {how} ({'; '.join(told)})"
+    if word != GOOD and way and figures["behind"] > _CLEARLY:
+        text += f"; {way} they match better ({figures['best']:.2f})"
     return Sign("Match", word, text, f"good below a risk of {low:.0%}, probably failed from {high:.0%}")
+
+
+def model_sign(figures: Named[str, float], doubt: str) -> Sign:
+    """Tell what a model had against the images; it has failed where the default model matches them much better."""
+    short = figures.get("short", 0.0)
+    word = FAILED if short > _CLEARLY else LOOK
+    text = f", and the default model matches them better ({figures['again']:.2f})" if short > _CLEARLY else ""
+    return Sign(
+        "Model", word, doubt + text, f"good without a doubt, probably failed if {_CLEARLY:g} short of the default"
+    )
 
 
 def _share(name: str, share: float, last: tuple[float, float], text: str, advice: str) -> Sign:

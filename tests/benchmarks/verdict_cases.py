@@ -1,7 +1,9 @@
 """Registrations of every kind, good ones and failures, for the table of verdicts (``verdicts.py``).
 
 A pair is two images with labels or landmarks and the rough alignment that suits it. A case is a pair as it is, or
-spoiled in one way. Subjects are split in two halves: thresholds are chosen on "calibration" alone.
+spoiled in one way. Subjects are split: the rule is learned on "calibration", and "held-out" says what it does on
+others. "untouched" are people and images of which nothing was looked at before the rule was fixed
+(``verdict_untouched.py``).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from itk_pdd.solver.problem import Problem
 from itk_pdd.synthesis import make_pair
 
 LARGE_ORGANS = (1, 2, 3, 6, 7)
-SPLITS = ("calibration", "held-out")
+SPLITS = ("calibration", "held-out", "untouched")
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,15 @@ Pair = tuple[str, str, Callable[[], Made]]
 
 
 def all_cases(data: Path) -> list[Case]:
-    """List the cases; those of a group come mixed with those of the others."""
-    groups = [list(g) for g in (hippocampi(data), synthetic(), slices(data), abdomens(data), rest(data))]
-    mixed = [(n / len(group), case) for group in groups for n, case in enumerate(group)]
-    return [case for _, case in sorted(mixed, key=lambda entry: entry[0])]
+    """List the cases to learn the rule by; those of a group come mixed with those of the others."""
+    return mixed(hippocampi(data), synthetic(), slices(data), abdomens(data), rest(data))
+
+
+def mixed(*each: Iterable[Case]) -> list[Case]:
+    """Put the cases of several groups in an order in which they come mixed."""
+    groups = [list(group) for group in each]
+    cases = [(n / len(group), case) for group in groups for n, case in enumerate(group)]
+    return [case for _, case in sorted(cases, key=lambda entry: entry[0])]
 
 
 @functools.lru_cache(maxsize=24)
@@ -90,13 +97,13 @@ def _read(path: Path) -> Volume:
 
 
 @functools.lru_cache(maxsize=24)
-def _labels(path: Path) -> Volume:
+def labels_of(path: Path) -> Volume:
     return Volume.labels_from_image(str(path), name=path.name)
 
 
 @functools.lru_cache(maxsize=24)
-def _coarse(path: Path, spacing: float, labels: bool = False) -> Volume:
-    volume = _labels(path) if labels else _read(path)
+def coarse(path: Path, spacing: float, labels: bool = False) -> Volume:
+    volume = labels_of(path) if labels else _read(path)
     grid = volume.grid.with_spacing(spacing)
     return resample(volume, grid, interpolation="nearest" if labels else "linear")
 
@@ -118,7 +125,7 @@ def _linear(grid: Grid, *, degrees: float = 0.0, shift: float = 0.0, zoom: float
     return AffineMapping(matrix)
 
 
-def _centres(fixed: Grid, moving: Grid) -> AffineMapping:
+def centres(fixed: Grid, moving: Grid) -> AffineMapping:
     matrix = np.eye(fixed.dimension + 1)
     matrix[:-1, -1] = np.asarray(moving.centre) - np.asarray(fixed.centre)
     return AffineMapping(matrix)
@@ -182,7 +189,7 @@ def _spoiled(made: Made, kind: str, other: Volume, seed: int) -> Made:
             moving = Volume(noise, moving.grid)
         else:
             moving = _like(other, fixed.grid)
-            start = _centres(fixed.grid, moving.grid)
+            start = centres(fixed.grid, moving.grid)
         return replace(made, problem=Problem((fixed,), (moving,), start), related=False)
     if kind == "mirrored":
 
@@ -206,7 +213,7 @@ def _spoiled(made: Made, kind: str, other: Volume, seed: int) -> Made:
     return replace(made, problem=Problem((fixed,), (_remapped(moving, seed),), start))
 
 
-def _expanded(
+def expanded(
     group: str, pairs: Iterable[Pair], other: Callable[[int], Volume], kinds: tuple[str, ...], spoiled: int
 ) -> Iterator[Case]:
     """Cases of every pair: as it is, and spoiled in so many ways, one after the other."""
@@ -220,48 +227,53 @@ def _expanded(
                        lambda m=make, k=kind, n=number: _spoiled(m(), k, other(n), n))  # fmt: skip
 
 
-def _without(*kinds: str) -> tuple[str, ...]:
+def without(*kinds: str) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind not in kinds)
 
 
-def hippocampi(data: Path, count: int = 64) -> Iterator[Case]:
+def hippocampi(data: Path, first: int = 0, count: int = 64, splits: tuple[str, ...] = SPLITS[:2]) -> Iterator[Case]:
     """Hippocampi of different people, with their centres on each other."""
     folder = data / "hippocampus_mr"
     names = sorted(path.name for path in (folder / "images").glob("*.nii.gz"))
 
     def made(a: str, b: str) -> Made:
         fixed, moving = _read(folder / "images" / a), _read(folder / "images" / b)
-        labels = _labels(folder / "labels" / a), _labels(folder / "labels" / b)
-        start = _centres(fixed.grid, moving.grid)
+        labels = labels_of(folder / "labels" / a), labels_of(folder / "labels" / b)
+        start = centres(fixed.grid, moving.grid)
         return Made(Problem((fixed,), (moving,), start), start, labels)
 
     pairs = []
-    for i in range(count):
+    for i in range(first, first + count):
         # Neighbours in the list belong to one half; every pair comes in both directions.
         block = (i // 2) * 2
         a, b = (names[block], names[block + 1])[:: 1 if i % 2 == 0 else -1]
-        pairs.append((f"{a[12:15]}-{b[12:15]}", SPLITS[(i // 2) % 2], functools.partial(made, a, b)))
+        pairs.append((f"{a[12:15]}-{b[12:15]}", splits[(i // 2) % len(splits)], functools.partial(made, a, b)))
     others = [data / "lung_mr/image_0004.nii.gz", data / "abdomen_ct/image_0001.nii.gz"]
-    return _expanded("hippocampus", pairs, lambda n: _coarse(others[n // 2 % 2], 2.0), KINDS, 2)
+    return expanded("hippocampus", pairs, lambda n: coarse(others[n // 2 % 2], 2.0), KINDS, 2)
 
 
-def abdomens(data: Path, count: int = 32) -> Iterator[Case]:
+def abdomens(
+    data: Path,
+    names: Sequence[int] = (*range(1, 11), *range(31, 41)),
+    count: int = 32,
+    splits: tuple[str, ...] = SPLITS[:2],
+) -> Iterator[Case]:
     """Abdomens of different people at 4 mm, roughly aligned."""
-    folder, names = data / "abdomen_ct", [*range(1, 11), *range(31, 41)]
+    folder = data / "abdomen_ct"
 
     def made(a: int, b: int) -> Made:
-        images = [_coarse(folder / f"image_{n:04d}.nii.gz", 4.0) for n in (a, b)]
-        labels = [_coarse(folder / f"label_{n:04d}.nii.gz", 4.0, True) for n in (a, b)]
+        images = [coarse(folder / f"image_{n:04d}.nii.gz", 4.0) for n in (a, b)]
+        labels = [coarse(folder / f"label_{n:04d}.nii.gz", 4.0, True) for n in (a, b)]
         return Made(Problem((images[0],), (images[1],)), _identity(3), (labels[0], labels[1]), LARGE_ORGANS)
 
     pairs = []
     for i in range(count):
-        half = (i // 2) % 2
-        subjects = names[half::2]
-        step, first = 1 + (i // 4) // len(subjects), (i // 4) % len(subjects)
+        half, turn = (i // 2) % len(splits), i // (2 * len(splits))
+        subjects = names[half :: len(splits)]
+        step, first = 1 + turn // len(subjects), turn % len(subjects)
         a, b = (subjects[first], subjects[(first + step) % len(subjects)])[:: 1 if i % 2 == 0 else -1]
-        pairs.append((f"{a:04d}-{b:04d}", SPLITS[half], functools.partial(made, a, b)))
-    return _expanded("abdomen", pairs, lambda n: _read(data / "lung_mr/image_0006.nii.gz"), _without("wrong model"), 1)
+        pairs.append((f"{a:04d}-{b:04d}", splits[half], functools.partial(made, a, b)))
+    return expanded("abdomen", pairs, lambda n: _read(data / "lung_mr/image_0006.nii.gz"), without("wrong model"), 1)
 
 
 def slices(data: Path) -> Iterator[Case]:
@@ -272,7 +284,7 @@ def slices(data: Path) -> Iterator[Case]:
         from itk_pdd.registration import prepare
 
         files = [str(folder / f"image_{n:02d}.nii.gz") for n in (a, b)]
-        labels = [_labels(folder / f"label_{n:02d}.nii.gz") for n in (a, b)]
+        labels = [labels_of(folder / f"label_{n:02d}.nii.gz") for n in (a, b)]
         # The cortex of a slice is many small labels: the large ones are scored.
         shared = [int(n) for n in np.unique(labels[0].array) if n and min((v.array == n).sum() for v in labels) > 300]
         problem = prepare(*files, initialise="affine", threads=1)
@@ -283,10 +295,10 @@ def slices(data: Path) -> Iterator[Case]:
         if (a > 5) == (b > 5):
             pairs.append((f"{a:02d}-{b:02d}", SPLITS[a > 5], functools.partial(made, a, b)))
     others = [data / "classic_2d/CT_2D_head_fixed.mha", data / "classic_2d/CT_2D_head_moving.mha"]
-    return _expanded("brain 2-D", pairs, lambda n: _read(others[n % 2]), _without("wrong model"), 2)
+    return expanded("brain 2-D", pairs, lambda n: _read(others[n % 2]), without("wrong model"), 2)
 
 
-def synthetic(count: int = 60) -> Iterator[Case]:
+def synthetic(first: int = 0, count: int = 60, splits: tuple[str, ...] = SPLITS[:2]) -> Iterator[Case]:
     """Synthetic pairs with known displacements."""
     looks = [
         {"size": (72, 64, 56), "spacing": 4.0, "kind": "abdomen"},
@@ -309,8 +321,9 @@ def synthetic(count: int = 60) -> Iterator[Case]:
         return make_pair(seed=5000 + number, **{**looks[number % len(looks)], "kind": "shapes"}).moving
 
     # A pair and its neighbour in the list have other looks: both halves have all of them.
-    pairs = [(f"{n:03d}", SPLITS[n % 2], functools.partial(made, n)) for n in range(count)]
-    return _expanded("synthetic", pairs, other, _without("wrong model"), 1)
+    numbers = range(first, first + count)
+    pairs = [(f"{n:03d}", splits[n % len(splits)], functools.partial(made, n)) for n in numbers]
+    return expanded("synthetic", pairs, other, without("wrong model"), 1)
 
 
 def rest(data: Path) -> Iterator[Case]:
@@ -319,11 +332,11 @@ def rest(data: Path) -> Iterator[Case]:
 
     def directed(fixed: Volume, moving: Volume, points: tuple[np.ndarray, np.ndarray], way: int) -> Made:
         images, ends = (fixed, moving)[::way], points[::way]
-        start = _centres(images[0].grid, images[1].grid)
+        start = centres(images[0].grid, images[1].grid)
         return Made(Problem((images[0],), (images[1],), start), start, points=(ends[0], ends[1]))
 
     def lungs(way: int) -> Made:
-        images = [_coarse(lung / f"3DCT_lung_{name}.mha", 3.0) for name in ("baseline", "followup")]
+        images = [coarse(lung / f"3DCT_lung_{name}.mha", 3.0) for name in ("baseline", "followup")]
         images = [Volume(np.maximum(v.array, -1024), v.grid) for v in images]
         table = np.genfromtxt(lung / "landmarks.csv", delimiter=",", skip_header=1)
         return directed(*images, (table[:, :3], table[:, 3:]), way)
@@ -335,16 +348,16 @@ def rest(data: Path) -> Iterator[Case]:
     def natives(a: int, b: int, start: bool) -> Made:
         from itk_pdd.registration import prepare
 
-        images = [_coarse(native / f"image_{n:04d}.nii.gz", 4.0) for n in (a, b)]
-        labels = [_coarse(native / f"label_{n:04d}.nii.gz", 4.0, True) for n in (a, b)]
+        images = [coarse(native / f"image_{n:04d}.nii.gz", 4.0) for n in (a, b)]
+        labels = [coarse(native / f"label_{n:04d}.nii.gz", 4.0, True) for n in (a, b)]
         proper = prepare(images[0].to_itk(), images[1].to_itk(), initialise="affine", threads=1).initial
         problem = Problem((images[0],), (images[1],), proper if start else _identity(3))
         return Made(problem, proper, (labels[0], labels[1]), LARGE_ORGANS)
 
     def lobes(a: int, b: int) -> Made:
         images = [_read(data / f"lung_mr/image_{n:04d}.nii.gz") for n in (a, b)]
-        labels = [_labels(data / f"lung_mr/label_{n:04d}.nii.gz") for n in (a, b)]
-        start = _centres(images[0].grid, images[1].grid)
+        labels = [labels_of(data / f"lung_mr/label_{n:04d}.nii.gz") for n in (a, b)]
+        start = centres(images[0].grid, images[1].grid)
         return Made(Problem((images[0],), (images[1],), start), start, (labels[0], labels[1]))
 
     abdomen = lambda n: _read(data / "abdomen_ct/image_0002.nii.gz")  # noqa: E731
@@ -356,8 +369,8 @@ def rest(data: Path) -> Iterator[Case]:
             pairs.append((f"liver {subject.name} {moving.name[:8]} {way}", SPLITS[number],
                           functools.partial(livers, first, moving, way)))  # fmt: skip
     pairs += [(f"lung MR {a}-{b}", SPLITS[1], functools.partial(lobes, a, b)) for a, b in ((4, 6), (6, 4))]
-    kinds = _without("label map as image", "wrong model")
-    yield from _expanded("few", pairs, abdomen, kinds, 2)
+    kinds = without("label map as image", "wrong model")
+    yield from expanded("few", pairs, abdomen, kinds, 2)
     numbers = sorted(int(p.name[6:10]) for p in native.glob("image_*.nii.gz"))
     for a, b in itertools.permutations(numbers, 2):
         if abs(numbers.index(a) - numbers.index(b)) == 2:

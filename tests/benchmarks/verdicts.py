@@ -30,6 +30,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 from verdict_cases import SPLITS, Made, all_cases
+from verdict_untouched import untouched_cases
 
 from itk_pdd import registration
 from itk_pdd.evaluation import metrics, verdict, warping
@@ -74,13 +75,13 @@ def row_of(case: Any) -> dict[str, Any]:
                               json.dumps({k: round(float(v), 5) for k, v in signs.items()})), strict=True))  # fmt: skip
 
 
-def collect(path: Path, data: Path, minutes: float, groups: list[str] | None) -> None:
+def collect(path: Path, data: Path, minutes: float, groups: list[str] | None, splits: list[str]) -> None:
     """Register what is not in the file yet, until the time is over."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     done = {row["name"] for row in rows_of(path)} if path.exists() else set()
-    end, cases = time.monotonic() + 60 * minutes, all_cases(data)
-    todo = [c for c in cases if c.name not in done and (not groups or c.group in groups)]
+    end, cases = time.monotonic() + 60 * minutes, [*all_cases(data), *untouched_cases(data)]
+    todo = [c for c in cases if c.name not in done and c.split in splits and (not groups or c.group in groups)]
     print(f"{len(cases)} cases, {len(todo)} to do", flush=True)
     with path.open("a", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
@@ -126,13 +127,9 @@ def outcomes(rows: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def choose(rows: list[dict[str, Any]]) -> None:
-    """Learn the rule on the calibration half and print it for ``itk_pdd/evaluation/verdict.py``."""
-    known = [(row["signs"], o == "good") for row, o in zip(rows, outcomes(rows), strict=True)
-             if row["split"] == SPLITS[0] and o in ("good", "failed")]  # fmt: skip
-    names = list(verdict.WEIGHTS)
-    x = np.array([[signs[name] for name in names] for signs, _ in known])
-    good = np.array([good for _, good in known])
+def learned(rows: list[dict[str, Any]], good: np.ndarray, names: list[str], name: str) -> None:
+    """Learn a logistic rule and print it for ``itk_pdd/evaluation/verdict.py``."""
+    x = np.array([[row["signs"][n] for n in names] for row in rows])
     # Both outcomes weigh the same; the penalty keeps the rule from being steeper than so many pairs can tell.
     share = np.where(good, 0.5 / good.mean(), 0.5 / (1 - good.mean()))
 
@@ -141,16 +138,37 @@ def choose(rows: list[dict[str, Any]]) -> None:
         return float((share * np.logaddexp(0, np.where(good, -z, z))).mean() + 1e-4 * np.square(p[1:]).sum())
 
     found = minimize(loss, np.zeros(1 + len(names))).x
-    print(f"INTERCEPT = {found[0]:.2f}")
-    print(f"WEIGHTS = {dict(zip(names, found[1:].round(2).tolist(), strict=True))}")
+    print(f"{name}INTERCEPT = {found[0]:.2f}")
+    print(f"{name}WEIGHTS = {dict(zip(names, found[1:].round(2).tolist(), strict=True))}")
     risks = expit(-found[0] - x @ found[1:])
-    print("largest risks of good ones:", np.sort(risks[good])[::-1][:12].round(2))
-    print("smallest risks of failures:", np.sort(risks[~good])[:12].round(2))
+    print(f"# {good.sum()} good ones, largest risks {np.sort(risks[good])[::-1][:8].round(2)}")
+    print(f"# {(~good).sum()} failures, smallest risks {np.sort(risks[~good])[:12].round(2)}")
+
+
+def choose(rows: list[dict[str, Any]]) -> None:
+    """Learn both rules on the calibration half: that for all pairs, and that for those that were registered again."""
+    known = [(row, o == "good") for row, o in zip(rows, outcomes(rows), strict=True)
+             if row["split"] == SPLITS[0] and o in ("good", "failed")]  # fmt: skip
+    again = [(row, good) for row, good in known if "again" in decided(row["signs"])]
+    for chosen, names, name in ((known, verdict.WEIGHTS, ""), (again, verdict.RIVAL_WEIGHTS, "RIVAL_")):
+        learned([row for row, _ in chosen], np.array([good for _, good in chosen]), list(names), name)
+
+
+def decided(signs: dict[str, float]) -> dict[str, float]:
+    """Leave out the figures of other registrations where the rule in the package would not ask for them."""
+    first = {name: value for name, value in signs.items() if name not in verdict.RIVAL_FIGURES}
+    return signs if verdict.DOUBT[0] < verdict.risk(first) < verdict.DOUBT[1] else first
+
+
+def incomplete(signs: dict[str, float]) -> bool:
+    """Tell whether the pair should have been registered again and was not: its row says nothing about the rule."""
+    return "again" not in signs and verdict.DOUBT[0] < verdict.risk(signs) < verdict.DOUBT[1]
 
 
 def word_of(signs: dict[str, float]) -> str:
     """Give the word of the rule in the package."""
-    words = [sign.word for sign in verdict.signs_of(signs)] + [verdict.LOOK] * bool(signs["doubts"])
+    signs = decided(signs)
+    words = [sign.word for sign in (*verdict.signs_of(signs), *[verdict.model_sign(signs, "")] * bool(signs["doubts"]))]
     return max(words, key=(verdict.GOOD, verdict.LOOK, verdict.FAILED).index)
 
 
@@ -160,6 +178,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     halves: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for row, outcome in zip(rows, outcomes(rows), strict=True):
+        if incomplete(row["signs"]):
+            continue
         word = word_of(row["signs"])
         halves[row["split"], outcome][word] += 1
         if row["split"] == SPLITS[1]:
@@ -173,6 +193,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += [line(f"all, {split}", outcome, found) for (split, outcome), found in sorted(halves.items())]
     for split in SPLITS:
         good, bad = halves[split, "good"], halves[split, "failed"]
+        if not good or not bad:
+            continue
         lines.append(
             f"\n{split}: false alarms {good[verdict.FAILED] / good.total():.1%} of {good.total()} good ones; failures "
             f"that are not told as such {1 - bad[verdict.FAILED] / bad.total():.1%} of {bad.total()}, told as good "
@@ -188,10 +210,11 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--groups", nargs="*")
+    parser.add_argument("--groups", nargs="*", help="kinds of images to collect; all by default")
+    parser.add_argument("--splits", nargs="*", default=SPLITS, choices=SPLITS)
     options = parser.parse_args()
     if options.what == "collect":
-        collect(options.rows, options.data, options.minutes, options.groups)
+        collect(options.rows, options.data, options.minutes, options.groups, options.splits)
     elif options.what == "choose":
         choose(rows_of(options.rows))
     else:

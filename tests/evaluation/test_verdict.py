@@ -115,3 +115,11 @@ def test_two_dimensions() -> None:
     flat = make_pair((120, 110), 2.0, seed=5, kind="abdomen", displacement=20)
     assert judged(flat).word == GOOD
     assert judged(flat, moving=noise(flat.moving)).word == FAILED
+
+
+def test_a_model_that_the_default_beats_has_failed(pair) -> None:
+    doubt = "model x is not made for these images"
+    for again, word in ((0.5, LOOK), (0.9, FAILED)):
+        sign = verdict.model_sign({"short": max(again - 0.5, 0.0), "again": again}, doubt)
+        assert sign.word == word and sign.found.startswith(doubt)
+        assert ("the default model matches them better (0.90)" in sign.found) == (word == FAILED)
