@@ -10,6 +10,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import metrics, warping
 from itk_pdd.evaluation.datasets import Pair, read_points
+from itk_pdd.evaluation.whole_image import whole_image
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io.volume import Volume
 
@@ -115,7 +116,8 @@ def score(
     """Measure a registration.
 
     Labels are warped by nearest neighbour, images linearly. Labels that occur in one image only are not scored, but
-    named. Similarity is measured inside the fixed mask where there is one, smoothness over the whole field.
+    named. Similarity is measured inside the fixed mask where there is one, smoothness over the whole field, and what no
+    label names as :mod:`itk_pdd.evaluation.whole_image` does.
 
     Parameters
     ----------
@@ -144,11 +146,16 @@ def score(
         overall["tre_mean"] = float(errors.mean())
         overall["tre_median"] = float(np.median(errors))
         overall["tre_p90"] = float(np.percentile(errors, 90))
+    carried = None
+    if case.fixed_labels is not None:
+        carried = warping.warp_labels(case.moving_labels, displacements).array
     if similarity:
         warped = warping.warp_image(case.moving, displacements).array
         inside = None if case.fixed_mask is None else case.fixed_mask.array > 0
         overall["ncc"] = metrics.normalised_cross_correlation(case.fixed.array, warped, inside)
         overall["mi"] = metrics.mutual_information(case.fixed.array, warped, inside)
+        known = None if case.fixed_labels is None else case.fixed_labels.array
+        overall |= whole_image(case.fixed.array, warped, known, carried)
     by_label: dict[int, dict[str, float]] = {}
     absent: dict[int, str] = {}
     if case.fixed_labels is not None:
@@ -158,11 +165,10 @@ def score(
         for label in sorted(wanted - (in_fixed & in_moving)):
             sides = [s for s, there in (("fixed", in_fixed), ("moving", in_moving)) if label not in there]
             absent[label] = " and ".join(sides)
-        warped = warping.warp_labels(case.moving_labels, displacements).array
         common = sorted(wanted & in_fixed & in_moving)
-        for label, (dice, jaccard) in metrics.overlaps(fixed, warped, common).items():
+        for label, (dice, jaccard) in metrics.overlaps(fixed, carried, common).items():
             by_label[label] = {"dice": dice, "jaccard": jaccard}
             if surfaces:
-                distances = metrics.surface_distances(fixed == label, warped == label, case.fixed.grid.spacing)
+                distances = metrics.surface_distances(fixed == label, carried == label, case.fixed.grid.spacing)
                 by_label[label] |= metrics.summarise_surface_distances(distances)
     return Score(by_label, overall, absent)
