@@ -282,6 +282,7 @@ def _report_writer(
     from itk_pdd.report.page import writer
     from itk_pdd.report.registration import registration_page
 
+    chosen = described["options"].items()
     text = registration_page(
         problem.fixed,
         problem.moving,
@@ -298,7 +299,7 @@ def _report_writer(
             "Fixed image": Path(fixed).name,
             "Moving image": f"{Path(moving).name}, {problem.moving.grid}",
             "Model": result.model.name,
-            "Options": ", ".join(f"{k} {v}" for k, v in described["options"].items() if v not in (None, False)),
+            "Options": ", ".join(f"{k} {v}" for k, v in chosen if v is not None and v is not False),
             "Date": described["date"],
             "Versions": ", ".join(f"{k} {v}" for k, v in described["versions"].items()),
             "Time": f"{result.seconds:.1f} s",

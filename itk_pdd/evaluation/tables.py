@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from itk_pdd.evaluation import whole_image
 from itk_pdd.evaluation.compare import Run
 from itk_pdd.evaluation.methods import INITIAL
 from itk_pdd.evaluation.statistics import holm, summarise, wilcoxon
@@ -33,6 +34,7 @@ PAIR_MEASURES = {
     "sd_log_j": "overall",
     "inverse_mean": "overall",
     "inverse_p95": "overall",
+    **dict.fromkeys(whole_image.MEASURES, "overall"),
     "ncc": "overall",
     "mi": "overall",
     "seconds": "run",
@@ -41,7 +43,7 @@ PAIR_MEASURES = {
 }
 """Measures of a pair as a whole."""
 
-COLUMNS = ("pair", "method", "label", "status", "reason", "verdict", *LABEL_MEASURES, *PAIR_MEASURES)
+COLUMNS = ("pair", "method", "label", "status", "reason", "verdict", "why", *LABEL_MEASURES, *PAIR_MEASURES)
 
 
 def rows(
@@ -82,11 +84,12 @@ def rows(
 
 
 def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
-    memory = result.get("memory")
+    memory, verdict = result.get("memory"), result.get("verdict", {})
     return {
         "seconds": result.get("seconds"),
         "cpu_seconds": result.get("cpu_seconds"),
-        "verdict": result.get("verdict", {}).get("word"),
+        "verdict": verdict.get("word"),
+        "why": "; ".join(verdict.get("reasons", ())),
         "memory_gib": None if memory is None else memory / 2**30,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from itk_pdd.evaluation.compare import Run
 from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.methods import INITIAL
 from itk_pdd.evaluation.tables import ALL, few_pairs, label_order
+from itk_pdd.evaluation.verdict import FAILED, GOOD
 from itk_pdd.report import charts
 from itk_pdd.report.assets import Assets
-from itk_pdd.report.page import Cell, Table, fill, write_page
+from itk_pdd.report.page import LAMPS, LIGHTS, Cell, Table, fill, write_page
 from itk_pdd.report.selection import pictures_of
 
 __all__ = ["comparison_page", "write_comparison_report"]
@@ -31,6 +33,10 @@ MEASURES = {
     "folding": ("Folding", " %", "{:.3f}", False),
     "sd_log_j3": ("SD log(J + 3)", "", "{:.3f}", False),
     "inverse_mean": ("Inverse error", " mm", "{:.2f}", False),
+    "outline": ("Outline", "", "{:.3f}", True),
+    "bones": ("Bones", "", "{:.3f}", True),
+    "body": ("Body", "", "{:.3f}", True),
+    "unlabelled": ("Unlabelled", "", "{:.3f}", True),
     "ncc": ("NCC", "", "{:.3f}", True),
     "mi": ("MI", "", "{:.3f}", True),
     "seconds": ("Time", " s", "{:.1f}", False),
@@ -132,18 +138,22 @@ def _summary_table(cells: Cells, table: Rows, methods: Sequence[str]) -> Table:
         [
             method,
             *(_mean_cell(m, cells.get((method, m)), best[m]) for m in measures),
-            str(sum(row["method"] == method and row["status"] == "failed" for row in table)),
+            *(
+                str(sum(row["method"] == method and row.get(column) == word for row in table))
+                for column, word in (("verdict", FAILED), ("status", "failed"))
+            ),
         ]
         for method in methods
     ]
     reference = next((m for m in methods if m != INITIAL), "")
     caption = (
         "Mean over the pairs ± standard deviation, below it the 95 % confidence interval of the mean. Best in bold. "
-        f"* marks a difference from {reference} with p < 0.05 (Wilcoxon signed-rank test, corrected by Holm)."
+        f"* marks a difference from {reference} with p < 0.05 (Wilcoxon signed-rank test, corrected by Holm). "
+        "Suspect are results whose verdict is that they probably failed."
     )
     if few := few_pairs(cells.values()):
         caption = f"{caption} {few}"
-    return Table(["Method", *map(_heading, measures), "Failed"], rows, caption)
+    return Table(["Method", *map(_heading, measures), "Suspect", "Failed"], rows, caption)
 
 
 def _group_table(cells: Cells, methods: Sequence[str]) -> Table:
@@ -258,21 +268,34 @@ def _pair_table(names: Sequence[str], table: Rows, methods: Sequence[str], shown
         found = _rows_of(table, name)
         of_methods = [found.get(method, {}) for method in methods]
         cells = [_value_cell(measure, row.get(measure), row.get("status", "")) for row in of_methods]
+        cells = [_judged(cell, row) for cell, row in zip(cells, of_methods, strict=True)]
         rows.append([Cell(name, link=shown.get(name, "")), *cells])
-    caption = f"{MEASURES[measure][0]}{MEASURES[measure][1]} of each pair. Open a pair to look at it."
+    caption = (
+        f"{MEASURES[measure][0]}{MEASURES[measure][1]} of each pair. Open a pair to look at it. ▲ marks what to look "
+        "at, ■ what has probably failed."
+    )
     return Table(["Pair", *methods], rows, caption)
 
 
+def _judged(cell: Cell, row: Mapping[str, Any]) -> Cell:
+    """Mark a cell by the verdict on its registration, unless that is good."""
+    word = row.get("verdict") or GOOD
+    return cell if word == GOOD else replace(cell, kind=LIGHTS[word], beside=f" {LAMPS[word][0]}")
+
+
 def _method_table(name: str, table: Rows, methods: Sequence[str]) -> Table:
-    """Tabulate the measures of each method on a pair."""
+    """Tabulate the measures of each method on a pair, and the verdict on it."""
     found = _rows_of(table, name)
     measures = [m for m in MEASURES if any(row.get(m) is not None for row in found.values())]
     rows: list[list[str | Cell]] = []
     for method in methods:
         row = found.get(method, {})
-        rows.append([method, *(_value_cell(m, row.get(m)) for m in measures), row.get("reason") or ""])
-    header = ["Method", *map(_heading, measures), ""]
-    return Table(header, rows, words=(0, len(header) - 1))
+        word = row.get("verdict")
+        lamp = Cell() if word is None else Cell(f"{LAMPS[word][0]} {word}", kind=LIGHTS[word])
+        why = row.get("reason") or row.get("why") or ""
+        rows.append([method, *(_value_cell(m, row.get(m)) for m in measures), lamp, why])
+    header = ["Method", *map(_heading, measures), "Verdict", "Why"]
+    return Table(header, rows, words=(0, len(header) - 2, len(header) - 1))
 
 
 def _ranking(table: Rows, methods: Sequence[str]) -> dict[str, float]:

@@ -13,14 +13,23 @@ from typing import Any
 import numpy as np
 
 from itk_pdd._version import __version__
+from itk_pdd.evaluation.verdict import FAILED, GOOD, LOOK
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.outputs import Output, write_all, write_bytes
 from itk_pdd.report.assets import Assets
 from itk_pdd.views.display import JACOBIAN_SPAN, View, shrunk_shape, shrunken
 from itk_pdd.views.grey import windows
 
-__all__ = ["Cell", "PairPictures", "Table", "fill", "render", "target", "write_page", "writer"]
+__all__ = ["LAMPS", "LIGHTS", "Cell", "PairPictures", "Table", "fill", "render", "target", "write_page", "writer"]
 
+LAMPS = {
+    GOOD: ("●", "Good", "The images, the field and the search show nothing suspicious."),
+    LOOK: ("▲", "Look", "Look at what is named here before you use the result."),
+    FAILED: ("■", "Probably failed", "The result should not be used as it is."),
+}
+"""Sign, title and meaning of each word of a verdict."""
+LIGHTS = {GOOD: "good", LOOK: "look", FAILED: "poor"}
+"""Names of the colours in the style sheet."""
 _SCRIPTS = ("volume.js", "drawing.js", "controls.js", "viewer.js", "page.js")
 
 

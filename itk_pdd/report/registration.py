@@ -10,13 +10,13 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation import metrics, warping
 from itk_pdd.evaluation.overlap import Overlap, overlap
-from itk_pdd.evaluation.verdict import FAILED, GOOD, LOOK, Sign, Verdict, judge
+from itk_pdd.evaluation.verdict import GOOD, Sign, Verdict, judge
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import Mapping as PointMapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.report.assets import Assets
 from itk_pdd.report.marks import Marks
-from itk_pdd.report.page import Cell, PairPictures, Table, fill, write_page
+from itk_pdd.report.page import LAMPS, LIGHTS, Cell, PairPictures, Table, fill, write_page
 from itk_pdd.views.display import fixed_view, moved_view
 from itk_pdd.views.picture import grey_limits
 
@@ -24,14 +24,6 @@ __all__ = ["registration_page", "write_registration_report"]
 
 VOXELS = 8_200_000
 """Most voxels of an image on the page: a CT of 192 x 160 x 256 is shown as it is."""
-
-_LAMPS = {
-    GOOD: ("●", "Good", "The images, the field and the search show nothing suspicious."),
-    LOOK: ("▲", "Look", "Look at what is named here before you use the result."),
-    FAILED: ("■", "Probably failed", "The result should not be used as it is."),
-}
-_LIGHTS = {GOOD: "good", LOOK: "look", FAILED: "poor"}
-"""Names of the colours in the style sheet."""
 
 
 def registration_page(
@@ -124,7 +116,7 @@ def registration_page(
             )
         },
     )  # fmt: skip
-    lamp, word, text = _LAMPS[verdict.word]
+    lamp, word, text = LAMPS[verdict.word]
     if verdict.word != GOOD:
         text = f"{_sentence('; '.join(verdict.reasons))} {text}"
     return fill(
@@ -134,7 +126,7 @@ def registration_page(
         assets=assets,
         pictures=[described],
         single=True,
-        light=_LIGHTS[verdict.word],
+        light=LIGHTS[verdict.word],
         lamp=lamp,
         word=word,
         text=text,
@@ -162,7 +154,7 @@ def _sentence(text: str) -> str:
 
 
 def _sign_row(sign: Sign) -> tuple[str | Cell, ...]:
-    return sign.name, Cell(f"{_LAMPS[sign.word][0]} {sign.word}", kind=_LIGHTS[sign.word]), sign.found, sign.rule
+    return sign.name, Cell(f"{LAMPS[sign.word][0]} {sign.word}", kind=LIGHTS[sign.word]), sign.found, sign.rule
 
 
 def _overlaps(found: Overlap) -> Table:

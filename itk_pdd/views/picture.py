@@ -14,6 +14,9 @@ from itk_pdd.io.volume import Volume
 
 __all__ = ["grey_limits", "overview", "upright", "window", "write_png"]
 
+_FOREGROUND = 0.05
+"""Share of the way from the background to the brightest intensities from which something is foreground."""
+
 _GAP, _TITLE, _MARGIN = 4, 22, 62
 _INK, _PAPER = (225, 225, 225), (18, 18, 18)
 _PALETTE = np.array(
@@ -103,8 +106,9 @@ def write_png(picture: np.ndarray, path: Path) -> None:
 def grey_limits(array: np.ndarray) -> tuple[float, float]:
     """Return the intensities shown as black and white: 1st and 99.5th percentile of the foreground.
 
-    A background is a dark half whose intensities hardly vary, such as the air of a CT. Where there is none, as in a
-    crop of a brain, all intensities count: its dark half is anatomy too.
+    A background is a dark half whose intensities hardly vary, such as the air of a CT; the foreground begins a little
+    above it, so that fat in CT is seen. Where there is none, as in a crop of a brain, all intensities count: its dark
+    half is anatomy too.
     """
     from skimage.filters import threshold_otsu
 
@@ -112,7 +116,8 @@ def grey_limits(array: np.ndarray) -> tuple[float, float]:
     if sample.min() < sample.max():
         bright = sample > threshold_otsu(sample)
         if sample[~bright].std() < 0.25 * (sample[bright].mean() - sample[~bright].mean()):
-            sample = sample[bright]
+            background = np.median(sample[~bright])
+            sample = sample[sample > background + _FOREGROUND * (np.percentile(sample[bright], 99.5) - background)]
     low, high = np.percentile(sample, (1, 99.5))
     return float(low), float(max(high, low + 1e-9))
 

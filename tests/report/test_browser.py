@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from itk_pdd import DisplacementField, Grid, Volume
+from itk_pdd.evaluation import tables
+from itk_pdd.evaluation.compare import compare, pair_names
+from itk_pdd.evaluation.methods import candidates
+from itk_pdd.io.fields import write_field
+from itk_pdd.report.comparison import write_comparison_report
 from itk_pdd.report.registration import write_registration_report
 
 from .test_comparison import page, results  # noqa: F401
+
+TRIED = {"mode", "curtain", "map", "opacity", "window", "level", "zoom", "contours", "grid", "crosshair"}
+CONTROLS = "return [...document.querySelectorAll('[data-control]')].map((c) => c.dataset.control)"
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +175,49 @@ def test_pages_of_a_comparison(browser, page):  # noqa: F811
     assert browser.script("return document.querySelector('[data-pane=axial] canvas').getAttribute('aria-label')")
 
 
+@pytest.fixture(scope="module")
+def two_methods(tmp_path_factory, results, scene):  # noqa: F811
+    """A comparison of the truth with no displacement at all."""
+    (pair, _), folder = results[0], results[-1].parent
+    out, still = tmp_path_factory.mktemp("two"), folder / "still.nii"
+    write_field(DisplacementField.zeros(scene.fixed.grid), still)
+    copies = [f"{sys.executable} {folder / 'copy.py'} {file} {{field}} {{fixed}} {{moving}}"
+              for file in (folder / "truth.nii", still)]  # fmt: skip
+    found = compare([pair], candidates([], [f"truth={copies[0]}", f"still={copies[1]}"]), out, views=True)
+    table = tables.rows(found)
+    write_comparison_report(out / "r.html", [(pair_names([pair])[0], pair)], found, table, tables.summary(table), out)
+    return out / "r.html"
+
+
+def test_the_controls_of_a_comparison(browser, two_methods):
+    browser.open(two_methods)
+    names = "return [...document.querySelectorAll('header select, header button, header a')].map((e) => e.id || e.hash)"
+    assert browser.script(names) == ["#summary", "#pairs", "#problems", "#methods", "pair-chooser", "theme"]
+    choose = "const box = document.getElementById('pair-chooser'); box.value = 'pair-1';"
+    browser.script(f"{choose} box.dispatchEvent(new Event('change'))")
+    browser.viewer()
+    assert browser.script("return location.hash") == "#pair-1"
+    assert set(browser.script(CONTROLS)) == {*TRIED, "method"}
+    methods = browser.script("return [...document.querySelector('[data-control=method]').options].map((o) => o.text)")
+    value = "return document.querySelector(`[data-control=${arguments[0]}]`).selectedIndex"
+    pictures = []
+    for number, _ in enumerate(methods):
+        browser.set("method", str(number))
+        pictures.append(browser.pixels("axial").tobytes())
+    assert len(set(pictures)) == len(methods)
+    for key, control, by in (("m", "method", 1), ("n", "method", -1), ("v", "mode", 1)):
+        count = browser.script(f"return document.querySelector('[data-control={control}]').options.length")
+        before = browser.script(value, control)
+        browser.press(key, "[data-view=axial]")
+        assert browser.script(value, control) == (before + by) % count
+    browser.script("document.querySelector('nav a').click()")
+    browser.wait("return !document.querySelector('[data-page=summary]').hidden")
+    opened = "return [...document.querySelectorAll('details')].map((d) => d.open)"
+    before = browser.script(opened)
+    browser.script("document.querySelectorAll('details summary').forEach((s) => s.click())")
+    assert browser.script(opened) == [not state for state in before]
+
+
 def test_tables_are_sorted_by_a_click(browser, page):  # noqa: F811
     browser.open(page)
     names = "return [...document.querySelector('table tbody').rows].map((r) => r.cells[0].textContent)"
@@ -196,13 +248,16 @@ def flat(tmp_path_factory):
     return path
 
 
+def test_a_flat_image_has_no_keys_for_slices(browser, flat):
+    browser.open(flat)
+    browser.viewer()
+    words = browser.script("return document.querySelector('.keys').innerText")
+    assert "slice" not in words and "before or after" in words
+
+
 def test_every_control_has_a_test(plain):
     """A new control is named here with the test that tries it."""
-    tried = {"mode", "curtain", "map", "opacity", "window", "level", "zoom", "contours", "grid", "crosshair"}
-    assert (
-        set(plain.script("return [...document.querySelectorAll('[data-control]')].map((c) => c.dataset.control)"))
-        == tried
-    )
+    assert set(plain.script(CONTROLS)) == TRIED
     buttons = "return [...document.querySelectorAll('button:not(.sort)')].map((b) => b.textContent)"
     assert {text.split()[0] for text in plain.script(buttons)} == {
         "◐", "After", "Before", "Reset", "All", "Axial", "Coronal", "Sagittal"
@@ -320,6 +375,21 @@ def test_all_planes_are_seen_without_scrolling(browser, single, flat):
     assert np.ptp(places[:, [0, 2]]) > 0.7 * 1280  # a 2-D image has company, and uses the width
 
 
+@pytest.mark.parametrize("width", [390, 768])
+def test_a_comparison_fits_a_narrow_window(browser, page, width):  # noqa: F811
+    """Its tables of figures scroll within themselves; nothing else is wider than the window."""
+    browser.resize(width, 900)
+    for name in ("summary", "pairs", "problems", "methods", "pair-1"):
+        browser.open(page, name)
+        if name == "pair-1":
+            browser.viewer()
+        assert browser.script("return document.documentElement.scrollWidth") <= width
+        beyond = """return [...document.querySelectorAll('main *:not(.unseen, select)')].filter((e) =>
+            !e.closest('.scroll, pre, svg') && e.getBoundingClientRect().right > arguments[0] + 0.5
+        ).map((e) => e.outerHTML.slice(0, 80))"""
+        assert browser.script(beyond, width) == []
+
+
 def test_nothing_is_cut_off_on_a_phone(browser, single, flat):
     browser.resize(390, 844)
     for path in (single, flat):
@@ -342,5 +412,6 @@ def test_print_fills_its_pages(browser, single, flat):
 
 def test_the_keys_are_told_where_there_is_a_keyboard(plain):
     words = plain.script("return document.querySelector('.keys').innerText")
+    assert "next or previous slice" in words
     assert "before or after" in words and "zoom in, out" in words
     assert plain.script("return document.querySelector('.keys').getBoundingClientRect().height") > 10

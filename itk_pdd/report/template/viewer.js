@@ -65,7 +65,8 @@ class Viewer {
     this.readout = make("p", { class: "readout", "data-readout": "" });
     this.legend = make("p", { class: "legend" });
     const keys = make("dl", { class: "keys" });
-    const has = { "m, n": this.pair.methods.length > 1, "a, 1, 2, 3": this.planes.length > 1 };
+    const deep = this.planes.length > 1;
+    const has = { "m, n": this.pair.methods.length > 1, "a, 1, 2, 3": deep, "↑ ↓": deep, "Page Up, Page Down": deep, "Home, End": deep };
     for (const [key, what] of KEYS)
       if (has[key] !== false) keys.append(make("div", {}, make("dt", {}, make("kbd", {}, key)), make("dd", {}, what)));
     return make("div", { class: "below" }, this.readout, this.legend, keys);
