@@ -69,7 +69,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Rivals:
-    """How alike two images are after quick registrations from the same start and from others.
+    """Hold the likeness of two images after quick registrations from the same start and from others.
 
     Parameters
     ----------
