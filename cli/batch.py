@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
+from itk_pdd.cli._cohort import batch_progress, where_to_register
+from itk_pdd.cli._console import PATH, POSITIVE, SETTINGS
 
 from itk_pdd._version import __version__
 
@@ -62,26 +59,7 @@ def _chunk(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--spacing", type=POSITIVE, metavar="MM", help="Compare the images at this voxel size.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--force", is_flag=True, help="Use a trained model even on images that it is not made for.")
-@click.option(
-    "--workers", type=COUNT, metavar="N", help="Registrations at a time.  [default: as processors and memory allow]"
-)
-@click.option("--threads", type=COUNT, metavar="N", help="Threads of each.  [default: the processors are shared out]")
-@click.option(
-    "--memory",
-    type=POSITIVE,
-    metavar="GB",
-    help="For all workers of this machine together, or for each job of --cluster.  [default: what is free]",
-)
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="Register on the workers of this Dask scheduler (tcp://host:8786, or its file).",
-)
-@click.option(
-    "--cluster",
-    type=click.Choice(["slurm", "pbs"]),
-    help="Start the workers as jobs of SLURM or PBS (needs dask-jobqueue).",
-)
+@where_to_register
 @click.option("--chunk", callback=_chunk, metavar="I/N", help="Register part I of N of the list alone, in a job array.")
 @click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="End a registration that takes longer.")
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
@@ -131,7 +109,7 @@ def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
     with interruptible(INTERRUPTED, RESUMABLE), exit_codes(RESUMABLE), logging_to_stderr(0):
         from itk_pdd.cohort.batch import register_batch
 
-        with _progress(quiet) as progress:
+        with batch_progress(quiet) as progress:
             found = register_batch(pairs, output, report=not options.pop("no_report"), progress=progress, **options)
     if not quiet:
         words = [f"{len(found.records) - len(found.failed)} pairs done ({found.made} of them now)"]
@@ -143,54 +121,6 @@ def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
         click.echo(f"Error: {name}: {reason}.", err=True)
     if found.failed:
         click.get_current_context().exit(FAILED)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int, str, Mapping[str, Any]], None] | None]:
-    """Show a bar with the time left on a terminal, and a line for each pair elsewhere."""
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=None, unit="pair", file=sys.stderr, dynamic_ncols=True) as bar:
-
-            def update(done: int, total: int, name: str, record: Mapping[str, Any]) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-                if (text := _told(record)) != "good":
-                    bar.write(f"{name}: {text}", file=sys.stderr)
-
-            yield update
-    else:
-        started, before = time.monotonic(), [0]
-
-        def tell(done: int, total: int, name: str, record: Mapping[str, Any]) -> None:
-            seconds = record.get("wall_seconds")
-            before[0] += 1
-            left = (time.monotonic() - started) / before[0] * (total - done)
-            words = [_told(record)] + ([f"{seconds:.1f} s"] if seconds is not None else [])
-            click.echo(f"[{done}/{total}] {name}: {', '.join(words)}; {_span(left)} left", err=True)
-
-        yield tell
-
-
-def _told(record: Mapping[str, Any]) -> str:
-    """Tell in a few words what came of a pair."""
-    if record["status"] != "done":
-        return f"failed: {record['reason']}"
-    verdict = record.get("verdict") or {"word": "good", "reasons": []}
-    return verdict["word"] if verdict["word"] == "good" else f"{verdict['word']}: {'; '.join(verdict['reasons'])}"
-
-
-def _span(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 if __name__ == "__main__":

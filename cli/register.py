@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
-from itk_pdd.cli import _guidance
+from itk_pdd.cli import _guidance, _series
 from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
 
 import itk_pdd
@@ -26,6 +26,7 @@ class _Groups(click.Command):
         "Uncertainty": IMAGES,
         "Inputs": ("initial_transform", "initialise", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"),
         "Guidance": _guidance.NAMES,
+        "Series": _series.NAMES,
         "Registration": (
             "model",
             "smoothness",
@@ -185,6 +186,7 @@ class _Model(click.Option):
     help="Label image in the space of MOVING, warped to --warped-labels and drawn in the --report.",
 )
 @_guidance.guidance_options
+@_series.series_options
 @click.option("--model", cls=_Model, default="auto", show_default=True, metavar="NAME", help="A model.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=COUNT, metavar="N", help="CPU threads  [default: all]")
@@ -269,7 +271,11 @@ def main(**arguments: Any) -> None:
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     folder, verbosity, summary = arguments.pop("demo"), arguments.pop("verbose"), ""
     strict, failed, context = arguments.pop("strict"), False, click.get_current_context()
-    if folder is None:
+    series = {name: arguments.pop(name) for name in _series.NAMES}
+    _series.check(fixed, moving, series, {**arguments, "demo": folder, "strict": strict})
+    if series["series"]:
+        pass
+    elif folder is None:
         _check_usage(fixed, moving, arguments)
     elif fixed or moving or any(arguments[name] for name in (*_OUTPUTS, *_INPUTS)):
         raise click.UsageError("--demo makes its own images and names its own files: leave the others out.")
@@ -289,7 +295,9 @@ def main(**arguments: Any) -> None:
         _console.logging_to_stderr(verbosity),
         _console.progress_bar() as progress,
     ):
-        if folder is None:
+        if series["series"]:
+            _series.register(fixed, moving, series, arguments, progress)
+        elif folder is None:
             from itk_pdd.commands.register import register_files
 
             arguments["initial_transform"] = list(arguments["initial_transform"]) or None

@@ -16,6 +16,7 @@ from itk_pdd.io.process import ProcessObject
 from itk_pdd.io.volume import Volume
 from itk_pdd.registration import prepare, solve
 from itk_pdd.solver.record import record
+from itk_pdd.solver.reuse import Kept
 from itk_pdd.uncertainty.images import tensor_to_itk
 from itk_pdd.warp.composition import inverse_field
 from itk_pdd.warp.images import warp_channels
@@ -81,6 +82,8 @@ class PDDRegistrationMethod(GuidanceSettings, ProcessObject):
         self._problem: Any = None
         self._result: Any = None
         self._made: dict[str, Any] = {}
+        self._kept: Kept = Kept()
+        self._kept_for: tuple[Any, ...] = ()
         for keyword, value in settings.items():
             setter = getattr(self, "Set" + "".join(part[:1].upper() + part[1:] for part in keyword.split("_")), None)
             if setter is None:
@@ -263,7 +266,10 @@ class PDDRegistrationMethod(GuidanceSettings, ProcessObject):
     def _register(self, progress: Callable[[float, str], None], stamp: tuple[Any, ...]) -> None:
         settings = dict(self._settings)
         known = {key: settings.pop(key) for key in ("initialise", *_INPUTS, *self._KNOWN) if key in settings}
-        problem = prepare(**known, threads=settings["threads"])
+        fixed = tuple(time_stamp(self._settings[key]) for key in ("fixed", "fixed_mask"))
+        if fixed != self._kept_for:
+            self._kept, self._kept_for = Kept(), fixed
+        problem = prepare(**known, threads=settings["threads"], kept=self._kept)
         result = solve(problem, uncertainty=self._uncertainty, progress=progress, **settings)
         self._problem, self._result, self._stamp = problem, result, stamp
 

@@ -19,6 +19,7 @@ from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
 from itk_pdd.solver.guided import compared
 from itk_pdd.solver.problem import Options, Problem, Result
+from itk_pdd.solver.reuse import Kept
 from itk_pdd.solver.rivals import rivals
 
 __all__ = ["INITIALISATIONS", "STAGES", "Problem", "aligned", "prepare", "register", "register_volumes", "solve"]
@@ -240,9 +241,12 @@ def prepare(
     moving_mask: Any = None,
     stages: str = "all",
     threads: int | None = None,
+    kept: Kept | None = None,
     **known: Any,
 ) -> Problem:
     """Read, check and roughly align two images; the parameters are those of :func:`register`.
+
+    ``kept`` takes and gives intermediate results of the fixed image.
 
     ``known`` is what guides the registration (see :func:`itk_pdd.guidance.guidance.read_guidance`).
 
@@ -263,14 +267,15 @@ def prepare(
         raise RegistrationError(f"initialise is {initialise!r}, expected None, 'center' or 'affine'")
     if initialise is not None and initial_transform is not None:
         raise RegistrationError(f"initial_transform and initialise={initialise!r} are both given: give one of them")
-    channels = Volume.channels_from_image(fixed, name="fixed"), Volume.channels_from_image(moving, name="moving")
+    read = (kept or Kept()).get("channels", lambda: Volume.channels_from_image(fixed, name="fixed"))
+    channels = read, Volume.channels_from_image(moving, name="moving")
     fixed, moving = channels[0][0], channels[1][0]
     if fixed.grid.dimension != moving.grid.dimension:
         raise RegistrationError(
             f"fixed is {fixed.grid.dimension}-D ({fixed.grid}) and moving is {moving.grid.dimension}-D "
             f"({moving.grid}), expected the same dimension"
         )
-    problem = Problem(*channels, guidance=read_guidance((fixed.grid, moving.grid), **known))
+    problem = Problem(*channels, kept=kept, guidance=read_guidance((fixed.grid, moving.grid), **known))
     log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, len(channels[0]))
     masks: dict[str, Any] = {}
     if fixed_mask is not None:

@@ -298,3 +298,27 @@ def test_object_is_freed(engine) -> None:
     del method
     gc.collect()
     assert reference() is None
+
+
+def test_a_second_moving_image_finds_what_belongs_to_the_fixed_one(monkeypatch):
+    """The codes of the fixed image are made once; results are the bytes of a registration that kept nothing."""
+    from itk_pdd.solver.working import WorkingImage
+
+    grid = GEOMETRIES["plain 2-D"]
+    fixed, *moving = (blobs(grid, seed=seed).to_simpleitk() for seed in range(3))
+    fresh = [itk_pdd.PDDRegistrationMethod.New(fixed_image=fixed, moving_image=image) for image in moving]
+    expected = [SimpleITK.GetArrayFromImage(each.GetDisplacementField()) for each in fresh]
+    made, codes = [], WorkingImage.codes
+    monkeypatch.setattr(WorkingImage, "codes", lambda self, *a, **k: made.append(self) or codes(self, *a, **k))
+    method = itk_pdd.PDDRegistrationMethod.New(fixed_image=fixed)
+    counts = []
+    for image, field in zip((*moving, moving[0]), (*expected, expected[0]), strict=True):
+        made.clear()
+        method.SetMovingImage(image)
+        assert (SimpleITK.GetArrayFromImage(method.GetDisplacementField()) == field).all()
+        counts.append(len(made))
+    assert counts[1] == counts[2] == counts[0] / 2, "those of the moving image alone"
+    method.SetFixedImage(moving[1])
+    made.clear()
+    method.Update()
+    assert len(made) == counts[0], "another fixed image"

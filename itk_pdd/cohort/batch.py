@@ -14,7 +14,7 @@ from typing import Any
 
 from itk_pdd.cohort import records
 from itk_pdd.cohort.bids import describe, items_of_bids
-from itk_pdd.cohort.cluster import Place, connected
+from itk_pdd.cohort.cluster import Place, Workers
 from itk_pdd.cohort.estimate import most_memory, needed_memory
 from itk_pdd.cohort.listing import OUTPUTS, Item, items_of_files, items_of_rows, read_items
 from itk_pdd.cohort.pair import failure
@@ -24,7 +24,7 @@ from itk_pdd.cohort.work import Work, work_off
 from itk_pdd.errors import RegistrationError
 from itk_pdd.io.outputs import OutputError
 
-__all__ = ["Cohort", "register_batch", "register_items"]
+__all__ = ["Cohort", "Progress", "prepare_folder", "register_batch", "register_items"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -162,9 +162,10 @@ def register_batch(
         "device": device, "force": force,
     }  # fmt: skip
     place = Place(scheduler, cluster, workers, threads, memory)
-    found = register_items(
-        items, folder, options, outputs, place, chunk=chunk, time_limit=time_limit, progress=progress
-    )
+    with Workers(place) as hands:
+        found = register_items(
+            items, folder, options, outputs, hands, chunk=chunk, time_limit=time_limit, progress=progress
+        )
     if bids is not None:
         describe(folder, Path(bids))
     write_summary(found.records, items, folder, report=report)
@@ -176,7 +177,7 @@ def register_items(
     folder: Path,
     options: Mapping[str, Any],
     outputs: Sequence[str],
-    place: Place,
+    workers: Workers,
     *,
     chunk: tuple[int, int] | None = None,
     time_limit: float | None = None,
@@ -196,7 +197,7 @@ def register_items(
         raise RegistrationError(f"outputs are {', '.join(unknown) or 'empty'}, expected some of {', '.join(OUTPUTS)}")
     if chunk is not None and not 1 <= chunk[0] <= chunk[1]:
         raise RegistrationError(f"chunk is {chunk[0]}/{chunk[1]}, expected i/n with i from 1 to n")
-    _prepare(folder)
+    prepare_folder(folder)
     mine = items if chunk is None else items[chunk[0] - 1 :: chunk[1]]
     found: dict[str, dict[str, Any]] = {}
     made = 0
@@ -226,7 +227,7 @@ def register_items(
         waiting.append((item, key))
     _clear(folder, (item.name for item, _ in waiting))
     if waiting:
-        _run(waiting, folder, options, outputs, place, time_limit, tell)
+        _run(waiting, folder, options, outputs, workers, time_limit, tell)
     rest = {item.name: records.read_record(folder, item.name) for item in items if item.name not in found}
     done = {name: record for name, record in rest.items() if record is not None}
     ordered = {item.name: (found | done)[item.name] for item in items if item.name in found or item.name in done}
@@ -238,7 +239,7 @@ def _run(
     folder: Path,
     options: Mapping[str, Any],
     outputs: Sequence[str],
-    place: Place,
+    workers: Workers,
     time_limit: float | None,
     tell: Callable[[Item, dict[str, Any]], None],
 ) -> None:
@@ -255,18 +256,18 @@ def _run(
             }  # fmt: skip
             yield Work(item, order, needed_memory(item, dict(options)))
 
-    with connected(place, need=most_memory(chosen, dict(options)), pairs=len(chosen)) as (client, threads):
-        try:
-            work_off(client, orders(threads), tell)
-        finally:
-            for left in (folder / WORK).glob(f"*.{run}.begun"):
-                with suppress(OSError):
-                    left.unlink()
+    client, threads = workers.reached(need=most_memory(chosen, dict(options)), pairs=len(chosen))
+    try:
+        work_off(client, orders(threads), tell)
+    finally:
+        for left in (folder / WORK).glob(f"*.{run}.begun"):
             with suppress(OSError):
-                (folder / WORK).rmdir()  # unless another chunk is at work
+                left.unlink()
+        with suppress(OSError):
+            (folder / WORK).rmdir()  # unless another chunk is at work
 
 
-def _prepare(folder: Path) -> None:
+def prepare_folder(folder: Path) -> None:
     """Make the folders of the results."""
     try:
         for part in ("", RECORDS, VIEWS, WORK):

@@ -14,7 +14,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.kernels.threads import allowed
 from itk_pdd.solver.memory import available
 
-__all__ = ["CLUSTERS", "MEMORY", "Place", "connected", "members"]
+__all__ = ["CLUSTERS", "MEMORY", "Place", "Workers", "connected", "members"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -64,6 +64,33 @@ class Place:
     workers: int | None = None
     threads: int | None = None
     memory: float | None = None
+
+
+class Workers:
+    """Workers that start when the first pair needs them, and end with the ``with`` block.
+
+    Parameters
+    ----------
+    place : Place
+        Where.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._stack = contextlib.ExitStack()
+        self._reached: tuple[Any, int | None] | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
+
+    def reached(self, *, need: int, pairs: int) -> tuple[Any, int | None]:
+        """Return a client and the threads of each registration; see :func:`connected`."""
+        if self._reached is None:
+            self._reached = self._stack.enter_context(connected(self.place, need=need, pairs=pairs))
+        return self._reached
 
 
 @contextlib.contextmanager

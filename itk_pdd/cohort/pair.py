@@ -22,6 +22,7 @@ from itk_pdd.cohort.records import DONE, FAILED, RECORDS, VIEWS, WORK
 from itk_pdd.commands.register import register_files
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.io.outputs import OutputError
+from itk_pdd.solver.reuse import Kept
 
 __all__ = ["ATTEMPTS", "begun", "failure", "perform"]
 
@@ -121,6 +122,7 @@ def _registered(
             **{_ARGUMENTS[name]: path for name, path in ways.items()},
             **given,
             **options,
+            kept=_kept_of(item, stamps),
             thumbnail=stage / "view.jpg",
             record=stage / "record.json",
         )
@@ -143,6 +145,18 @@ def _registered(
         return {**found, "status": DONE}
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+_fixed: tuple[Any, Kept] = (None, Kept())
+
+
+def _kept_of(item: Item, stamps: Mapping[str, Any]) -> Kept:
+    """Return what the worker keeps of the fixed image: of the one before, if that is the same."""
+    global _fixed
+    same = [(str(item.files.get(role)), stamps.get(role)) for role in ("fixed", "fixed_mask")]
+    if _fixed[0] != same:
+        _fixed = same, Kept()
+    return _fixed[1]
 
 
 def _measures(item: Item, field: Any) -> dict[str, float]:

@@ -25,6 +25,7 @@ from itk_pdd.io.volume import Volume
 from itk_pdd.registration import aligned, prepare, solve
 from itk_pdd.solver.record import record as described_by
 from itk_pdd.solver.record import write_record
+from itk_pdd.solver.reuse import Kept
 from itk_pdd.uncertainty import IMAGES, LABEL_IMAGES
 from itk_pdd.uncertainty.images import uncertainty_writers
 from itk_pdd.views.thumbnail import thumbnail as drawn
@@ -74,6 +75,7 @@ def register_files(
     seed: int = 0,
     threads: int | None = None,
     progress: Callable[[float, str], None] | None = None,
+    kept: Kept | None = None,
     **options: Any,
 ) -> Result:
     """Register two image files and write the outputs that are named, without itk.
@@ -123,6 +125,8 @@ def register_files(
         The words of the command line, for the record.
     initial_transform, initialise, fixed_mask, moving_mask, stages, seed, threads, progress, **options
         As for :func:`itk_pdd.register`, but the labels guide the registration only where ``guide`` says which.
+    kept : Kept, optional
+        Intermediate results of the same fixed image and mask from calls before.
 
     Raises
     ------
@@ -186,6 +190,7 @@ def register_files(
             moving_mask=moving_mask,
             stages=stages,
             threads=threads,
+            kept=kept,
             **known,
         )
     maps = _label_maps(fixed_labels, labels, problem)

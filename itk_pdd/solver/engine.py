@@ -28,6 +28,7 @@ from itk_pdd.solver.landmarks import Pulls, image_doubt
 from itk_pdd.solver.memory import fit, needs
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.refinement import refined
+from itk_pdd.solver.reuse import Kept
 from itk_pdd.solver.search import search
 from itk_pdd.solver.settings import Refinement, Settings
 from itk_pdd.solver.trust import Trust, trusted
@@ -40,6 +41,7 @@ __all__ = ["DenseModel"]
 log = logging.getLogger("itk_pdd")
 
 _UNLIMITED = 2**62  # voxels
+_RESULTS = 32  # of a fixed image on one grid: three stages have fewer
 _LABEL_WEIGHT = 15.0  # cost of a difference in all labels, beside 1 for one in all MIND-SSC features
 _LABEL_CORRELATION = 0.04  # weight of the local correlation beside labels of weight 1
 
@@ -73,9 +75,7 @@ class DenseModel(Settings):
             grid, for_costs = model._fitting_grid(problem, options, on_host=device == "cpu")
             range_mm = model.capture_range * max(grid.spacing)
             log.info("model %s, working grid %s, capture range %.3g mm", model.name, grid, range_mm)
-            fixed = WorkingImage.from_volumes(
-                problem.fixed_channels, grid, None, problem.fixed_mask, problem.weights
-            )  # fmt: skip
+            fixed = model._fixed_copy(problem, grid)
             moving = WorkingImage.from_volumes(
                 problem.moving_channels, grid, problem.initial, problem.moving_mask, problem.weights
             )
@@ -124,6 +124,18 @@ class DenseModel(Settings):
         report(1.0, "done")
         result = Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
         return result if landmarks is None else replace(result, trust=trust[0])
+
+    def _fixed_copy(self, problem: Problem, grid: Grid) -> WorkingImage:
+        """Resample the fixed image onto the working grid, unless it is there from a registration before."""
+
+        def made(kept: Kept | None) -> WorkingImage:
+            image = WorkingImage.from_volumes(problem.fixed_channels, grid, None, problem.fixed_mask, problem.weights)
+            return replace(image, kept=kept)
+
+        # What guides a registration becomes part of the codes, and differs from one registration to the next.
+        if problem.kept is None or problem.guidance is not None:
+            return made(None)
+        return problem.kept.get(("working", grid, problem.weights, self), lambda: made(Kept(_RESULTS)))
 
     def adjusted(self, options: Options) -> DenseModel:
         """Apply the user's spacing and smoothness to the settings."""
@@ -257,7 +269,9 @@ class DenseModel(Settings):
             network = SemanticNetwork.from_folder(str(self.network), device=str(operations.device))
             # Before it looks at an image, which takes minutes where that is much too large.
             self._refuse({name: unlike_training(network.card, image) for name, image in images.items()}, options)
-            return network.card, [network.probabilities(image) for image in images.values()]
+            device, kept = str(operations.device), problem.kept or Kept()
+            fixed = kept.get(("organs", self.network, device), lambda: network.probabilities(problem.fixed))
+            return network.card, [fixed, network.probabilities(problem.moving)]
 
         images = {"fixed": problem.fixed, "moving": problem.moving}
         card, answer = on_device(options.device, answers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from itk_pdd.guidance.guidance import Guidance
 from itk_pdd.guidance.landmarks import LandmarkError
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver.intensities import without_outliers
+from itk_pdd.solver.reuse import Kept
 from itk_pdd.solver.trust import Trust
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Problem:
         How much each channel counts beside the others; empty for all alike.
     guidance : Guidance, optional
         What is known about the images.
+    kept : Kept, optional
+        Takes intermediate results of the fixed image, and gives those of registrations before.
 
     Raises
     ------
@@ -61,6 +64,7 @@ class Problem:
     moving_mask: Volume | None = None
     weights: tuple[float, ...] = ()
     guidance: Guidance | None = None
+    kept: Kept | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         counts = len(self.fixed_channels), len(self.moving_channels)

@@ -120,6 +120,10 @@ def search(
     images: tuple[WorkingImage, ...] = ()
     sides: list[_Side] = []
     compared: tuple[Any, ...] = ()
+
+    def encoded(image: WorkingImage, stage: Stage) -> Callable[[], tuple[Array, tuple[float, ...]]]:
+        return partial(image.codes, stage.dilations, operations, learned=stage.learned)
+
     for number, stage in enumerate(stages):
         name = f"stage {number + 1} of {len(stages)}"
         progress(number / len(stages), name)
@@ -128,7 +132,8 @@ def search(
                 images = fixed.shrunk(stage.shrink), moving.shrunk(stage.shrink)
             compared, sides = (stage.shrink, stage.dilations, stage.learned), []
             sides = [
-                _Side(i, fixed.shape, *i.codes(stage.dilations, operations, learned=stage.learned)) for i in images
+                _Side(image, fixed.shape, *image.once(("codes", *compared), encoded(image, stage), operations))
+                for image in images
             ]
         ways = [(sides[0], sides[1], forward)]
         if stage.consistency:
@@ -195,7 +200,7 @@ def _one_way(
     }
     options |= {"mask": image.mask, "scales": own.scales}
     mean = partial(_mean, stage, radius, step, operations=operations, listener=listener)
-    tree = spanning_tree(image.guide(cell))
+    tree = image.once(("tree", cell), lambda: spanning_tree(image.guide(cell)))
     # Differences of neighbours are counted in steps.
     smooth: dict[str, Any] = {"alpha": stage.smoothness, "taps": min(4, stage.radius)}
     smooth["base"] = None if start is None else start / float(stage.step)

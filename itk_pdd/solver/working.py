@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +15,9 @@ from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.control_grid.cpu import per_axis, restrict
 from itk_pdd.kernels.mind.cpu import code_bits, mind_features
-from itk_pdd.kernels.operations import Array, Operations
+from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.network.preparation import canonical_volume
+from itk_pdd.solver.reuse import Kept, T
 from itk_pdd.solver.settings import MAX_WORKING_VOXELS, Settings
 
 __all__ = ["Maps", "WorkingImage", "search_grid", "working_grid"]
@@ -74,6 +75,8 @@ class WorkingImage:
         Gives the learned descriptors of intensities (z, y, x), uint64 (z, y, x).
     factor : int
         Working voxels per voxel along each axis.
+    kept : Kept, optional
+        Takes codes, smaller copies and trees, for the next registration of the same image on the same grid.
     """
 
     channels: tuple[np.ndarray, ...]
@@ -85,6 +88,7 @@ class WorkingImage:
     alone: bool = False
     descriptor: Callable[[np.ndarray], np.ndarray] | None = None
     factor: int = 1
+    kept: Kept | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_volumes(
@@ -121,6 +125,12 @@ class WorkingImage:
         # A mask of everything is none.
         used = None if used is None or used.all() else used.astype(bool)
         return cls(tuple(np.ascontiguousarray(a) for a in arrays), grid.dimension, weights, used)
+
+    def once(self, key: Hashable, make: Callable[[], T], operations: Operations = HOST) -> T:
+        """Make a result of this image, or take the one that was kept of it; other devices keep none."""
+        if self.kept is None or operations.device != "cpu":
+            return make()
+        return self.kept.get((self.factor, key), make)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -199,8 +209,12 @@ class WorkingImage:
         if factor == 1:
             return self
         cell = self.per_axis(factor)
-        channels = tuple(restrict(c, cell) for c in self.channels)
-        return replace(self, channels=channels, mask=self.counted(cell), factor=self.factor * factor)
+
+        def averaged() -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
+            return tuple(restrict(c, cell) for c in self.channels), self.counted(cell)
+
+        channels, mask = self.once(("shrunk", factor), averaged)
+        return replace(self, channels=channels, mask=mask, factor=self.factor * factor)
 
 
 def working_grid(grid: Grid, *, spacing: float | None = None, max_voxels: int = MAX_WORKING_VOXELS) -> Grid:
