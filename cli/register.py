@@ -234,8 +234,8 @@ class _Model(click.Option):
     "--quality/--no-quality",
     default=True,
     show_default=True,
-    help="Judge the result: good, look, or probably failed, with the reasons. Told on a terminal or with -v, and "
-    "always where it is not good.",
+    help="Judge the result: good, look, or probably failed, with the reasons; where in doubt, small copies are "
+    "registered again, in a second or two. Told on a terminal or with -v, and always where it is not good.",
 )
 @click.option(
     "--strict", is_flag=True, help="End with exit code 4 if the registration has probably failed; files are written."

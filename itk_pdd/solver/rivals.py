@@ -13,7 +13,7 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping, Mapping, joined
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
-from itk_pdd.solver.devices import computing_threads
+from itk_pdd.kernels.threads import allowed, chosen
 from itk_pdd.solver.prealignment import align_centres
 from itk_pdd.solver.problem import Problem
 from itk_pdd.solver.refinement import refined
@@ -67,7 +67,7 @@ def rivals(problem: Problem, settings: Settings, *, threads: int | None = None) 
         found = patches.figures(_registered(replace(small, initial=start), settings), start)
         return found["likeness"], found["start"]
 
-    with computing_threads(threads):
+    with chosen(threads or allowed()[0]):
         again, start = likeness(problem.initial)
         others = {name: likeness(way) for name, way in _others(problem).items()}
         turned = {name: likeness(way) for name, way in _turned(problem).items()}
