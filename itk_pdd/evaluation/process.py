@@ -52,8 +52,7 @@ def run_limited(
 ) -> Outcome:
     """Run a program in a session of its own until it ends or exceeds a limit; then all of it is killed.
 
-    The memory is looked at twenty times a second through ``/proc``; where there is none (not on Linux) a memory limit
-    cannot be kept, and asking for one raises.
+    The memory is looked at twenty times a second, through ``/proc`` where there is one (Linux), else by psutil.
 
     Parameters
     ----------
@@ -69,15 +68,8 @@ def run_limited(
         Seconds.
     memory_limit : int, optional
         Bytes of resident memory, summed over the program and its children.
-
-    Raises
-    ------
-    OSError
-        If a memory limit is asked for and cannot be kept on this system.
     """
-    watched = Path("/proc/self/status").is_file()
-    if memory_limit is not None and not watched:
-        raise OSError("a memory limit needs /proc, which this system does not have; leave it out")
+    tree_memory = _tree_memory if Path("/proc/self/status").is_file() else _tree_memory_elsewhere
     report = log.absolute().with_name(f"{log.name}.{os.getpid()}.end")
     start = time.perf_counter()
     with log.open("wb") as stream:
@@ -85,11 +77,10 @@ def run_limited(
     peak, reason = 0, None
     try:
         while process.poll() is None:
-            if watched:
-                used, highest = _tree_memory(process.pid)
-                peak = max(peak, used, highest)
-                if memory_limit is not None and used > memory_limit:
-                    reason = f"out of memory: used {used / 2**30:.3g} GiB, the limit is {memory_limit / 2**30:.3g} GiB"
+            used, highest = tree_memory(process.pid)
+            peak = max(peak, used, highest)
+            if memory_limit is not None and used > memory_limit:
+                reason = f"out of memory: used {used / 2**30:.3g} GiB, the limit is {memory_limit / 2**30:.3g} GiB"
             if time_limit is not None and time.perf_counter() - start > time_limit:
                 reason = reason or f"out of time: not done after {time_limit:g} s"
             if reason is not None:
@@ -130,9 +121,18 @@ def program_of_its_own(
 
 
 def kill_session(pid: int) -> None:
-    """Kill the session the process leads."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+    """Kill the session the process leads; on Windows, which has none, the process and all that it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        return
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in [*leader.children(recursive=True), leader]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def _status(pid: int, names: Sequence[str]) -> list[int]:
@@ -155,6 +155,18 @@ def _tree_memory(launcher: int) -> tuple[int, int]:
         total, highest = total + now, max(highest, high)
         waiting += _children(current)
     return total, highest
+
+
+def _tree_memory_elsewhere(launcher: int) -> tuple[int, int]:
+    """Do the same by psutil, on systems without ``/proc``."""
+    import psutil
+
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(launcher).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                found.append(process.memory_info().rss)
+    return sum(found), max(found, default=0)
 
 
 def _children(pid: int) -> list[int]:

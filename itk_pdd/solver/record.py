@@ -152,7 +152,9 @@ def peak_memory() -> int | None:
     try:
         import resource
     except ImportError:  # Windows
-        return None
+        import psutil
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

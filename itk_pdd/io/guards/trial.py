@@ -68,7 +68,7 @@ def check_hdf5(path: Path, *, name: str) -> None:
         ) from None
     except OSError:
         return  # no other process can be started here
-    if code < 0:
+    if code < 0 or code > 255:  # a signal, or the number of an exception of Windows
         raise RegistrationError(f"{name}: {path} is damaged (reading it crashed a process on trial): make it again")
 
 
