@@ -1,11 +1,13 @@
-"""Pictures of a registration for notebooks: each function draws one slice into a matplotlib axes and returns it.
+"""Pictures of a registration for notebooks.
 
-Slices lie along the patient's axes: the patient's left is on the right, front or head at the top, millimetres on both
-axes. matplotlib comes with the extra ``compare``.
+Each function but :func:`view` draws one slice into a matplotlib axes and returns it. Slices lie along the patient's
+axes: the patient's left is on the right, front or head at the top, millimetres on both axes. matplotlib comes with the
+extra ``plot``.
 """
 
 from __future__ import annotations
 
+import html
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,15 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.images import is_itk, is_simpleitk
 from itk_pdd.io.volume import Volume
-from itk_pdd.views.picture import upright, window
+from itk_pdd.report.page import write_page
+from itk_pdd.report.registration import registration_page
+from itk_pdd.views.grey import knots_of, windows
+from itk_pdd.views.picture import grey_limits, upright, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["deformation_grid", "jacobian", "overlay", "uncertainty"]
+__all__ = ["View", "deformation_grid", "jacobian", "overlay", "uncertainty", "view"]
 
 # Array axis (z, y, x) that is fixed; True if the head is at the end of the rows.
 _PLANES = {"axial": (0, False), "coronal": (1, True), "sagittal": (2, True)}
@@ -107,6 +112,8 @@ def overlay(
 ) -> Axes:
     """Draw two images over each other: fixed green, moving magenta, grey where they agree.
 
+    Images of one unit, such as two CT, are drawn in one window of intensities.
+
     Parameters
     ----------
     fixed, moving : itk.Image, SimpleITK.Image, Volume, str or path-like
@@ -133,7 +140,8 @@ def overlay(
     _same_grid(first.grid, second.grid, "moving", "fixed")
     cut = _Cut.of(first.grid, plane, position)
     ax = cut.prepare(ax, "fixed green, moving magenta")
-    a, b = (cut(window(volume.array)) for volume in (first, second))
+    limits = windows(*(knots_of(volume.array, grey_limits(volume.array)) for volume in (first, second)))
+    a, b = (cut(window(volume.array, each)) for volume, each in zip((first, second), limits, strict=True))
     cut.show(ax, np.stack([b, a, b], axis=-1))
     return ax
 
@@ -221,7 +229,7 @@ def jacobian(
         level = np.ma.masked_array(np.log2(determinant), determinant <= 0)
     drawn = cut.show(ax, level, cmap=colours, vmin=-1.5, vmax=1.5, alpha=1.0 if image is None else 0.6)
     ticks = np.array([0.5, 0.7, 1.0, 1.4, 2.0])
-    bar = ax.figure.colorbar(drawn, ax=ax, ticks=np.log2(ticks), label="Jacobian determinant")
+    bar = _colour_bar(ax, drawn, "Jacobian determinant", ticks=np.log2(ticks))
     bar.set_ticklabels([f"{tick:g}" for tick in ticks])
     return ax
 
@@ -258,15 +266,106 @@ def uncertainty(
     _background(ax, cut, image)
     largest = float(np.percentile(volume.array, 99.5)) or 1.0
     drawn = cut.show(ax, cut(volume.array), cmap="cividis", vmin=0, vmax=largest, alpha=1.0 if image is None else 0.6)
-    ax.figure.colorbar(drawn, ax=ax, label="standard deviation (mm)")
+    _colour_bar(ax, drawn, "standard deviation (mm)")
     return ax
+
+
+@dataclass(frozen=True)
+class View:
+    """A page with a viewer, which a notebook shows inline.
+
+    Attributes
+    ----------
+    html : str
+        The whole page.
+    height : int
+        Height of the frame in a notebook, in pixels.
+    """
+
+    html: str
+    height: int = 720
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame of its own, so that its style stays inside."""
+        page = html.escape(self.html, quote=True)
+        return f'<iframe srcdoc="{page}" style="width:100%;height:{self.height}px;border:0" allowfullscreen></iframe>'
+
+    def __repr__(self) -> str:
+        return f"View({len(self.html) / 1e6:.1f} MB; shown by a notebook, or written with save())"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page to a file (.html), whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        write_page(path, self.html)
+
+
+def view(
+    fixed: Any,
+    moving: Any,
+    transform: Any,
+    *,
+    fixed_labels: Any = None,
+    moving_labels: Any = None,
+    uncertainty: Any = None,
+    voxels: int = 1_000_000,
+    height: int = 720,
+) -> View:
+    """Show a registration in a viewer: three planes, blending, contours, Jacobian, and the verdict.
+
+    It is the page that ``pdd-register --report`` writes. matplotlib is not needed.
+
+    Parameters
+    ----------
+    fixed, moving : itk.Image, SimpleITK.Image, Volume, str or path-like
+        The images.
+    transform : DisplacementField, ITK or SimpleITK displacement field (transform or image), str or path-like
+        From fixed to moving points in millimetres, on the grid of the fixed image.
+    fixed_labels, moving_labels : itk.Image, SimpleITK.Image, Volume, str or path-like, optional
+        Label maps, drawn as contours; with both their overlap is told.
+    uncertainty : itk.Image, SimpleITK.Image, Volume, str or path-like, optional
+        Standard deviation of the displacement in millimetres, on the grid of the fixed image.
+    voxels : int, default 1000000
+        Most voxels of a picture: a larger number shows finer images and makes a larger notebook.
+    height : int, default 720
+        Height of the frame in pixels.
+
+    Returns
+    -------
+    View
+        Shown by a notebook as the last line of a cell; ``save("page.html")`` writes it.
+
+    Raises
+    ------
+    RegistrationError
+        If something does not lie on the grid of the fixed image.
+    """
+    images = [Volume.from_image(image, name=name) for image, name in ((fixed, "fixed"), (moving, "moving"))]
+    labels = {
+        name: None if given is None else Volume.labels_from_image(given, name=name)
+        for name, given in (("fixed_labels", fixed_labels), ("moving_labels", moving_labels))
+    }
+    deviation = None if uncertainty is None else Volume.from_image(uncertainty, name="uncertainty")
+    page = registration_page(*images, _field(transform), **labels, uncertainty=deviation, voxels=voxels)
+    return View(page, height)
+
+
+def _colour_bar(ax: Axes, drawn: Any, label: str, **options: Any) -> Any:
+    """Add a colour bar; the axes give it all the room that bar, ticks and label need, so it touches no neighbour."""
+    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.22, pad=0.03, label=label, **options)
+    bar.ax.tick_params(labelsize="small", pad=1)
+    return bar
 
 
 def _pyplot() -> Any:
     try:
         import matplotlib.pyplot
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'itk_pdd[compare]', or matplotlib alone") from error
+        raise ImportError("pictures need matplotlib: pip install 'itk_pdd[plot]', or matplotlib alone") from error
     return matplotlib.pyplot
 
 

@@ -19,6 +19,7 @@ from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
 from itk_pdd.solver.guided import compared
 from itk_pdd.solver.problem import Options, Problem, Result
+from itk_pdd.solver.progress import progress_bar
 from itk_pdd.solver.reuse import Kept
 from itk_pdd.solver.rivals import rivals
 
@@ -63,7 +64,7 @@ def register(
     return_verdict: bool = False,
     stages: str = "all",
     force: bool = False,
-    progress: Callable[[float, str], None] | None = None,
+    progress: Callable[[float, str], None] | bool | None = None,
 ) -> Any:
     """Register two images by probabilistic dense displacements.
 
@@ -143,8 +144,9 @@ def register(
     force : bool, optional
         Use a trained model even where its card or its own certainty says that it is not made for these images; by
         default that is an error.
-    progress : callable, optional
-        Called with a fraction from 0 to 1 and the name of the step at hand. If it raises, the registration stops.
+    progress : callable or bool, optional
+        Called with a fraction from 0 to 1 and the name of the step at hand. If it raises, the registration stops. True
+        shows a bar, in a notebook as well.
 
     Returns
     -------
@@ -320,7 +322,7 @@ def run(
     *,
     model: Any = "auto",
     seed: int = 0,
-    progress: Callable[[float, str], None] | None = None,
+    progress: Callable[[float, str], None] | bool | None = None,
     judged: bool = True,
     **options: Any,
 ) -> Result:
@@ -334,7 +336,7 @@ def run(
         See :func:`itk_pdd.models.load`.
     seed : int
         Not used: nothing is random.
-    progress : callable, optional
+    progress : callable or bool, optional
         See :func:`register`.
     judged : bool
         Give the result a verdict, and tell it in the log.
@@ -343,7 +345,10 @@ def run(
     """
     from itk_pdd import models
 
-    if progress is not None:
+    if progress is True:
+        with progress_bar() as shown:
+            return run(problem, model=model, progress=shown, judged=judged, **options)
+    if progress:
         options["progress"] = progress
     started = time.perf_counter()
     with told() as warned:

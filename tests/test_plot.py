@@ -142,7 +142,7 @@ def test_wrong_input(call, message):
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"pip install 'itk_pdd\[compare\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'itk_pdd\[plot\]'"):
         plot.jacobian(DisplacementField.zeros(TURNED))
 
 
@@ -154,3 +154,44 @@ def test_it_is_there_after_the_package_is_imported() -> None:
         "assert callable(itk_pdd.plot.overlay) and 'plot' in dir(itk_pdd) and 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_colour_bars_touch_no_neighbour():
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 4))
+    field, deviation = (
+        DisplacementField.zeros(TURNED),
+        Volume(np.linspace(0, 3, TURNED.voxels, dtype=np.float32).reshape(TURNED.shape), TURNED),
+    )
+    for ax in axes[:2]:
+        plot.jacobian(field, ax=ax)
+    plot.uncertainty(deviation, ax=axes[2])
+    figure.canvas.draw()
+    boxes = [each.get_tightbbox() for each in figure.axes]
+    assert [(a, b) for a in range(len(boxes)) for b in range(a) if boxes[a].overlaps(boxes[b])] == []
+
+
+def test_two_images_of_one_unit_have_one_window():
+    """Two scans in Hounsfield units, one with denser bone: soft tissue has one grey value in both."""
+    grid = Grid.create((20, 20, 20))
+    array = np.full(grid.shape, 40.0, np.float32)
+    array[:, :, :8] = -1000
+    other = array.copy()
+    other[:, :6, 12:] = 1500
+    drawn = np.asarray(plot.overlay(Volume(array, grid), Volume(other, grid)).images[0].get_array())
+    red, green, _ = drawn[15, 15]
+    assert red == pytest.approx(green, abs=1e-6)
+
+
+def test_a_viewer_in_a_notebook(tmp_path):
+    image = spot(TURNED, (0.5, 0.5, 0.5))
+    labels = Volume((image.array > 0.5).astype(np.uint8), TURNED)
+    shown = plot.view(image, image, DisplacementField.zeros(TURNED), fixed_labels=labels, moving_labels=labels)
+    frame = shown._repr_html_()
+    assert frame.startswith("<iframe srcdoc=") and frame.count('"') == 4, "the page is escaped within its attribute"
+    assert "MB" in repr(shown)
+    shown.save(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == shown.html
+    coarse = plot.view(image, image, DisplacementField.zeros(TURNED), voxels=100)
+    assert len(coarse.html) < len(shown.html)

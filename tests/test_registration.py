@@ -254,3 +254,12 @@ def test_files_are_registered_without_itk(tmp_path) -> None:
     code = "import itk_pdd.commands.register, itk_pdd.solver.prealignment, sys; print('itk' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "False"
+
+
+def test_a_bar_shows_the_progress(capfd) -> None:
+    """progress=True: the same field, and a bar on standard error."""
+    pair = make_pair((40, 32), 2.0, seed=1, kind="shapes")
+    images = pair.fixed.to_simpleitk(), pair.moving.to_simpleitk()
+    plain, shown = (itk_pdd.register(*images, progress=each).GetDisplacementField() for each in (None, True))
+    np.testing.assert_array_equal(SimpleITK.GetArrayViewFromImage(plain), SimpleITK.GetArrayViewFromImage(shown))
+    assert "reading" in capfd.readouterr().err

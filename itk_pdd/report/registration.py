@@ -41,6 +41,7 @@ def registration_page(
     title: str = "Registration",
     facts: Mapping[str, Any] | None = None,
     marks: Marks | None = None,
+    voxels: int = VOXELS,
 ) -> str:
     """Make the HTML page of one registration.
 
@@ -68,6 +69,8 @@ def registration_page(
         Names with values, such as files and settings, for the table "About".
     marks : Marks, optional
         Landmarks that guided the registration: they are drawn and listed.
+    voxels : int
+        Most voxels of an image on the page; a larger number makes a larger page.
 
     Returns
     -------
@@ -106,7 +109,7 @@ def registration_page(
         carried = {n: marks.on_warped(carried[n], f) for n, f in (("before", start), ("after", displacements))}
     grey = grey_limits(moving.array)
     assets = Assets()
-    described = PairPictures("registration", grid, VOXELS, assets).describe(
+    described = PairPictures("registration", grid, voxels, assets).describe(
         fixed_view(fixed, drawn),
         moved_view(warped["before"], None, limits=grey, labels=carried["before"]),
         {
