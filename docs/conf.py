@@ -18,6 +18,8 @@ COMMANDS = {
     "pdd-transform": ("image", "labels", "points", "inverse", "jacobian", "compose", "halfway", "mean"),
     "pdd-batch": (),
     "pdd-compare": (),
+    "pdd-segment": (),
+    "pdd-template": (),
     "pdd-train": ("segmentation", "pdd", "descriptor"),
     "pdd-evaluate": (),
 }

@@ -71,7 +71,8 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in slugs(target.read_text(encoding="utf-8")), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+# The lab book and the changelog tell of what was there once.
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name not in ("experiments.md", "CHANGELOG.md")], ids=named)
 def test_files_that_are_named_exist(page: Path) -> None:
     for name in re.findall(r"`((?:tests|examples|docs|itk_pdd)/[\w/.-]+\.\w+)", page.read_text(encoding="utf-8")):
         assert (ROOT / name).exists(), name
