@@ -60,9 +60,18 @@ _OPTIONS = (
         metavar="JSON",
         help="What it takes and gives: spacing, intensities, padding, ...  [default: the .json beside it]",
     ),
+    click.option("--rigid", metavar="LABELS", help="Labels of --fixed-labels that move rigidly, such as 20,21."),
+    click.option(
+        "--sliding",
+        metavar="LABEL",
+        help="Let the field slide along the border of this label of --fixed-labels and --moving-labels: each side is "
+        "registered by itself. The field has no inverse at the border.",
+    ),
 )
-INPUTS = ("guide", "label_map", "fixed_points", "moving_points", "point_uncertainty", "exact_points",
-          "features", "feature_card")  # fmt: skip
+INPUTS = (
+    "guide", "label_map", "fixed_points", "moving_points", "point_uncertainty", "exact_points", "features",
+    "feature_card", "rigid", "sliding",
+)  # fmt: skip
 NAMES = (*INPUTS[:2], "label_weight", *INPUTS[2:])
 
 
@@ -85,6 +94,10 @@ def check_guidance(arguments: dict[str, Any]) -> None:
         raise click.UsageError("--feature-card is about --features: give that, too.")
     if arguments["features"] is not None and arguments["stages"] != "all":
         raise click.UsageError("--features has no meaning with --stages affine: leave one of them out.")
+    if arguments["rigid"] is not None and arguments["fixed_labels"] is None:
+        raise click.UsageError("--rigid names labels of --fixed-labels: give that, too.")
+    if arguments["sliding"] is not None and (arguments["fixed_labels"] is None or arguments["moving_labels"] is None):
+        raise click.UsageError("--sliding names a label of both images: give --fixed-labels and --moving-labels.")
     if arguments["guide"] is None:
         if arguments["label_map"] is not None:
             raise click.UsageError("--label-map is about labels that guide: give --guide, too.")

@@ -322,7 +322,7 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
         raise click.UsageError("Nothing to write: give -o or another of the outputs (see --help).")
     _guidance.check_guidance(arguments)
     carried = any(arguments[name] is not None for name in ("warped_labels", *LABEL_IMAGES))
-    used = carried or arguments["fixed_labels"] is not None
+    used = carried or (arguments["fixed_labels"] is not None and arguments["rigid"] is None)
     if used if arguments["moving_labels"] is None else not used and arguments["report"] is None:
         raise click.UsageError(
             "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy, --fixed-labels, --report) "

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from itk_pdd.errors import RegistrationError, told
@@ -17,7 +18,7 @@ from itk_pdd.io.images import image_kind
 from itk_pdd.io.transforms import as_mapping, mapping_to_itk, mapping_to_simpleitk
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
-from itk_pdd.solver.guided import compared
+from itk_pdd.solver.guided import compared, solved
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.progress import progress_bar
 from itk_pdd.solver.reuse import Kept
@@ -52,6 +53,8 @@ def register(
     exact_points: bool = False,
     features: Any = None,
     feature_card: Any = None,
+    rigid: Any = None,
+    sliding: Any = None,
     channel_weights: Sequence[float] | None = None,
     model: Any = "auto",
     device: str = "auto",
@@ -111,6 +114,11 @@ def register(
     feature_card : mapping, str or path-like, optional
         What the network takes and gives (see :class:`itk_pdd.network.features.FeatureCard`): spacing, intensities,
         padding, patches and so on; by default the JSON file of the same name beside the network.
+    rigid : int, str or sequence of these, optional
+        Labels of ``fixed_labels`` (bones) that move rigidly; around them the field passes smoothly to what it was.
+    sliding : int or str, optional
+        A label of both images along whose border the field slides: each side is registered by itself. The field jumps
+        there and has no inverse at the border, which a warning tells with its size. Without uncertainty.
     channel_weights : sequence of float, optional
         How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
     model : str, path-like or PddModel, optional
@@ -201,6 +209,8 @@ def register(
         exact_points=exact_points,
         features=features,
         feature_card=feature_card,
+        rigid=rigid,
+        sliding=sliding,
     )
     simple = image_kind(fixed, moving) == "simpleitk"
     if stages == "affine":
@@ -352,7 +362,12 @@ def run(
         options["progress"] = progress
     started = time.perf_counter()
     with told() as warned:
-        result = compared(problem, models.load(model).register(problem, Options(**options)))
+        result = solved(
+            problem,
+            partial(models.load(model).register, options=Options(**options)),
+            uncertain=options.get("uncertainty") is True,
+        )
+        result = compared(problem, result)
     log.info("registered in %.1f s", time.perf_counter() - started)
     doubts = [each.message for each in warned if each.doubt]
     verdict = _judged(problem, result, doubts, options.get("threads")) if judged else None

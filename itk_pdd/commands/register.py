@@ -157,7 +157,7 @@ def register_files(
         if path is not None
     }
     carried = not targets.keys().isdisjoint(("warped_labels", *LABEL_IMAGES))
-    if moving_labels is None and (carried or fixed_labels is not None):
+    if moving_labels is None and (carried or (fixed_labels is not None and options.get("rigid") is None)):
         raise RegistrationError(
             "moving_labels and warped_labels (or label_probabilities, label_entropy, fixed_labels) belong together: "
             "give moving_labels, too"
@@ -177,8 +177,9 @@ def register_files(
         if given is None:
             log.info("outside the moving image the warped one is %.4g, the background as found", default)
     known = {name: options.pop(name) for name in KNOWN if name in options}
-    if known.get("guide") is not None:
-        known |= {"fixed_labels": fixed_labels, "moving_labels": moving_labels}
+    if any(known.get(name) is not None for name in ("guide", "rigid", "sliding")):
+        # On the command line labels that are given guide on request only.
+        known |= {"fixed_labels": fixed_labels, "moving_labels": moving_labels, "guide": known.get("guide") or "none"}
     labels: Any = None if moving_labels is None else files.read_image(moving_labels, name="moving_labels")
     with told() as warned:
         problem = prepare(

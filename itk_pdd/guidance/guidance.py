@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.guidance.features import read_features
-from itk_pdd.guidance.labels import LabelGuide, label_guide
+from itk_pdd.guidance.labels import LabelGuide, label_guide, rigid_parts, sliding_label
 from itk_pdd.guidance.landmarks import Landmarks, read_landmarks
+from itk_pdd.io.volume import Volume
 
 if TYPE_CHECKING:
     from itk_pdd.network.features import FeatureNetwork  # loads torch, and only named here
@@ -18,7 +19,7 @@ __all__ = ["KNOWN", "Guidance", "read_guidance"]
 
 KNOWN = (
     "fixed_labels", "moving_labels", "guide", "label_map", "label_weight", "fixed_points", "moving_points",
-    "point_uncertainty", "exact_points", "features", "feature_card",
+    "point_uncertainty", "exact_points", "features", "feature_card", "rigid", "sliding",
 )  # fmt: skip
 """Names of the arguments that tell what a user knows."""
 
@@ -35,11 +36,17 @@ class Guidance:
         Corresponding points.
     features : FeatureNetwork, optional
         Gives features of both images.
+    rigid : tuple of str and Volume
+        Names and shares (0 to 1) of the parts of the fixed image that move rigidly.
+    sliding : str and two Volumes, optional
+        Name of the label along whose border the field slides, and its shares in the fixed and in the moving image.
     """
 
     labels: LabelGuide | None = None
     landmarks: Landmarks | None = None
     features: FeatureNetwork | None = None
+    rigid: tuple[tuple[str, Volume], ...] = ()
+    sliding: tuple[str, Volume, Volume] | None = None
 
 
 def read_guidance(
@@ -56,6 +63,8 @@ def read_guidance(
     exact_points: bool = False,
     features: Any = None,
     feature_card: Any = None,
+    rigid: Any = None,
+    sliding: Any = None,
 ) -> Guidance | None:
     """Read and check what a user knows about two images; the parameters are those of :func:`itk_pdd.register`.
 
@@ -75,19 +84,22 @@ def read_guidance(
         If something cannot be used, or one half of a pair is missing.
     """
     labels = None
-    if (fixed_labels is None) != (moving_labels is None):
+    dimension = grids[0].dimension
+    if (fixed_labels is None or rigid is None) and (fixed_labels is None) != (moving_labels is None):
         given, lacking = ("fixed", "moving") if moving_labels is None else ("moving", "fixed")
         raise RegistrationError(f"{given}_labels is given without {lacking}_labels: labels guide in both images only")
-    if fixed_labels is not None:
+    if (rigid is not None and fixed_labels is None) or (sliding is not None and moving_labels is None):
+        raise RegistrationError("rigid needs fixed_labels, and sliding fixed_labels and moving_labels: give them, too")
+    if moving_labels is not None and guide != "none":
         labels = label_guide(
             fixed_labels,
             moving_labels,
-            dimension=grids[0].dimension,
+            dimension=dimension,
             guide=guide,
             label_map=label_map,
             weight=label_weight,
         )
-    elif guide is not None or label_map is not None:
+    elif guide not in (None, "none") or label_map is not None:
         raise RegistrationError("guide and label_map are about labels: give fixed_labels and moving_labels, too")
     landmarks = None
     if (fixed_points is None) != (moving_points is None):
@@ -102,5 +114,9 @@ def read_guidance(
     if features is None and feature_card is not None:
         raise RegistrationError("feature_card is about features: give features, too")
     network = None if features is None else read_features(features, feature_card)
-    known = Guidance(labels, landmarks, network)
+    parts = () if rigid is None else rigid_parts(fixed_labels, rigid, dimension)
+    border = None
+    if sliding is not None:
+        border = sliding_label(fixed_labels, moving_labels, sliding, dimension=dimension, label_map=label_map)
+    known = Guidance(labels, landmarks, network, parts, border)
     return None if known == Guidance() else known

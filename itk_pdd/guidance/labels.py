@@ -18,7 +18,7 @@ from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.thermometer.cpu import share_bits
 
-__all__ = ["GuideLabel", "LabelGuide", "LabelMaps", "label_guide"]
+__all__ = ["GuideLabel", "LabelGuide", "LabelMaps", "label_guide", "rigid_parts", "sliding_label"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -177,6 +177,7 @@ def label_guide(
     guide: Any = None,
     label_map: Any = None,
     weight: float = 1.0,
+    what: str = "guide",
 ) -> LabelGuide:
     """Match the labels of both images and choose those that guide.
 
@@ -193,6 +194,8 @@ def label_guide(
         mean the same.
     weight : float
         See :class:`LabelGuide`.
+    what : str
+        What to call ``guide`` in errors.
 
     Raises
     ------
@@ -211,7 +214,7 @@ def label_guide(
     else:
         pairs, named = read_table(label_map)
         names |= named
-    wanted = _chosen(guide, pairs, names)
+    wanted = _chosen(guide, pairs, names, what)
     kept, left_out = [], {}
     for label in sorted(pairs) if wanted is None else wanted:
         name = names.get(label, str(label))
@@ -229,6 +232,36 @@ def label_guide(
     return result
 
 
+def rigid_parts(fixed: Any, rigid: Any, dimension: int) -> tuple[tuple[str, Volume], ...]:
+    """Find the parts of the fixed image that move rigidly: the name and the share (0 to 1) of each label.
+
+    Raises
+    ------
+    RegistrationError
+        If a label is not there.
+    """
+    source = read_labels(fixed, dimension=dimension, name="fixed_labels")
+    labels = _chosen(rigid, {label: label for label in source.places}, source.names, "rigid") or sorted(source.places)
+    return tuple((source.names.get(label, str(label)), source.share(label)) for label in labels)
+
+
+def sliding_label(
+    fixed: Any, moving: Any, sliding: Any, *, dimension: int, label_map: Any = None
+) -> tuple[str, Volume, Volume]:
+    """Find the label along whose border the field slides: its name, and its share in both images.
+
+    Raises
+    ------
+    RegistrationError
+        If it is not one label that both images have.
+    """
+    guide = label_guide(fixed, moving, dimension=dimension, guide=sliding, label_map=label_map, what="sliding")
+    if len(guide.labels) != 1:
+        raise RegistrationError(f"sliding names {len(guide.labels)} labels, expected one")
+    label = guide.labels[0]
+    return label.name, guide.fixed.share(label.fixed), guide.moving.share(label.moving)
+
+
 def _drawn(source: LabelSource, numbers: dict[int, int]) -> Volume:
     """Draw labels as one label map; a voxel belongs to a label that has half of it or more."""
     array = np.zeros(source.grid.shape, np.int32)
@@ -237,7 +270,7 @@ def _drawn(source: LabelSource, numbers: dict[int, int]) -> Volume:
     return Volume(array, source.grid)
 
 
-def _chosen(guide: Any, pairs: dict[int, int], names: dict[int, str]) -> list[int] | None:
+def _chosen(guide: Any, pairs: dict[int, int], names: dict[int, str], what: str) -> list[int] | None:
     """Turn numbers and names into labels of the fixed image; None for all."""
     if guide is None or (isinstance(guide, str) and guide.strip().lower() == "all"):
         return None
@@ -250,14 +283,14 @@ def _chosen(guide: Any, pairs: dict[int, int], names: dict[int, str]) -> list[in
             label = int(text)
         if label is None:
             told = ", ".join(sorted(known)) or "none"
-            raise RegistrationError(f"guide names {text!r}, expected 'all', numbers of labels or known names ({told})")
+            raise RegistrationError(f"{what} names {text!r}, expected 'all', numbers of labels or known names ({told})")
         if label not in pairs:
             there = ", ".join(map(str, sorted(pairs)))
-            raise RegistrationError(f"guide names the label {text}, but the labels are {there}")
+            raise RegistrationError(f"{what} names the label {text}, but the labels are {there}")
         if label not in chosen:
             chosen.append(label)
     if not chosen:
-        raise RegistrationError("guide names no label, expected 'all', numbers or names of labels")
+        raise RegistrationError(f"{what} names no label, expected 'all', numbers or names of labels")
     return chosen
 
 

@@ -23,6 +23,8 @@ class GuidanceSettings:
         "exact_points": False,
         "features": None,
         "feature_card": None,
+        "rigid": None,
+        "sliding": None,
     }
 
     def _set(self, key: str, value: Any) -> None:
@@ -131,3 +133,19 @@ class GuidanceSettings:
     def GetFeatureCard(self) -> Any:
         """The card of the network of features."""
         return self._settings["feature_card"]
+
+    def SetRigid(self, labels: Any) -> None:
+        """Set the labels of the fixed image that move rigidly: numbers or names; or None."""
+        self._set("rigid", labels)
+
+    def GetRigid(self) -> Any:
+        """The labels that move rigidly."""
+        return self._settings["rigid"]
+
+    def SetSliding(self, label: Any) -> None:
+        """Set the label along whose border the field slides: a number or a name; or None."""
+        self._set("sliding", label)
+
+    def GetSliding(self) -> Any:
+        """The label along whose border the field slides."""
+        return self._settings["sliding"]

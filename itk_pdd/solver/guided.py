@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from itk_pdd.errors import warn
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.evaluation.overlap import overlap
 from itk_pdd.evaluation.warping import warp_labels
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.guidance.labels import LabelGuide
 from itk_pdd.guidance.landmarks import LandmarkError, Landmarks
+from itk_pdd.io.volume import Volume
 from itk_pdd.solver.problem import Problem, Result
+from itk_pdd.solver.rigid import part_of, with_rigid_parts
+from itk_pdd.solver.sliding import solve_sides
 
-__all__ = ["compared"]
+__all__ = ["compared", "solved"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -30,11 +34,28 @@ def compared(problem: Problem, result: Result) -> Result:
     guidance = problem.guidance
     if guidance is None:
         return result
+    if guidance.rigid:
+        grid = result.field.grid
+        parts = [(name, part_of(share, grid)) for name, share in guidance.rigid]
+        result = replace(result, field=with_rigid_parts(result.field, parts))
     if guidance.labels is not None:
         result = _labels(problem, result, guidance.labels)
     if guidance.landmarks is not None:
         result = _landmarks(problem, result, guidance.landmarks)
     return result
+
+
+def solved(problem: Problem, solve: Callable[[Problem], Result], *, uncertain: bool = False) -> Result:
+    """Register a problem, each side of a border along which it slides by itself."""
+    sliding = None if problem.guidance is None else problem.guidance.sliding
+    if sliding is None:
+        return solve(problem)
+    name, fixed, moving = sliding
+    if uncertain:
+        raise RegistrationError("the uncertainty is asked for, but not estimated where the field slides: leave one out")
+    sides = [part_of(fixed, problem.fixed.grid), part_of(moving, problem.moving.grid)]
+    masks = [Volume(side.array, side.grid) for side in sides]
+    return solve_sides(problem, masks[0], masks[1], name, solve)
 
 
 def _landmarks(problem: Problem, result: Result, landmarks: Landmarks) -> Result:
