@@ -1,0 +1,269 @@
+"""What labels, landmarks and a user's own features gain on the benchmark data.
+
+    python tests/benchmarks/bench_guidance.py labels [--pairs N] -o rows.csv    # abdominal validation pairs
+    python tests/benchmarks/bench_guidance.py landmarks -o rows.csv             # lung CT, liver MR, histology
+    python tests/benchmarks/bench_guidance.py features [--pairs N] -o rows.csv  # abdomen-ct and MIND as TorchScript
+
+Rows that are in the file are kept, so that the same command goes on after an interruption.
+
+``labels``: Dice without labels ("none"), with all ("all"), with the five large organs as guides ("five"), and with all
+where the liver of the moving image is that of another patient ("wrong"); the mean over all organs, over the five large
+ones and over the rest, the smoothness (SD of log(J + 3)) and folded voxels.
+
+``landmarks``: the mean error in millimetres (pixels in histology) at landmarks that guide and at the others, without
+any, with some, with these exactly, and with 300 random wrong pairs among the right ones, of which those that were
+obeyed are counted.
+
+``features``: Dice and the mean distance of the fields in voxels, of the model and of the same network through
+``features``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from itk_pdd import models, registration
+from itk_pdd.evaluation import datasets
+from itk_pdd.evaluation.metrics import sd_log_jacobian_plus_3
+from itk_pdd.evaluation.scoring import load_case, score
+from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.guidance.guidance import read_guidance
+from itk_pdd.io.volume import Volume
+from itk_pdd.network.semantic import SemanticNetwork
+from itk_pdd.solver.problem import Problem
+from itk_pdd.solver.settings import Refinement
+from itk_pdd.training.curve import write_table
+
+LARGE_ORGANS, LIVER = (1, 2, 3, 6, 7), 6
+WRONG = 300
+Row = dict[str, Any]
+
+
+def solved(fixed: Volume, moving: Volume, model: Any = "auto", **known: Any) -> Any:
+    """Register two images with what is known about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guidance = read_guidance((fixed.grid, moving.grid), **known)
+        return registration.solve(Problem((fixed,), (moving,), guidance=guidance), model=model, judged=False)
+
+
+def label_rows(done: set[tuple[str, str]], count: int | None) -> Iterator[Row]:
+    """Dice with labels as guides."""
+    pairs = datasets.abdomen_pairs("validation")[:count]
+    for number, pair in enumerate(pairs):
+        case = load_case(pair)
+        other = load_case(pairs[(number + 1) % len(pairs)]).moving_labels.array if len(pairs) > 1 else None
+        wrong = case.moving_labels.array.copy()
+        wrong[wrong == LIVER] = 0
+        if other is not None:
+            wrong[(other == LIVER) & (wrong == 0)] = LIVER
+        known = {
+            "none": {},
+            "all": {"fixed_labels": case.fixed_labels, "moving_labels": case.moving_labels},
+            "five": {"fixed_labels": case.fixed_labels, "moving_labels": case.moving_labels, "guide": LARGE_ORGANS},
+            "wrong": {"fixed_labels": case.fixed_labels, "moving_labels": Volume(wrong, case.moving.grid)},
+        }
+        for name, given in known.items():
+            if (pair.name, name) in done:
+                continue
+            found = score(case, solved(case.fixed, case.moving, **given).field, surfaces=False, similarity=False)
+            rest = set(found.labels) - set(LARGE_ORGANS)
+            yield {
+                "pair": pair.name, "guide": name, "dice": found.mean(), "five": found.mean("dice", LARGE_ORGANS),
+                "rest": found.mean("dice", rest), "all but the liver": found.mean("dice", set(found.labels) - {LIVER}),
+                "sd": found.overall["sd_log_j3"], "folded_pct": found.overall["folding"],
+            }  # fmt: skip
+
+
+def landmark_cases() -> Iterator[tuple[str, Volume, Volume, np.ndarray, np.ndarray, int]]:
+    """Name, images, landmarks of both, and how many of them guide."""
+    lung = load_case(datasets.lung_pair())
+    yield "lung", lung.fixed, lung.moving, lung.fixed_points, lung.moving_points, 10
+    folder = datasets.data_folder()
+    for subject in sorted((folder / "liver_mr_4d").iterdir()):
+        images = sorted(path for path in subject.iterdir() if path.name.endswith((".nii.gz", ".nii", ".mha", ".nrrd")))
+        master = next((path for path in images if "exhMaster" in path.name), None)
+        for path in images:
+            points = [_liver_points(each) for each in (master, path)] if master not in (None, path) else []
+            if points and all(each is not None for each in points):
+                volumes = [Volume.from_image(str(each)) for each in (master, path)]
+                yield f"liver {subject.name} {_stem(path)}", *volumes, *points, 5
+    slides = [folder / "histology_2d" / f"lesions_{side}" for side in ("fixed", "moving")]
+    volumes = [Volume.from_image(f"{slide}.nii.gz") for slide in slides]
+    pixels = [np.loadtxt(f"{slide}.csv", delimiter=",", skiprows=1)[:, 1:3] for slide in slides]
+    points = [volume.grid.to_physical(each) for volume, each in zip(volumes, pixels, strict=True)]
+    yield "histology", *volumes, *points, 5
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _liver_points(path: Path) -> np.ndarray | None:
+    table = next(path.parent.glob(f"{_stem(path)}*LMliver.csv"), None)
+    return None if table is None else datasets.read_points(table, dimension=3)
+
+
+def landmark_rows(done: set[tuple[str, str]], count: int | None) -> Iterator[Row]:
+    """Errors at landmarks that guide and at the others."""
+    for name, fixed, moving, own, other, some in landmark_cases():
+        inside = fixed.grid.contains(own) & moving.grid.contains(other)
+        own, other = own[inside], other[inside]
+        rng = np.random.default_rng(0)
+        chosen = rng.permutation(len(own))[:some]
+        rest = np.setdiff1d(np.arange(len(own)), chosen)
+        wrong = [
+            rng.uniform(grid.corners().min(axis=0), grid.corners().max(axis=0), (WRONG, grid.dimension))
+            for grid in (fixed.grid, moving.grid)
+        ]
+        wrong = [each[fixed.grid.contains(wrong[0]) & moving.grid.contains(wrong[1])] for each in wrong]
+        points = {"fixed_points": own[chosen], "moving_points": other[chosen]}
+        known = {
+            "none": {},
+            "some": points,
+            "exact": {**points, "exact_points": True},
+            "wrong among them": {
+                "fixed_points": np.concatenate([own[chosen], wrong[0]]),
+                "moving_points": np.concatenate([other[chosen], wrong[1]]),
+            },
+        }
+        for guide, given in known.items():
+            if (name, guide) in done:
+                continue
+            result = solved(fixed, moving, **given)
+            errors = np.linalg.norm(own + result.field.at(own, outside="nearest") - other, axis=1)
+            determinant = result.field.jacobian_determinant()
+            obeyed = [not each.ignored for each in result.landmarks]
+            yield {
+                "pair": name, "guide": guide, "guided": errors[chosen].mean(), "others": errors[rest].mean(),
+                "right obeyed": sum(obeyed[: len(chosen)]), "wrong obeyed": sum(obeyed[len(chosen) :]),
+                "sd": sd_log_jacobian_plus_3(determinant), "folded": int((determinant <= 0).sum()),
+            }  # fmt: skip
+
+
+class Organs(nn.Module):
+    """The organ network of a model, with probabilities as its answer."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Give the probabilities of the finest level."""
+        return self.network(image)[0].softmax(1)
+
+
+class Mind(nn.Module):
+    """MIND-SSC of Heinrich et al. (MICCAI 2013), by plain torch, as a user would write it."""
+
+    def __init__(self, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dilations = dilations
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Give 12 features for each dilation."""
+        return torch.cat([self._one(image, dilation) for dilation in self.dilations], dim=1)
+
+    def _one(self, image: torch.Tensor, dilation: int) -> torch.Tensor:
+        six = [(0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1)]
+        pairs = [(a, b) for a in range(6) for b in range(a) if np.square(np.subtract(six[a], six[b])).sum() == 2]
+        padded = functional.pad(image, [dilation] * 6, mode="replicate")
+        size = image.shape[2:]
+
+        def shifted(place: tuple[int, int, int]) -> torch.Tensor:
+            z, y, x = (dilation * p for p in place)
+            return padded[:, :, z : z + size[0], y : y + size[1], x : x + size[2]]
+
+        squares = [(shifted(six[a]) - shifted(six[b])) ** 2 for a, b in pairs]
+        pooled = functional.avg_pool3d(functional.pad(torch.cat(squares, 1), [1] * 6, mode="replicate"), 3, 1)
+        pooled = pooled - pooled.min(1, keepdim=True).values
+        mean = pooled.mean(1, keepdim=True)
+        return torch.exp(-pooled / mean.clamp(min=1e-6 + 1e-3 * float(mean.mean()), max=1e3 * float(mean.mean())))
+
+
+def feature_rows(done: set[tuple[str, str]], count: int | None) -> Iterator[Row]:
+    """Dice with a network as a model and as features."""
+    folder = Path(tempfile.mkdtemp())
+    model = SemanticNetwork.from_folder(str(models.load("abdomen-ct").network))
+    example = torch.zeros(1, 1, *[2 * model.card.network.fold * model.card.network.multiple] * 3)
+    files = {"torchscript": folder / "organs.pt"}
+    torch.jit.trace(Organs(model.network), example, check_trace=False).save(str(files["torchscript"]))
+    try:
+        axes = {0: {2: "z", 3: "y", 4: "x"}}
+        torch.onnx.export(
+            Organs(model.network), (example,), str(folder / "organs.onnx"), input_names=["image"], dynamo=False,
+            dynamic_axes={"image": axes[0]},
+        )  # fmt: skip
+        files["onnx"] = folder / "organs.onnx"
+    except (ImportError, RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        print(f"without ONNX: {error}")
+    card = {
+        "spacing": model.card.image_spacing, "low": model.card.intensity.low, "high": model.card.intensity.high,
+        "multiple": model.card.network.fold * model.card.network.multiple, "values": "probabilities",
+    }  # fmt: skip
+    torch.jit.trace(Mind((1, 3)), torch.rand(1, 1, 16, 16, 16), check_trace=False).save(str(folder / "mind.pt"))
+    search = replace(models.DEFAULT, stages=models.DEFAULT.stages[:2], refinement=Refinement(iterations=0))
+    for pair in datasets.abdomen_pairs("validation")[:count]:
+        case = load_case(pair)
+        voxel = 2 * min(case.fixed.grid.spacing)
+        known: dict[str, tuple[Any, Row]] = {
+            "abdomen-ct": ("abdomen-ct", {}),
+            **{name: ("auto", {"features": str(path), "feature_card": card}) for name, path in files.items()},
+            "search": (search, {}),
+            "search by MIND": (
+                search,
+                {"features": str(folder / "mind.pt"), "feature_card": {"spacing": voxel, "alone": True, "descent": 0}},
+            ),
+        }
+        first: DisplacementField | None = None
+        for name, (chosen, given) in known.items():
+            if (pair.name, name) in done:
+                continue
+            field = solved(case.fixed, case.moving, chosen, **given).field
+            first = field if name in ("abdomen-ct", "search") else first
+            apart = None if first is None else np.linalg.norm(field.vectors - first.vectors, axis=-1).mean()
+            yield {
+                "pair": pair.name, "guide": name, "apart_mm": apart,
+                "dice": score(case, field, surfaces=False, similarity=False).mean(),
+            }  # fmt: skip
+
+
+def main() -> None:
+    """Run a benchmark and print its rows and their means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("labels", "landmarks", "features"))
+    parser.add_argument("--pairs", type=int, help="the first N abdominal pairs")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="CSV file of the rows")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    if options.output.is_file():
+        with options.output.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    done = {(row["pair"], row["guide"]) for row in rows}
+    make = {"labels": label_rows, "landmarks": landmark_rows, "features": feature_rows}[options.what]
+    for row in make(done, options.pairs):
+        rows.append(row)
+        columns = list(dict.fromkeys(key for each in rows for key in each))
+        write_table(options.output, [{key: each.get(key, "") for key in columns} for each in rows], "rows")
+        print(" ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+    for guide in dict.fromkeys(row["guide"] for row in rows):
+        mine = [row for row in rows if row["guide"] == guide]
+        figures = [k for k, v in mine[0].items() if k not in ("pair", "guide") and v not in ("", None)]
+        means = {k: np.mean([float(row[k]) for row in mine if row[k] not in ("", None)]) for k in figures}
+        print(f"mean of {len(mine)}, {guide}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
+
+
+if __name__ == "__main__":
+    main()
