@@ -22,7 +22,7 @@ from itk_pdd.solver import capture
 from itk_pdd.solver.class_maps import ClassMaps
 from itk_pdd.solver.correction import corrected
 from itk_pdd.solver.devices import checked_device, computing_threads, on_device
-from itk_pdd.solver.feature_maps import CORRELATION, feature_maps
+from itk_pdd.solver.feature_maps import feature_maps
 from itk_pdd.solver.folds import without_folds
 from itk_pdd.solver.landmarks import Pulls, image_doubt
 from itk_pdd.solver.memory import fit, needs
@@ -157,10 +157,12 @@ class DenseModel(Settings):
             return self
         if known.labels is not None:
             return replace(self, refinement=Refinement.of_classes(_LABEL_CORRELATION / known.labels.weight))
-        if known.features is not None and known.features.card.descent > 0:
-            share = CORRELATION[known.features.card.values] / known.features.card.descent
-            return replace(self, refinement=Refinement.of_classes(share))
-        return self
+        card = None if known.features is None else known.features.card
+        if card is None or not card.descent:
+            return self
+        if card.values == "probabilities":
+            return replace(self, refinement=Refinement.of_classes(_LABEL_CORRELATION / card.descent))
+        return replace(self, refinement=replace(self.refinement, guides=card.descent))
 
     def _believed(
         self,

@@ -12,12 +12,10 @@ from itk_pdd.kernels.thermometer.cpu import share_bits
 from itk_pdd.network.features import FeatureCard
 from itk_pdd.solver.class_maps import ClassMaps
 
-__all__ = ["CORRELATION", "feature_maps"]
+__all__ = ["feature_maps"]
 
 log = logging.getLogger("itk_pdd")
 
-CORRELATION = {"probabilities": 0.04, "features": 0.3}
-"""Weight of the local correlation in the descent, beside features of weight 1."""
 _WEIGHT = {"probabilities": 15.0, "features": 1.0}  # cost of a difference in all of them, beside all MIND-SSC features
 _MOST = 32  # features that are compared; more are reduced to so many principal components
 _SAMPLES = 50_000  # voxels that components and ranges are computed of

@@ -203,7 +203,11 @@ def _slope(
 ) -> Callable[[Array], Array]:
     """Differentiate what the settings compare on the blocks of a level, for :func:`refine`."""
     if settings.features == "correlation":
-        return _correlation_slope(fixed, moving, level, operations)
+        compared = _correlation_slope(fixed, moving, level, operations)
+        if not (settings.guides and any(maps.descends for maps in fixed.maps)):
+            return compared
+        guides, weight = _class_slope(fixed, moving, level.size), np.float32(settings.guides)
+        return lambda field: compared(field) + operations.array(weight * guides(operations.numpy(field)))
     classes = _class_slope(fixed, moving, level.size)
     if not settings.correlation:
         return classes

@@ -131,6 +131,9 @@ class Refinement:
         Weight of the local correlation of the intensities beside the class probabilities. It registers the structures
         without a label; a larger one follows these more closely, and the classes less. With 0 they only follow their
         neighbours.
+    guides : float
+        Weight of a user's own features beside the local correlation, where intensities are compared; a larger one
+        follows the features more closely.
     max_voxels : int
         The most voxels whose intensities are compared; more is finer and slower.
     finish : int
@@ -148,6 +151,7 @@ class Refinement:
     rate: float = 0.25
     features: str = "correlation"
     correlation: float = 0.0
+    guides: float = 0.0
     max_voxels: int = 4_000_000
     finish: int = 6
     label_finish: int = 20

@@ -78,9 +78,11 @@ def trusted(points: np.ndarray, residuals: np.ndarray, sigma: np.ndarray, doubt:
     near = off <= slack + np.minimum(_STRAIN * nearest, _FAR)
     tight = off <= slack
     clear = (doubt.chance <= _SEEN) & doubt.better
-    likely = doubt.chance <= (_UNLIKELY if careful else _LIKELY)
+    likely = doubt.chance <= (_LIKELY if core.any() else _UNLIKELY)
     if careful:
-        obeyed |= likely | support | near
+        # Beside others that are believed, a pair far off needs clear evidence; without any, none against it.
+        seen = (doubt.chance <= _SEEN) | ((doubt.chance <= _LIKELY / 2) & doubt.better)
+        obeyed |= support | near | (seen if core.any() else likely)
     else:
         obeyed |= tight & (nearest <= _CLOSE) | (near & likely) | (support & likely) | (clear & near)
     reasons = []

@@ -110,3 +110,29 @@ def test_every_example_is_tested_and_listed() -> None:
     tested = set(re.findall(r'"(\d\d_\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
     listed = set(re.findall(r"`(\d\d_\w+\.py)`", (FOLDER / "README.md").read_text(encoding="utf-8")))
     assert scripts == tested == listed
+
+
+def test_labels(tmp_path: Path) -> None:
+    found = figures("09_labels.py", tmp_path)
+    (before,), (alone,), (guided,) = (found[n] for n in ("before", "images alone", "guided by labels"))
+    assert before < 0.5
+    assert guided > max(alone + 0.05, 0.95)
+
+
+def test_landmarks(tmp_path: Path) -> None:
+    found = figures("10_landmarks.py", tmp_path)
+    alone, guided = found["images alone"], found["guided by landmarks"]
+    assert guided[0] < 0.5 * alone[0]
+    assert guided[1] < 1.05 * alone[1]
+    assert found["not obeyed"] == [3]
+
+
+def test_own_features(tmp_path: Path) -> None:
+    found = figures("11_own_features.py", tmp_path)
+    assert found["with features"][0] < 0.4 * found["before"][0]
+
+
+def test_rigid_bones(tmp_path: Path) -> None:
+    found = figures("12_rigid_bones.py", tmp_path)
+    assert found["rigid"][0] < 0.05 < found["free"][0]
+    assert found["rigid"][1] == 0

@@ -71,7 +71,8 @@ def test_a_file_gives_what_the_callable_gives(pair, script) -> None:
 
 
 def test_features_alone_that_say_nothing_move_nothing(pair) -> None:
-    found = solved(pair, features=torch.zeros_like, feature_card={"alone": True, "weight": 1.0, "descent": 1e6})
+    card = {"alone": True, "weight": 1.0, "descent": 1e6, "values": "probabilities", "background": False}
+    found = solved(pair, features=torch.zeros_like, feature_card=card)
     assert np.abs(found).max() < 1.0  # half a voxel, while the truth moves by 14 mm
 
 
