@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from itk_pdd.errors import RegistrationError, told
@@ -18,7 +17,7 @@ from itk_pdd.io.images import image_kind
 from itk_pdd.io.transforms import as_mapping, mapping_to_itk, mapping_to_simpleitk
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver import prealignment
-from itk_pdd.solver.guided import compared, solved
+from itk_pdd.solver.guided import solved
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.progress import progress_bar
 from itk_pdd.solver.reuse import Kept
@@ -362,12 +361,7 @@ def run(
         options["progress"] = progress
     started = time.perf_counter()
     with told() as warned:
-        result = solved(
-            problem,
-            partial(models.load(model).register, options=Options(**options)),
-            uncertain=options.get("uncertainty") is True,
-        )
-        result = compared(problem, result)
+        result = solved(problem, models.load(model), Options(**options))
     log.info("registered in %.1f s", time.perf_counter() - started)
     doubts = [each.message for each in warned if each.doubt]
     verdict = _judged(problem, result, doubts, options.get("threads")) if judged else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.guidance.labels import LabelGuide
 from itk_pdd.guidance.landmarks import LandmarkError, Landmarks
 from itk_pdd.io.volume import Volume
-from itk_pdd.solver.problem import Problem, Result
+from itk_pdd.solver.problem import Model, Options, Problem, Result
 from itk_pdd.solver.rigid import part_of, with_rigid_parts
 from itk_pdd.solver.sliding import solve_sides
 
@@ -45,17 +44,18 @@ def compared(problem: Problem, result: Result) -> Result:
     return result
 
 
-def solved(problem: Problem, solve: Callable[[Problem], Result], *, uncertain: bool = False) -> Result:
-    """Register a problem, each side of a border along which it slides by itself."""
+def solved(problem: Problem, model: Model, options: Options) -> Result:
+    """Register a problem, each side of a border along which it slides by itself, and compare it with its guides."""
     sliding = None if problem.guidance is None else problem.guidance.sliding
     if sliding is None:
-        return solve(problem)
+        return compared(problem, model.register(problem, options))
     name, fixed, moving = sliding
-    if uncertain:
+    if options.uncertainty is True:
         raise RegistrationError("the uncertainty is asked for, but not estimated where the field slides: leave one out")
     sides = [part_of(fixed, problem.fixed.grid), part_of(moving, problem.moving.grid)]
     masks = [Volume(side.array, side.grid) for side in sides]
-    return solve_sides(problem, masks[0], masks[1], name, solve)
+    sides_solved = solve_sides(problem, masks[0], masks[1], name, lambda side: model.register(side, options))
+    return compared(problem, sides_solved)
 
 
 def _landmarks(problem: Problem, result: Result, landmarks: Landmarks) -> Result:
