@@ -95,29 +95,25 @@ def register(
         Labels that count, by number or by name (of 3D Slicer's segments, or of ``label_map``); by default all that both
         images have. One that an image lacks is left out, with a warning.
     label_map : mapping, str or path-like, optional
-        Which label of ``fixed_labels`` corresponds to which of ``moving_labels``: ``{1: 12}``, or a CSV file with the
-        columns fixed, moving and, if wanted, name. By default the same numbers mean the same.
+        Which fixed label corresponds to which moving one: ``{1: 12}``, or a CSV file (fixed, moving, name).
     label_weight : float, optional
-        How much the labels count against the intensities: 1 by default, a larger one follows the labels more closely.
+        How much the labels count against the intensities; a larger one follows the labels more closely.
     fixed_points, moving_points : array-like, str or path-like, optional
-        Corresponding landmarks (n, dim) in physical (LPS) millimetres, or files of points or surfaces. The field is
-        drawn to them. Those that contradict the images and one another are named in a warning, and not obeyed.
+        Corresponding landmarks (n, dim) in physical (LPS) millimetres, or files of points or surfaces. Those that
+        contradict the images and one another are named in a warning, and not obeyed.
     point_uncertainty : float or sequence of float, optional
         Standard deviation of the landmarks in millimetres, one for all or one for each; half a voxel by default.
     exact_points : bool, optional
         Let the field meet every landmark that is obeyed to a hundredth of a voxel.
     features : str, path-like or callable, optional
-        A network of your own that gives features of both images, which are compared: a TorchScript or ONNX file, or a
-        callable. A tensor N x C x D x H x W goes in (N x C x H x W in 2-D), one of features or a list of them comes
-        out, as for itk-impact. No Python of a file is run.
+        A network that gives features of both images, which are compared: a TorchScript or ONNX file, or a callable. A
+        tensor N x C x D x H x W goes in, one of features or a list comes out. No Python of a file is run.
     feature_card : mapping, str or path-like, optional
-        What the network takes and gives (see :class:`itk_pdd.network.features.FeatureCard`): spacing, intensities,
-        padding, patches and so on; by default the JSON file of the same name beside the network.
+        What the network takes and gives (see :class:`itk_pdd.network.features.FeatureCard`).
     rigid : int, str or sequence of these, optional
-        Labels of ``fixed_labels`` (bones) that move rigidly; around them the field passes smoothly to what it was.
+        Labels of ``fixed_labels``, such as bones, that move rigidly.
     sliding : int or str, optional
-        A label of both images along whose border the field slides: each side is registered by itself. The field jumps
-        there and has no inverse at the border, which a warning tells with its size. Without uncertainty.
+        A label of both images along whose border the field slides: it has no inverse there, and no uncertainty.
     channel_weights : sequence of float, optional
         How much each channel counts beside the others, such as ``(1, 0.5)``; all alike by default.
     model : str, path-like or PddModel, optional
