@@ -106,8 +106,7 @@ def register(
     exact_points : bool, optional
         Let the field meet every landmark that is obeyed to a hundredth of a voxel.
     features : str, path-like or callable, optional
-        A network that gives features of both images, which are compared: a TorchScript or ONNX file, or a callable. A
-        tensor N x C x D x H x W goes in, one of features or a list comes out. No Python of a file is run.
+        A network whose features of both images are compared: TorchScript, ONNX or a callable (see docs/guidance.md).
     feature_card : mapping, str or path-like, optional
         What the network takes and gives (see :class:`itk_pdd.network.features.FeatureCard`).
     rigid : int, str or sequence of these, optional
