@@ -317,7 +317,7 @@ def test_a_second_moving_image_finds_what_belongs_to_the_fixed_one(monkeypatch):
         method.SetMovingImage(image)
         assert (SimpleITK.GetArrayFromImage(method.GetDisplacementField()) == field).all()
         counts.append(len(made))
-    assert counts[1] == counts[2] == counts[0] / 2, "those of the moving image alone"
+    assert counts[1] == counts[2] < counts[0], "those of the moving image alone"
     method.SetFixedImage(moving[1])
     made.clear()
     method.Update()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,10 @@ def test_bids(tmp_path):
     describe(out, tmp_path)
     written = json.loads((out / "dataset_description.json").read_text())
     assert written["DatasetType"] == "derivative" and written["GeneratedBy"][0]["Name"] == "itk_pdd"
+
+
+def test_commands_of_cohorts_load_dask_only_where_it_works():
+    names = "itk_pdd, itk_pdd.cli.batch, itk_pdd.cli.segment, itk_pdd.cli.template, itk_pdd.cohort.batch"
+    program = f"import sys, {names}\nprint([name for name in sys.modules if name.startswith(('dask', 'distributed'))])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.stdout.strip() == "[]", found.stderr
