@@ -46,10 +46,10 @@ def registration_filter(fixed: Any, moving: Any, **settings: Any) -> Any:
 
     Examples
     --------
-    >>> registration = registration_filter(fixed, moving)  # doctest: +SKIP
-    >>> median = itk.MedianImageFilter.New(registration)  # doctest: +SKIP
-    >>> median.Update()  # doctest: +SKIP
-    >>> transform = registration.method.GetTransform()  # doctest: +SKIP
+    >>> registration = registration_filter(fixed, moving)
+    >>> median = itk.MedianImageFilter.New(registration)
+    >>> median.Update()
+    >>> transform = registration.method.GetTransform()
     """
     images = [_image_of(item, name) for item, name in ((fixed, "fixed"), (moving, "moving"))]
     taken = {"fixed_image", "moving_image"} & settings.keys()

@@ -50,10 +50,11 @@ class PDDRegistrationMethod(GuidanceSettings, ProcessObject):
 
     Examples
     --------
-    >>> method = PDDRegistrationMethod.New(fixed_image=fixed, moving_image=moving)  # doctest: +SKIP
-    >>> method.AddObserver(itk.ProgressEvent(), lambda: print(method.GetProgress()))  # doctest: +SKIP
-    >>> method.Update()  # doctest: +SKIP
-    >>> transform, warped = method.GetTransform(), method.GetOutput()  # doctest: +SKIP
+    >>> method = PDDRegistrationMethod.New(fixed_image=fixed, moving_image=moving)
+    >>> progress = []
+    >>> tag = method.AddObserver(itk.ProgressEvent(), lambda: progress.append(method.GetProgress()))
+    >>> method.Update()
+    >>> transform, warped = method.GetTransform(), method.GetOutput()
     """
 
     def __init__(self, **settings: Any) -> None:

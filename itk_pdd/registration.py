@@ -172,10 +172,10 @@ def register(
 
     Examples
     --------
-    >>> transform = itk_pdd.register(fixed, moving)  # doctest: +SKIP
+    >>> transform = itk_pdd.register(fixed, moving)
     >>> warped = itk.resample_image_filter(
     ...     moving, transform=transform, use_reference_image=True, reference_image=fixed
-    ... )  # doctest: +SKIP
+    ... )
     """
     if return_uncertainty not in (False, True, "full"):
         raise RegistrationError(f"return_uncertainty is {return_uncertainty!r}, expected False, True or 'full'")
