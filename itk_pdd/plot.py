@@ -294,13 +294,7 @@ class View:
         return f"View({len(self.html) / 1e6:.1f} MB; shown by a notebook, or written with save())"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the page to a file (.html), whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            If the file cannot be written.
-        """
+        """Write the page to a file (.html), whole or not at all; an ``OutputError`` says why it cannot be written."""
         write_page(path, self.html)
 
 
