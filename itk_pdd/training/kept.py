@@ -55,7 +55,7 @@ class FixedView:
 
 @dataclass(frozen=True)
 class BlockStep:
-    """What one step of a training on blocks looks at.
+    """Hold the parts of a fixed and of some moving scans that one step of a training on blocks looks at.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ class KeptScans:
         )  # fmt: skip
 
     def _begins(self, number: int, shape: Sequence[int], lengths: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """Where a block begins: mostly around a voxel of a random class, so that small organs count."""
+        """Place a block at random: mostly around a voxel of a random class, so that small organs count."""
         wanted, biased, pick = int(rng.integers(1, self.classes)), rng.random() < _LABELLED, rng.random()
         shares, anywhere = rng.uniform(0.2, 0.8, 3), rng.random(3)
         where = (self._main[number] == wanted).nonzero()

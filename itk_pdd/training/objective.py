@@ -253,7 +253,7 @@ class Objective(nn.Module):
         windows: tuple[Sequence[slice], Sequence[slice]],
         weights: Tensor,
     ) -> Tensor:
-        """How far the values of the moving image, where they are displaced to, are from those of the fixed one.
+        """Compare the values of the moving image, where they are displaced to, with those of the fixed one.
 
         ``wanted`` and ``values`` (values, z', y', x') are class shares or descriptors in the windows of the features
         of the fixed and the moving image.
