@@ -78,7 +78,7 @@ def panels(count: int, height: float = 3.4):
 
 
 def save(figure, name: str) -> None:
-    figure.savefig(FOLDER / f"{name}.png", dpi=110, facecolor="white")
+    figure.savefig(FOLDER / f"{name}.png", dpi=110, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
 
 
