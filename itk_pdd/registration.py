@@ -108,7 +108,7 @@ def register(
     features : str, path-like or callable, optional
         A network whose features of both images are compared: TorchScript, ONNX or a callable (see docs/guidance.md).
     feature_card : mapping, str or path-like, optional
-        What the network takes and gives (see :class:`itk_pdd.network.features.FeatureCard`).
+        What the network takes and gives (see :class:`itk_pdd.network.feature_card.FeatureCard`).
     rigid : int, str or sequence of these, optional
         Labels of ``fixed_labels``, such as bones, that move rigidly.
     sliding : int or str, optional

@@ -140,7 +140,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             field = DisplacementField((initial(points + field.vectors) - points).astype(np.float32), fixed.grid)
         if progress is not None:
             progress(1.0, "done")
-        return SimpleNamespace(field=field, capture_range_mm=10.0, stages=(), uncertainty=None)
+        return SimpleNamespace(
+            field=field, capture_range_mm=10.0, stages=(), uncertainty=None, overlap=None, landmarks=(), warnings=()
+        )
 
     monkeypatch.setattr("itk_pdd.registration.run", run)
     return note

@@ -144,7 +144,10 @@ def test_every_setting_has_a_getter_and_a_keyword(engine) -> None:
         "initialise": "center", "fixed_mask": None, "moving_mask": None, "channel_weights": (1,),
         "model": "m", "device": "cpu", "seed": 3,
         "number_of_threads": 2, "spacing": 2.5, "smoothness": 2.0, "memory": 30.0, "default_pixel_value": 5.0,
-        "abort_generate_data": False, "compute_uncertainty": True, "force": True,
+        "abort_generate_data": False, "compute_uncertainty": True, "force": True, "fixed_labels": "a.nii",
+        "moving_labels": "b.nii", "guide": (1, 2), "label_map": {1: 2}, "label_weight": 2.0, "fixed_points": "p.csv",
+        "moving_points": "q.csv", "point_uncertainty": 1.5, "exact_points": True, "features": "net.pt",
+        "feature_card": {"spacing": 2.0}, "rigid": (20,), "sliding": 6,
     }  # fmt: skip
     method = itk_pdd.PDDRegistrationMethod.New(**values)
     assert {name[3:] for name in dir(method) if name.startswith("Set")} == {

@@ -9,7 +9,7 @@ import numpy as np
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.kernels.thermometer.cpu import share_bits
-from itk_pdd.network.features import FeatureCard
+from itk_pdd.network.feature_card import FeatureCard
 from itk_pdd.solver.class_maps import ClassMaps
 
 __all__ = ["feature_maps"]

@@ -490,7 +490,9 @@ def test_bar_on_a_terminal(engine, pair) -> None:
             for step in range(5):
                 time.sleep(0.12)
                 progress(step / 4, f"stage {{step}}")
-            return types.SimpleNamespace(field=wave(problem.fixed.grid), capture_range_mm=10.0, uncertainty=None)
+            return types.SimpleNamespace(
+                field=wave(problem.fixed.grid), capture_range_mm=10.0, uncertainty=None, overlap=None, warnings=()
+            )
 
         itk_pdd.registration.run = run
         from itk_pdd.cli.register import main

@@ -335,7 +335,7 @@ def test_what_cannot_be_trained_is_told(tmp_path, pairs):
     with pytest.raises(RegistrationError, match="bfloat16 is asked for"):
         trainer(tmp_path, pairs, replace(SETTINGS, bfloat16=True))
     with pytest.raises(RegistrationError, match="expected two or more to make pairs of"):
-        ScanPairs(pairs._train[:1], [], NAMES, VALUES, SHAPE, augmentation=Augmentation())
+        ScanPairs(pairs.train[:1], [], NAMES, VALUES, SHAPE, augmentation=Augmentation())
     with pytest.raises(RegistrationError, match="loss is 'dice', expected one of"):
         ObjectiveSettings(loss="dice")
     objective = Objective(NETWORK, ObjectiveSettings(loss="truth"), 3)
