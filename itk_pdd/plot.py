@@ -338,13 +338,13 @@ def view(
     RegistrationError
         If something does not lie on the grid of the fixed image.
     """
-    images = [Volume.from_image(image, name=name) for image, name in ((fixed, "fixed"), (moving, "moving"))]
-    labels = {
+    own, other = (Volume.from_image(image, name=name) for image, name in ((fixed, "fixed"), (moving, "moving")))
+    labels: dict[str, Any] = {
         name: None if given is None else Volume.labels_from_image(given, name=name)
         for name, given in (("fixed_labels", fixed_labels), ("moving_labels", moving_labels))
     }
     deviation = None if uncertainty is None else Volume.from_image(uncertainty, name="uncertainty")
-    page = registration_page(*images, _field(transform), **labels, uncertainty=deviation, voxels=voxels)
+    page = registration_page(own, other, _field(transform), **labels, uncertainty=deviation, voxels=voxels)
     return View(page, height)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +108,9 @@ class Moments:
     """Mean and standard deviation of arrays that come one after the other."""
 
     def __init__(self) -> None:
-        self.count, self._sum, self._square = 0, 0.0, 0.0
+        self.count = 0
+        self._sum: Any = 0.0
+        self._square: Any = 0.0
 
     def add(self, array: np.ndarray) -> None:
         """Take an array in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -176,7 +177,8 @@ def _weights(
         mean = np.trace(matrix, axis1=1, axis2=2)[:, None, None] / count
         matrix += np.eye(count) * (settings.ridge * mean + 1e-12)
         found = np.maximum(np.linalg.solve(matrix, np.ones((len(matrix), count, 1)))[..., 0], 0)
-        weights[(slice(None), *(place[part] for place in places))] = (found / found.sum(axis=1, keepdims=True)).T
+        index: tuple[Any, ...] = (slice(None), *(place[part] for place in places))
+        weights[index] = (found / found.sum(axis=1, keepdims=True)).T
     return weights
 
 

@@ -110,11 +110,11 @@ def _registered(
     stage = Path(tempfile.mkdtemp(prefix=f"{item.name}.", dir=folder / WORK))
     try:
         roles = ("initial_transform", "fixed_mask", "moving_mask", "moving_labels")
-        given = {role: item.files[role] for role in roles if role in item.files}
+        given: dict[str, Any] = {role: item.files[role] for role in roles if role in item.files}
         wanted = [name for name in order["outputs"] if name != "labels" or "moving_labels" in given]
         if "labels" not in wanted:
             given.pop("moving_labels", None)
-        ways = {name: stage / f"{name}{_ending(item.target(name))}" for name in wanted}
+        ways: dict[str, Any] = {name: stage / f"{name}{_ending(item.target(name))}" for name in wanted}
         _clear_peak()
         result = register_files(
             item.files["fixed"],

@@ -280,7 +280,7 @@ def _report_writer(
     moving: Any,
     problem: Any,
     start: Any,
-    maps: dict[str, Volume],
+    maps: dict[str, Any],
     result: Result,
     described: dict[str, Any],
 ) -> Callable[[Path], None]:

@@ -131,7 +131,8 @@ def _fields(
     options: dict[str, Any],
 ) -> list[DisplacementField]:
     """Register the phases one after the other; what belongs to the reference phase is computed once."""
-    kept, fields = Kept(), []
+    kept = Kept()
+    fields: list[DisplacementField | None] = []
     for number, phase in enumerate(phases):
 
         def report(fraction: float, _: str, number: int = number) -> None:

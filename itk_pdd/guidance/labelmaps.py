@@ -101,7 +101,8 @@ def _opened(image: Any, name: str) -> LabelSource:
     layers = layers_of(image)
     if len(layers) > 1 or (names := segment_names(image)):
         volumes = [_scalar(layer, name) for layer in layers]
-        names, places = segment_names(image), {}
+        names = segment_names(image)
+        places: dict[int, tuple[int, int | None]] = {}
         for number, volume in enumerate(volumes):
             for value in _values(volume, name):
                 # Layers may use a number twice: the next free one stands for the later segment.
@@ -109,8 +110,7 @@ def _opened(image: Any, name: str) -> LabelSource:
                 places[label] = (number, value)
         return LabelSource(tuple(volumes), places, {k: v for k, v in names.items() if k in places})
     if image.GetNumberOfComponentsPerPixel() > 1 or len(image.GetSpacing()) > 3:
-        volumes = Volume.components_from_image(image, name=name)
-        return _probabilities(volumes, 0, name)
+        return _probabilities(Volume.components_from_image(image, name=name), 0, name)
     return _one(_scalar(image, name), name)
 
 
@@ -141,7 +141,7 @@ def _probabilities(volumes: list[Volume] | tuple[Volume, ...], first: int, name:
                 f"{name} holds values from {array.min():g} to {array.max():g} in map {number}, expected probabilities "
                 "from 0 to 1 (a label map has whole numbers and one component)"
             )
-    places = {
+    places: dict[int, tuple[int, int | None]] = {
         first + i: (i, None) for i, volume in enumerate(volumes) if first + i > 0 and volume.array.any()
     }  # fmt: skip
     return LabelSource(tuple(volumes), places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def feature_maps(
         bits, amplitude = [min(32, 64 // count)] * count, count**-0.5
     log.info("features: %d of each image, at %.3g mm", arrays[0].shape[-1], max(fixed[1].spacing))
     weight = card.weight or _WEIGHT[card.values]
-    options = {"amplitude": amplitude, "descends": card.descent > 0}
+    options: dict[str, Any] = {"amplitude": amplitude, "descends": card.descent > 0}
     own, other = arrays
     return (
         ClassMaps(own, fixed[1], bits, working, weight, **options),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -71,10 +72,10 @@ def rivals(problem: Problem, settings: Settings, *, threads: int | None = None) 
         again, start = likeness(problem.initial)
         others = {name: likeness(way) for name, way in _others(problem).items()}
         turned = {name: likeness(way) for name, way in _turned(problem).items()}
-    chance = [float(np.median(values)) for values in zip(*turned.values(), strict=True)]
+    chance, by_start = (float(np.median(values)) for values in zip(*turned.values(), strict=True))
     others |= turned
     best = max(others, key=lambda name: others[name])
-    return Rivals(again, start, *chance, best=others[best][0], way=best)
+    return Rivals(again, start, chance, by_start, best=others[best][0], way=best)
 
 
 def _small(problem: Problem, spacing: float) -> Problem:
@@ -84,28 +85,30 @@ def _small(problem: Problem, spacing: float) -> Problem:
         if volume is None or np.prod(volume.grid.spacing) ** (1 / volume.grid.dimension) > 0.9 * spacing:
             return volume
         grid = volume.grid.with_spacing(np.maximum(volume.grid.spacing, spacing))
-        return resample(volume, grid, **({"interpolation": "nearest", "outside": "zero"} if mask else {}))
+        options: dict[str, Any] = {"interpolation": "nearest", "outside": "zero"} if mask else {}
+        return resample(volume, grid, **options)
 
-    return replace(
-        problem,
-        **{f"{name}_channels": tuple(smaller(each) for each in getattr(problem, f"{name}_channels"))
-           for name in ("fixed", "moving")},
-        **{f"{name}_mask": smaller(getattr(problem, f"{name}_mask"), mask=True) for name in ("fixed", "moving")},
-    )  # fmt: skip
+    changed: dict[str, Any] = {
+        f"{name}_channels": tuple(smaller(each) for each in getattr(problem, f"{name}_channels"))
+        for name in ("fixed", "moving")
+    }
+    for name in ("fixed_mask", "moving_mask"):
+        changed[name] = smaller(getattr(problem, name), mask=True)
+    return replace(problem, **changed)
 
 
 def _registered(problem: Problem, settings: Settings) -> DisplacementField:
     """Register small images without a word: searches and a descent."""
     fixed, start = problem.fixed.grid, problem.initial
     grid = search_grid(fixed, problem.moving.grid, start, settings)
-    images = [
+    own, other = (
         WorkingImage.from_volumes(channels, grid, mapping, mask, problem.weights)
         for channels, mapping, mask in (
             (problem.fixed_channels, None, problem.fixed_mask),
             (problem.moving_channels, start, problem.moving_mask),
         )
-    ]
-    found = refined(*images, search(*images, settings.stages), settings.refinement).to_field(grid)
+    )
+    found = refined(own, other, search(own, other, settings.stages), settings.refinement).to_field(grid)
     if start is None:
         return found
     return DisplacementField.from_function(lambda points: start(points + found.at(points, outside="nearest")), fixed)
