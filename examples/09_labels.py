@@ -1,4 +1,9 @@
-"""Labels of both images as guides: an organ that the images hardly show goes where its labels say."""
+"""
+Labels as guides
+================
+
+Labels of both images as guides: an organ that the images hardly show goes where its labels say.
+"""
 
 import numpy as np
 import SimpleITK as sitk

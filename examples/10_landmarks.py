@@ -1,4 +1,9 @@
-"""Landmarks as guides: a few right pairs, one of them wrong, and the error at points that were not given."""
+"""
+Landmarks as guides
+===================
+
+Landmarks as guides: a few right pairs, one of them wrong, and the error at points that were not given.
+"""
 
 import warnings
 

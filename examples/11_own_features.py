@@ -1,4 +1,9 @@
-"""A network of your own as features: scripted by torch, written to a file, and read without its Python."""
+"""
+Your own features
+=================
+
+A network of your own as features: scripted by torch, written to a file, and read without its Python.
+"""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,9 @@
-"""Bones that stay rigid: the strain inside a labelled bone with and without it."""
+"""
+Rigid bones
+===========
+
+Bones that stay rigid: the strain inside a labelled bone with and without it.
+"""
 
 import numpy as np
 import SimpleITK as sitk
