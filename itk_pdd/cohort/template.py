@@ -182,7 +182,7 @@ def _made(
     grids = {scan.name: Volume.from_image(scan.image, name=scan.name).grid for scan in group}
     grid = common_grid(list(grids.values()))
     centre = grid.centre
-    affine = {name: _shift(each.centre - centre) for name, each in grids.items()}
+    affine = {name: AffineMapping.translation(each.centre - centre) for name, each in grids.items()}
     template = _average(group, affine, grid, folder, "centres")
     found = {"centres": sharpness(template)}
 
@@ -345,12 +345,6 @@ def _write_sharpness(found: Mapping[str, float], folder: Path) -> None:
 
 def _start(starts: Mapping[str, str], name: str) -> dict[str, str]:
     return {"initial_transform": starts[name]} if starts else {}
-
-
-def _shift(offset: np.ndarray) -> AffineMapping:
-    matrix = np.eye(len(offset) + 1)
-    matrix[:-1, -1] = offset
-    return AffineMapping(matrix)
 
 
 def _is_image(path: Path) -> bool:

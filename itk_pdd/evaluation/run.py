@@ -130,7 +130,7 @@ def perform(job: Mapping[str, Any], rivals: Callable[..., Rivals] | None = None)
             field = DisplacementField((field.vectors + shift).astype(np.float32), field.grid)
         found = score(case, field)
         if job["kind"] != "initial":
-            start = None if shift is None else AffineMapping(_translation(shift))
+            start = None if shift is None else AffineMapping.translation(shift)
             measured["verdict"] = judge(
                 (case.fixed,), (case.moving,), field, initial=start, fixed_mask=case.fixed_mask,
                 moving_mask=case.moving_mask,
@@ -143,12 +143,6 @@ def perform(job: Mapping[str, Any], rivals: Callable[..., Rivals] | None = None)
         return {"status": "ok", "reason": "", **asdict(found), **measured}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _translation(shift: np.ndarray) -> np.ndarray:
-    matrix = np.eye(len(shift) + 1)
-    matrix[:-1, -1] = shift
-    return matrix
 
 
 def _keep_view(case: Case, field: DisplacementField, path: Path) -> None:

@@ -68,6 +68,13 @@ class AffineMapping:
 
     matrix: np.ndarray
 
+    @classmethod
+    def translation(cls, offset: np.ndarray) -> AffineMapping:
+        """Make the mapping that adds an offset (dim,), components x, y, z, in millimetres."""
+        matrix = np.eye(len(offset) + 1)
+        matrix[:-1, -1] = offset
+        return cls(matrix)
+
     @property
     def dimension(self) -> int:
         """Number of coordinates, 2 or 3."""

@@ -66,7 +66,7 @@ def align_centres(
         offset = _centre_of_mass(moving_mask) - _centre_of_mass(fixed_mask)
     else:
         offset = moving.grid.centre - fixed.grid.centre
-    return _translation(offset)
+    return AffineMapping.translation(offset)
 
 
 def align_affine(
@@ -142,8 +142,8 @@ def _starts(
     mass = _centre_of_mass(moving_mask or _weights(moving)) - _centre_of_mass(fixed_mask or _weights(fixed))
     return {
         "centres": align_centres(fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask),
-        "centres of mass": _translation(mass),
-        "physical coordinates": _translation(np.zeros(fixed.grid.dimension)),
+        "centres of mass": AffineMapping.translation(mass),
+        "physical coordinates": AffineMapping.translation(np.zeros(fixed.grid.dimension)),
     }
 
 
@@ -212,12 +212,6 @@ def _similarity(points: np.ndarray, targets: np.ndarray) -> AffineMapping:
     matrix = np.eye(len(source) + 1)
     matrix[:-1, :-1] = scale * rotation
     matrix[:-1, -1] = target - scale * rotation @ source
-    return AffineMapping(matrix)
-
-
-def _translation(offset: np.ndarray) -> AffineMapping:
-    matrix = np.eye(len(offset) + 1)
-    matrix[:-1, -1] = offset
     return AffineMapping(matrix)
 
 
