@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from itk_pdd.uncertainty.labels import entropy_of
+
 __all__ = ["FUSION", "Fused", "Fusion", "fuse", "majority"]
 
 _BLOCK = 60_000  # voxels whose weights are solved at a time
@@ -63,10 +65,7 @@ class Fused:
     @property
     def entropy(self) -> np.ndarray:
         """Compute the entropy of the probabilities in nats, float32."""
-        total = np.zeros(self.labels.shape, np.float32)
-        for each in self.probabilities:
-            total -= each * np.log(np.maximum(each, 1e-12))
-        return np.maximum(total, 0)
+        return entropy_of(np.moveaxis(self.probabilities, 0, -1))
 
 
 def fuse(

@@ -18,6 +18,7 @@ import numpy as np
 from itk_pdd.cohort.averaging import Moments, common_grid, robust_mean, sharpness
 from itk_pdd.cohort.batch import Cohort, Progress, prepare_folder, register_items
 from itk_pdd.cohort.cluster import Place, Workers
+from itk_pdd.cohort.fusion import majority
 from itk_pdd.cohort.listing import Item, distinct_names
 from itk_pdd.cohort.summary import write_summary
 from itk_pdd.errors import RegistrationError
@@ -273,16 +274,10 @@ def _statistics(scans: Sequence[Scan], folder: Path, grid: Grid) -> float | None
     if not maps:
         return None
     warped = [Volume.labels_from_image(path, name="labels").array for path in maps]
-    fused = _majority(warped)
+    fused = majority(warped).labels
     files.write_image(Volume(fused, grid).to_simpleitk(), folder / "template_labels.nii.gz")
     scores = [list(dice(fused, each, labels_of(fused)).values()) for each in warped]
     return float(np.nanmean(scores))
-
-
-def _majority(maps: Sequence[np.ndarray]) -> np.ndarray:
-    values = np.unique(np.concatenate([np.unique(each) for each in maps]))
-    votes = np.stack([sum((each == value).astype(np.uint16) for each in maps) for value in values])
-    return values[votes.argmax(axis=0)]
 
 
 def _shape_correction(
