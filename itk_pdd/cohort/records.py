@@ -11,6 +11,7 @@ from typing import Any
 
 from itk_pdd._version import __version__
 from itk_pdd.cohort.listing import Item
+from itk_pdd.io.digests import file_digest
 from itk_pdd.io.outputs import whole_file, write_bytes
 
 __all__ = ["DONE", "FAILED", "RECORDS", "VIEWS", "WORK", "changed", "key_of", "read_record", "stamp_of", "write_record"]
@@ -92,8 +93,7 @@ def digest_of(path: Path) -> str | None:
     """Hash a file; None for a folder and for a header, whose voxels lie in another file."""
     if path.is_dir() or path.suffix.lower() in _TWO_FILES:
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:

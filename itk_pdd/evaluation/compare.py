@@ -27,6 +27,7 @@ from itk_pdd.evaluation.datasets import Pair
 from itk_pdd.evaluation.methods import INITIAL, Candidate
 from itk_pdd.evaluation.process import kill_session, program_of_its_own
 from itk_pdd.evaluation.run import Rules, failed, write_json
+from itk_pdd.io.digests import file_digest
 
 __all__ = ["Run", "compare", "load_result", "pair_names", "plan"]
 
@@ -83,8 +84,7 @@ def _fingerprint(content: Any) -> str:
 @cache
 def _digest(path: Path, size: int, changed: int) -> str:
     """Hash a file; copies elsewhere have the same hash."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 def _stamp(path: Path) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from itk_pdd._version import __version__
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.digests import file_digest
 from itk_pdd.io.outputs import write_bytes
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver.problem import Problem, Result
@@ -179,7 +180,7 @@ def _model(model: Any) -> dict[str, Any]:
     for role, folder in folders.items():
         if isinstance(folder, str):
             found[role] = {
-                name: _digest(path) for name in _NETWORK_FILES if (path := Path(folder) / name).is_file()
+                name: file_digest(path) for name in _NETWORK_FILES if (path := Path(folder) / name).is_file()
             }  # fmt: skip
         elif folder is not None and hasattr(folder, "state_dict"):
             tensors = folder.state_dict()
@@ -195,7 +196,7 @@ def _checksum(value: Any, volumes: Sequence[Volume | None]) -> dict[str, Any]:
     values = value if isinstance(value, list | tuple) else [value]
     files = [Path(each) for each in values if isinstance(each, str | os.PathLike)]
     if files and len(files) == len(values) and all(path.is_file() for path in files):
-        digests = [_digest(path) for path in files]
+        digests = [file_digest(path) for path in files]
         return {"sha256": digests[0] if len(digests) == 1 else digests, "sha256_of": "file"}
     total = hashlib.sha256()
     for volume in volumes:
@@ -215,8 +216,3 @@ def _grid(grid: Grid) -> dict[str, Any]:
     direction = np.asarray(grid.direction, float).tolist()
     values = {"size": grid.size, "spacing": grid.spacing, "origin": grid.origin}
     return {**{name: np.asarray(value).tolist() for name, value in values.items()}, "direction": direction}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
