@@ -137,6 +137,10 @@ class DisplacementField:
         jacobian += np.eye(dimension, dtype=np.float32)
         return jacobian
 
+    def folded_voxels(self) -> int:
+        """Count the voxels whose Jacobian determinant is not positive."""
+        return int(np.count_nonzero(self.jacobian_determinant() <= 0))
+
     def jacobian_determinant(self) -> np.ndarray:
         """Compute the determinant of the Jacobian per voxel, float32, shape of the grid; below zero it folds."""
         return np.linalg.det(self.jacobian()).astype(np.float32)

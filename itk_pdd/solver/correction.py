@@ -68,24 +68,20 @@ def _without_folds(
 ) -> tuple[DisplacementField, float]:
     """Add the correction that reaches least far without a fold, or else a part of it; also the share left out."""
     limit = 0.5 * float(np.max(field.grid.extent))
-    folds = _folds(field)
+    folds = field.folded_voxels()
     while True:
         change = _correction(field.grid, points, residuals, noise, radius)
         found = DisplacementField(field.vectors + change, field.grid)
-        if _folds(found) <= folds:
+        if found.folded_voxels() <= folds:
             return found, 0.0
         if radius > limit:
             break
         radius *= _WIDER
     for share in (0.75, 0.5, 0.25):
         found = DisplacementField(field.vectors + np.float32(share) * change, field.grid)
-        if _folds(found) <= folds:
+        if found.folded_voxels() <= folds:
             return found, 1 - share
     return field, 1.0
-
-
-def _folds(field: DisplacementField) -> int:
-    return int(np.count_nonzero(field.jacobian_determinant() <= 0))
 
 
 def _correction(grid: Grid, points: np.ndarray, residuals: np.ndarray, noise: np.ndarray, radius: float) -> np.ndarray:

@@ -59,7 +59,7 @@ def with_rigid_parts(field: DisplacementField, parts: Sequence[tuple[str, Volume
     DisplacementField
         Rigid in every part. Where it cannot be made so without folding the field, a warning says how many voxels fold.
     """
-    grid, before = field.grid, _folds(field)
+    grid, before = field.grid, field.folded_voxels()
     voxel = float(np.prod(grid.spacing) ** (1 / grid.dimension))
     motions, largest = [], 0.0
     for name, part in parts:
@@ -77,17 +77,13 @@ def with_rigid_parts(field: DisplacementField, parts: Sequence[tuple[str, Volume
     margin = max(_MARGIN_VOXELS * voxel, _MARGIN_SHIFTS * largest)
     for _ in range(_TRIES):
         found = _blended(field, motions, margin)
-        folds = _folds(found)
+        folds = found.folded_voxels()
         if folds <= before:
             break
         margin *= _WIDER
     if folds > before:
         warn(f"the field folds at {folds - before} voxels around the rigid parts: they move against their surroundings")
     return found
-
-
-def _folds(field: DisplacementField) -> int:
-    return int(np.count_nonzero(field.jacobian_determinant() <= 0))
 
 
 def _blended(
