@@ -17,7 +17,7 @@ from itk_pdd.kernels.mind.cpu import mind_features
 from itk_pdd.solver.intensities import without_outliers
 from itk_pdd.solver.problem import Model, Options, Problem
 
-__all__ = ["align_affine", "align_centres", "check_overlap"]
+__all__ = ["align_affine", "align_centres", "check_overlap", "fitted_similarity"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -184,7 +184,7 @@ def _trimmed_fit(points: np.ndarray, targets: np.ndarray, kind: str) -> AffineMa
     """Least squares over the pairs that fit best, found by turns of fitting and choosing."""
     kept = np.ones(len(points), bool)
     for _ in range(20):
-        found = (_similarity if kind == "similarity" else _affine)(points[kept], targets[kept])
+        found = (fitted_similarity if kind == "similarity" else _affine)(points[kept], targets[kept])
         residual = np.linalg.norm(found(points) - targets, axis=-1)
         better = residual <= np.quantile(residual, _KEPT)
         if (better == kept).all():
@@ -201,14 +201,22 @@ def _affine(points: np.ndarray, targets: np.ndarray) -> AffineMapping:
     return AffineMapping(matrix)
 
 
-def _similarity(points: np.ndarray, targets: np.ndarray) -> AffineMapping:
-    """Rotation, scale and translation by Umeyama's method (IEEE TPAMI 13(4), 1991)."""
+def fitted_similarity(points: np.ndarray, targets: np.ndarray, *, rigid: bool = False) -> AffineMapping:
+    """Fit rotation, scale and translation by Umeyama's method (IEEE TPAMI 13(4), 1991); ``rigid`` without the scale.
+
+    Parameters
+    ----------
+    points, targets : numpy.ndarray
+        Corresponding points (n, dim).
+    rigid : bool
+        Keep lengths.
+    """
     source, target = points.mean(axis=0), targets.mean(axis=0)
     u, singular, v = np.linalg.svd((targets - target).T @ (points - source))
     signs = np.ones(len(source))
     signs[-1] = np.sign(np.linalg.det(u @ v))
     rotation = (u * signs) @ v
-    scale = (singular * signs).sum() / ((points - source) ** 2).sum()
+    scale = 1.0 if rigid else (singular * signs).sum() / ((points - source) ** 2).sum()
     matrix = np.eye(len(source) + 1)
     matrix[:-1, :-1] = scale * rotation
     matrix[:-1, -1] = target - scale * rotation @ source

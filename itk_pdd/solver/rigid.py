@@ -11,37 +11,18 @@ import numpy as np
 from itk_pdd.errors import warn
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.geometry.volume import Volume
+from itk_pdd.solver.prealignment import fitted_similarity
 
-__all__ = ["part_of", "rigid_motion", "with_rigid_parts"]
+__all__ = ["part_of", "with_rigid_parts"]
 
 log = logging.getLogger("itk_pdd")
 
 _MARGIN_VOXELS = 6.0  # around a part over which the field passes from rigid to free, at least
 _MARGIN_SHIFTS = 4.0  # the same in changes of the displacement at the border of the part
 _WIDER, _TRIES = 1.6, 5  # the margin is widened where the field would fold
-
-
-def rigid_motion(points: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the rotation and translation that take points nearest to others (Kabsch, Acta Cryst. A 32, 1976).
-
-    Parameters
-    ----------
-    points, moved : numpy.ndarray
-        Corresponding points (n, dim).
-
-    Returns
-    -------
-    rotation, translation : numpy.ndarray
-        ``points @ rotation.T + translation`` are nearest to ``moved``.
-    """
-    first, second = points.mean(axis=0), moved.mean(axis=0)
-    left, _, right = np.linalg.svd((points - first).T @ (moved - second))
-    turn = np.ones(points.shape[1])
-    turn[-1] = np.sign(np.linalg.det(left @ right))
-    rotation = right.T @ np.diag(turn) @ left.T
-    return rotation, second - rotation @ first
 
 
 def with_rigid_parts(field: DisplacementField, parts: Sequence[tuple[str, Volume]]) -> DisplacementField:
@@ -68,12 +49,12 @@ def with_rigid_parts(field: DisplacementField, parts: Sequence[tuple[str, Volume
             continue
         points = grid.to_physical(np.argwhere(part.array)[:, ::-1])
         moved = points + field.vectors[part.array]
-        rotation, translation = rigid_motion(points, moved)
-        change = np.linalg.norm(points @ rotation.T + translation - moved, axis=1)
+        motion = fitted_similarity(points, moved, rigid=True)
+        change = np.linalg.norm(motion(points) - moved, axis=1)
         largest = max(largest, float(np.percentile(change, 95)))
-        angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - grid.dimension + 2) / 2, -1, 1)))
+        angle = np.degrees(np.arccos(np.clip((np.trace(motion.matrix[:-1, :-1]) - grid.dimension + 2) / 2, -1, 1)))
         log.info("rigid part %s: turned by %.1f degrees, %.2f mm off the free field", name, angle, change.mean())
-        motions.append((part.array, rotation, translation))
+        motions.append((part.array, motion))
     margin = max(_MARGIN_VOXELS * voxel, _MARGIN_SHIFTS * largest)
     for _ in range(_TRIES):
         found = _blended(field, motions, margin)
@@ -87,16 +68,16 @@ def with_rigid_parts(field: DisplacementField, parts: Sequence[tuple[str, Volume
 
 
 def _blended(
-    field: DisplacementField, motions: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], margin: float
+    field: DisplacementField, motions: Sequence[tuple[np.ndarray, AffineMapping]], margin: float
 ) -> DisplacementField:
     from scipy import ndimage  # costs a quarter of a second
 
     grid, vectors = field.grid, field.vectors.copy()
     spacing = grid.spacing[::-1]
     inside = np.zeros(grid.shape, bool)
-    for part, _, _ in motions:
+    for part, _ in motions:
         inside |= part
-    for part, rotation, translation in motions:
+    for part, motion in motions:
         box = _box(part, np.ceil(margin / np.asarray(spacing)).astype(int) + 1)
         near = part[box]
         away = ndimage.distance_transform_edt(~near, sampling=spacing)
@@ -110,7 +91,7 @@ def _blended(
         first = np.array([piece.start for piece in box][::-1])
         last = np.array([piece.stop for piece in box][::-1])
         points = grid.padded(-first, last - np.asarray(grid.size)).points()
-        target = (points @ rotation.T + translation - points).astype(np.float32)
+        target = (motion(points) - points).astype(np.float32)
         weight = share[..., None].astype(np.float32)
         vectors[box] += weight * (target - vectors[box])
     return replace(field, vectors=vectors)

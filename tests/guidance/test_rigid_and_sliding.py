@@ -14,8 +14,14 @@ from itk_pdd import Volume
 from itk_pdd.errors import RegistrationError, RegistrationWarning
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.solver.rigid import rigid_motion, with_rigid_parts
+from itk_pdd.solver.prealignment import fitted_similarity
+from itk_pdd.solver.rigid import with_rigid_parts
 from itk_pdd.synthesis import make_pair
+
+
+def rigid_motion(points: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    matrix = fitted_similarity(points, moved, rigid=True).matrix
+    return matrix[:-1, :-1], matrix[:-1, -1]
 
 
 def test_the_motion_is_the_nearest_rotation() -> None:
