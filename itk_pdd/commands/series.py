@@ -20,7 +20,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import FieldMapping
 from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_to_image, field_writer
-from itk_pdd.io.points import POINT_EXTENSIONS, read_points
+from itk_pdd.io.points import read_points
 from itk_pdd.registration import prepare, solve
 from itk_pdd.solver.reuse import Kept
 from itk_pdd.warp.images import warp_simpleitk
@@ -97,7 +97,7 @@ def register_series(
     targets = [outputs.Output(name, "output", extensions) for name in names]
     extra = [("warped", warped, files.IMAGE_EXTENSIONS), ("motion", motion, (".csv",))]
     more = {name: outputs.Output(path, name, kinds) for name, path, kinds in extra if path is not None}
-    given = None if points is None else _points(points)
+    given = None if points is None else read_points(points).own
     outputs.check_outputs([*targets, *more.values()], inputs=[each for each in (series, points) if each is not None])
     phases = [_phase(image, number) for number in range(count)]
     fields = _fields(phases, reference, threads, progress, options)
@@ -171,12 +171,6 @@ def _phase(image: Any, number: int) -> Any:
 def _time(image: Any) -> tuple[float, float]:
     """Return the time of the first phase and that between two."""
     return image.GetOrigin()[3], image.GetSpacing()[3]
-
-
-def _points(path: str | os.PathLike[str]) -> np.ndarray:
-    if Path(path).suffix.lower() not in POINT_EXTENSIONS:
-        raise RegistrationError(f"points: {path} is no file of points, expected {', '.join(POINT_EXTENSIONS)}")
-    return np.asarray(read_points(path).points, float)
 
 
 def _motion(points: np.ndarray, fields: Sequence[DisplacementField]) -> str:
