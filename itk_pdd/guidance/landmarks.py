@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,8 +141,8 @@ def _points(given: Any, side: str, dimension: int) -> tuple[np.ndarray, list[str
         both = _table_of_both(Path(given), side, dimension, name)
         if both is not None:
             return both
-        points = read_points(given, dimension=dimension, name=name).own
-        return points, _names(Path(given), len(points))
+        file = read_points(given, dimension=dimension, name=name)
+        return file.own, list(file.names)
     try:
         points = np.array(given, dtype=float)
     except (TypeError, ValueError):
@@ -175,31 +173,3 @@ def _table_of_both(path: Path, side: str, dimension: int, name: str) -> tuple[np
         raise RegistrationError(f"{name}: {path} must have finite numbers in {', '.join(columns)}, in at least one row")
     key = next((each for each in ("name", "label", "id") if each in reader.fieldnames), None)
     return points, [] if key is None else [row[key].strip() for row in rows]
-
-
-def _names(path: Path, count: int) -> list[str]:
-    """Read the names of the points of a file; none where it has not one for each, or the same for several."""
-    found: list[str] = []
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        marks = json.loads(path.read_text(encoding="utf-8")).get("markups", [])
-        points = [point for mark in marks for point in mark.get("controlPoints", [])]
-        found = [
-            str(point.get("label", "")) for point in points if point.get("positionStatus", "defined") == "defined"
-        ]  # fmt: skip
-    elif suffix in (".fcsv", ".csv"):
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        head = next((line.partition("=")[2] for line in lines if line.startswith("# columns")), None)
-        rows = [line for line in lines if line.strip() and not line.startswith("#")]
-        if head is None:
-            head, rows = (rows[0], rows[1:]) if rows else ("", [])
-        found = _column([cell.strip().lower() for cell in head.split(",")], list(csv.reader(rows)))
-    return found if len(found) == count and all(found) and len(set(found)) == count else []
-
-
-def _column(head: Sequence[str], rows: list[list[str]]) -> list[str]:
-    for key in ("label", "name"):
-        if key in head:
-            place = head.index(key)
-            return [row[place].strip() for row in rows if len(row) > place]
-    return []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, warn
-from itk_pdd.io.formats.pointfile import PointFile, decimal, finite, stated_system, to_lps
+from itk_pdd.io.formats.pointfile import PointFile, decimal, distinct, finite, stated_system, to_lps
 from itk_pdd.io.units import MM_PER_UNIT
 
 __all__ = ["read_csv", "read_fcsv"]
@@ -68,14 +68,15 @@ def read_csv(content: bytes, dimension: int, system: str | None, name: str) -> P
             column = head.index("defined")
             body = [number for number in body if rows[number][column : column + 1] != ["0"]]
     else:
-        columns = _unnamed([rows[number] for number in body], dimension, name)
+        head, columns = [], _unnamed([rows[number] for number in body], dimension, name)
     own = system or "LPS" if columns.system is None else stated_system(columns.system, system, name)
     points = _coordinates(rows, body, columns.index, 1, name)
 
     def rewrite(moved: np.ndarray) -> bytes:
         return _written(_replaced(rows, body, columns.index, moved), delimiter, text)
 
-    return to_lps(PointFile(points, rewrite, own, stated=columns.system is not None), unit=columns.unit)
+    file = PointFile(points, rewrite, own, stated=columns.system is not None, names=_labels(head, rows, body))
+    return to_lps(file, unit=columns.unit)
 
 
 def read_fcsv(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
@@ -99,7 +100,15 @@ def read_fcsv(content: bytes, dimension: int, system: str | None, name: str) -> 
         table = _written(_replaced(rows, body, columns, moved), ",", text)
         return "".join(line + _line_end(text) for line in head).encode() + table
 
-    return to_lps(PointFile(points, rewrite, own, stated=True))
+    return to_lps(PointFile(points, rewrite, own, stated=True, names=_labels(order, rows, body)))
+
+
+def _labels(head: list[str], rows: Rows, body: list[int]) -> tuple[str, ...]:
+    """Take the names of the points from the column "label" or "name"."""
+    column = next((head.index(key) for key in ("label", "name") if key in head), None)
+    if column is None or any(len(rows[number]) <= column for number in body):
+        return ()
+    return distinct([rows[number][column].strip() for number in body])
 
 
 def _named(head: list[str], dimension: int) -> _Columns | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, warn
-from itk_pdd.io.formats.pointfile import PointFile, finite, stated_system
+from itk_pdd.io.formats.pointfile import PointFile, distinct, finite, stated_system
 from itk_pdd.io.units import MM_PER_UNIT
 
 __all__ = ["read_markups"]
@@ -85,7 +85,8 @@ def read_markups(content: bytes, dimension: int, system: str | None, name: str) 
         return (json.dumps(document, indent=4) + "\n").encode()
 
     count = len(positions) - len(places)
-    return PointFile(positions * np.array(scales), rewrite, systems[0], stated=True, handles=count)
+    names = distinct([str(place.get("label", "")) for place, _ in places])
+    return PointFile(positions * np.array(scales), rewrite, systems[0], stated=True, handles=count, names=names)
 
 
 @dataclass(frozen=True)

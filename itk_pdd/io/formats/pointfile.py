@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["PointFile", "decimal", "finite", "number_text", "stated_space", "stated_system", "to_lps"]
+__all__ = ["PointFile", "decimal", "distinct", "finite", "number_text", "stated_space", "stated_system", "to_lps"]
 
 _SPACE = re.compile(rb"SPACE=(LPS|RAS)")
 # Slicer wrote numbers once.
@@ -33,6 +33,8 @@ class PointFile:
         True if the file names its coordinate system.
     handles : int
         How many of the last points are no points of the file, but places by which a box or a plane in it is turned.
+    names : tuple of str
+        A name for each point of the file, all different; empty where it has not.
     """
 
     points: np.ndarray
@@ -40,6 +42,7 @@ class PointFile:
     system: str
     stated: bool
     handles: int = 0
+    names: tuple[str, ...] = ()
 
     @property
     def own(self) -> np.ndarray:
@@ -77,6 +80,11 @@ def stated_space(head: bytes, asked: str | None, name: str) -> tuple[str, bool]:
     if told is None:
         return asked or "LPS", False
     return stated_system(told[1].decode(), asked, name), True
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of points if each has one of its own, else none."""
+    return tuple(names) if all(names) and len(set(names)) == len(names) else ()
 
 
 def finite(points: np.ndarray, name: str) -> None:
