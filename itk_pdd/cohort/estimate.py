@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from itk_pdd import models
 from itk_pdd.cohort.listing import Item
 from itk_pdd.errors import RegistrationError
@@ -77,9 +79,12 @@ def _grid(path: str) -> Grid | None:
             reader.SetFileName(path)
             reader.ReadImageInformation()
         size = reader.GetSize()
-        if len(size) == 3 and size[2] == 1:
-            size = size[:2]
-        dimension = min(len(size), 3)
-        return Grid.create(size[:dimension], reader.GetSpacing()[:dimension], reader.GetOrigin()[:dimension])
+        flat = len(size) == 3 and size[2] == 1
+        dimension = 2 if flat else min(len(size), 3)
+        direction = np.reshape(reader.GetDirection(), (len(size), len(size)))[:dimension, :dimension]
+        return Grid.create(
+            size[:dimension], reader.GetSpacing()[:dimension], reader.GetOrigin()[:dimension],
+            np.eye(2) if flat else direction,
+        )  # fmt: skip
     except (*READ_ERRORS, RegistrationError):
         return None
