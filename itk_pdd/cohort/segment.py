@@ -167,7 +167,10 @@ def segment_files(
         if not used:
             warn("all registrations of the atlases have probably failed: the labels are those of all")
             used = [name for name in found.records if name not in found.failed]
-        read = {kind: [_array(where / name / f"{kind}.nii.gz") for name in used] for kind in ("warped", "uncertainty")}
+        read = {
+            kind: [Volume.from_image(where / name / f"{kind}.nii.gz", name=kind).array for name in used]
+            for kind in ("warped", "uncertainty")
+        }
         maps = [Volume.labels_from_image(where / name / "labels.nii.gz", name="labels").array for name in used]
         fused = fuse(
             target.array, read["warped"], maps, read["uncertainty"], spacing=tuple(target.grid.spacing)[::-1]
@@ -220,7 +223,3 @@ def choose(
     for name in scores.keys() - best:
         left[name] = f"{count} others are more similar (correlation {scores[name]:.2f})"
     return [atlas for atlas in atlases if atlas.name in best]
-
-
-def _array(path: Path) -> np.ndarray:
-    return Volume._read(path, path.name).array
