@@ -168,7 +168,7 @@ def segment_files(
             warn("all registrations of the atlases have probably failed: the labels are those of all")
             used = [name for name in found.records if name not in found.failed]
         read = {
-            kind: [Volume.from_image(where / name / f"{kind}.nii.gz", name=kind).array for name in used]
+            kind: [Volume.components_from_image(where / name / f"{kind}.nii.gz", name=kind)[0].array for name in used]
             for kind in ("warped", "uncertainty")
         }
         maps = [Volume.labels_from_image(where / name / "labels.nii.gz", name="labels").array for name in used]
