@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -36,7 +37,10 @@ def compared(problem: Problem, result: Result) -> Result:
     if guidance.rigid:
         grid = result.field.grid
         parts = [(name, part_of(share, grid)) for name, share in guidance.rigid]
-        result = replace(result, field=with_rigid_parts(result.field, parts))
+        field, uncertainty = with_rigid_parts(result.field, parts), copy.copy(result.uncertainty)
+        if uncertainty is not None:
+            uncertainty.field = field
+        result = replace(result, field=field, uncertainty=uncertainty)
     if guidance.labels is not None:
         result = _labels(problem, result, guidance.labels)
     if guidance.landmarks is not None:

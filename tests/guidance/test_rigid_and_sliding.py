@@ -73,6 +73,16 @@ def test_bones_of_a_registration_are_rigid(tmp_path) -> None:
     assert np.abs(points @ rotation.T + translation - points - vectors[part]).max() < 1e-2
 
 
+def test_the_uncertainty_is_about_the_field_with_its_rigid_parts() -> None:
+    made = make_pair((60, 50), 2.0, seed=5, displacement=8)
+    label = int(np.bincount(made.fixed_labels.array[made.fixed_labels.array > 0]).argmax())
+    images = made.fixed.to_simpleitk(), made.moving.to_simpleitk()
+    known = {"fixed_labels": made.fixed_labels.to_simpleitk(), "rigid": label}
+    transform, found = itk_pdd.register(*images, **known, return_uncertainty="full")
+    vectors = SimpleITK.GetArrayFromImage(transform.GetDisplacementField())
+    np.testing.assert_allclose(found.field.vectors, vectors, atol=1e-5)
+
+
 def test_a_field_slides_along_a_label() -> None:
     """Texture beside a vertical wall moves down by 12 mm inside of it, and not at all outside."""
     rng = np.random.default_rng(0)
