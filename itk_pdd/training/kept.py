@@ -22,6 +22,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.network.pddnet import Lattice, PddNetwork, descriptors
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
 from itk_pdd.training.dataset import Sample
+from itk_pdd.training.losses import class_weights, label_weights
 from itk_pdd.training.regions import windows_of
 
 __all__ = ["BlockStep", "FixedView", "KeptScans", "view_of"]
@@ -153,8 +154,8 @@ class KeptScans:
         For the layout of its first search; its features are computed by :meth:`renew`.
     augmentation : Augmentation
         Of the fixed scan.
-    weights : Tensor, shape (classes,)
-        Of the classes in the label loss.
+    counts : Tensor, shape (classes,)
+        Voxels of each class in the scans, for its weights in the losses.
     described : bool
         Whether MIND-SSC descriptors take the place of the class shares in the loss.
 
@@ -171,7 +172,7 @@ class KeptScans:
         network: PddNetwork,
         *,
         augmentation: Augmentation,
-        weights: Tensor,
+        counts: Tensor,
         described: bool,
     ) -> None:
         for sample in samples[1:]:
@@ -182,7 +183,8 @@ class KeptScans:
                     f"data: {samples[0].name} and {sample.name} lie on different grids, but features are kept for "
                     "scans on one grid only: resample the scans, or leave out keep_moving"
                 )
-        self.samples, self.classes, self.weights = list(samples), classes, weights
+        self.samples, self.classes = list(samples), classes
+        self.weights, self.naming_weights = label_weights(counts), class_weights(counts)
         self.stride, self.augmentation = network.settings.stride, augmentation
         self.layout: Lattice = network.lattice(samples[0].image.shape)
         with torch.no_grad():

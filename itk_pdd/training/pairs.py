@@ -162,7 +162,7 @@ class ScanPairs:
         self.augmentation = replace(augmentation, shape=shape)
         counts = torch.stack([torch.bincount(s.labels.flatten().int(), minlength=len(names)) for s in train])
         self.counts = counts.sum(0).cpu()
-        self.weights = label_weights(self.counts)
+        self._weights = label_weights(self.counts)
         # Those that the finished model is measured on as well.
         self._validation = ordered_pairs(list(validation), pairs, seed)
 
@@ -183,7 +183,7 @@ class ScanPairs:
         shown = [(first.fixed, first.fixed_labels), (first.moving, first.moving_labels)]
         shown += [(crop.image[None], crop.labels) for crop in crops]
         return [
-            TrainingPair(fixed, moving, labels, others, self.weights)
+            TrainingPair(fixed, moving, labels, others, self._weights)
             for (fixed, labels), (moving, others) in itertools.permutations(shown, 2)
         ]
 
@@ -202,7 +202,7 @@ class ScanPairs:
             one.image, one.labels, len(self.names), fold=1, augmentation=augmentation, rng=rng, centre=centre
         )
         moving = self._seen(other, one, augmentation.intensity, rng)
-        return TrainingPair(fixed.image[None], moving.image[None], fixed.labels, moving.labels, self.weights)
+        return TrainingPair(fixed.image[None], moving.image[None], fixed.labels, moving.labels, self._weights)
 
     def _seen(self, moving: Sample, fixed: Sample, intensity: float, rng: np.random.Generator) -> Crop:
         """The moving scan where the fixed one lies."""

@@ -22,7 +22,6 @@ from itk_pdd.training.block_objective import BlockObjective
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.kept import KeptScans
 from itk_pdd.training.loop import Loop
-from itk_pdd.training.losses import class_weights
 from itk_pdd.training.objective import Objective, ObjectiveSettings
 from itk_pdd.training.pairs import PairSource, ScanPairs, TrainingPair, on_device
 from itk_pdd.training.pulling import pull_labels, searched, voxels_of
@@ -91,7 +90,7 @@ class PddTrainer(Loop):
             )
         return KeptScans(
             self.pairs.train, len(self.pairs.names), module.network, augmentation=self.pairs.augmentation,
-            weights=self.pairs.weights, described=objective.loss == "self-similarity",
+            counts=self.pairs.counts, described=objective.loss == "self-similarity",
         )  # fmt: skip
 
     def _block_loss(self, kept: KeptScans, rng: np.random.Generator, *, naming: bool, smoothness: float) -> Tensor:
@@ -105,9 +104,7 @@ class PddTrainer(Loop):
                 kept.draw(rng, network, block=objective.block, images=objective.images)
                 for _ in range(self.settings.batch)
             ]
-        return self.parallel(
-            steps, weights=class_weights(self.pairs.counts), shape=self.pairs.shape, smoothness=smoothness
-        )
+        return self.parallel(steps, weights=kept.naming_weights, shape=self.pairs.shape, smoothness=smoothness)
 
     def step(self) -> float:
         """See :class:`itk_pdd.training.loop.Loop`; with kept features only the first search has learned."""

@@ -74,7 +74,7 @@ def test_a_still_view_has_the_features_and_labels_of_the_whole_scan():
         whole = network.features(sample.image.float()[None])[(slice(None), *window)]
         part = network.features_at(view.image, view.positions, view.window)
     torch.testing.assert_close(part, whole, atol=1e-4, rtol=1e-4)
-    kept = KeptScans([sample, sample], 3, network, augmentation=STILL, weights=torch.ones(3), described=False)
+    kept = KeptScans([sample, sample], 3, network, augmentation=STILL, counts=torch.ones(3), described=False)
     torch.testing.assert_close(view.shares, kept.values[0][(slice(None), *window)])
     # Shares are those of blocks of three voxels around the features.
     block = labels[
@@ -86,7 +86,7 @@ def test_a_still_view_has_the_features_and_labels_of_the_whole_scan():
 def test_a_step_shows_what_the_block_reaches():
     samples = [scan(seed) for seed in range(3)]
     network = PddNetwork(NETWORK).eval()
-    kept = KeptScans(samples, 3, network, augmentation=STILL, weights=torch.ones(3), described=False)
+    kept = KeptScans(samples, 3, network, augmentation=STILL, counts=torch.ones(3), described=False)
     kept.renew(network)
     step = kept.draw(np.random.default_rng(1), network, block=4, images=3)
     fixed, moving = step.windows
