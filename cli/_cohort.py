@@ -39,6 +39,26 @@ _OPTIONS = (
 )
 
 
+def _start(context: click.Context, parameter: click.Parameter, value: str) -> str | None:
+    return None if value == "none" else value
+
+
+MODEL = click.option("--model", default="auto", show_default=True, metavar="NAME", help="A model, as for pdd-register.")
+INITIALISE = click.option(
+    "--initialise",
+    type=click.Choice(["none", "center", "affine"]),
+    default="none",
+    callback=_start,
+    show_default=True,
+    help="Find a start for each registration, as pdd-register does.",
+)
+SMOOTHNESS = click.option(
+    "--smoothness", type=POSITIVE, default=1.0, show_default=True, metavar="FACTOR", help="Of the fields."
+)
+SPACING = click.option("--spacing", type=POSITIVE, metavar="MM", help="Compare the images at this voxel size.")
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+
+
 def where_to_register(command: Any) -> Any:
     """Add the options that say where the pairs are registered."""
     for option in reversed(_OPTIONS):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._cohort import batch_progress, where_to_register
+from itk_pdd.cli._cohort import INITIALISE, MODEL, QUIET, SMOOTHNESS, SPACING, batch_progress, where_to_register
 from itk_pdd.cli._console import PATH, POSITIVE, SETTINGS
 
 from itk_pdd._version import __version__
@@ -47,23 +47,17 @@ def _chunk(context: click.Context, parameter: click.Parameter, value: str | None
     metavar="NAME,...",
     help=f"What to write for each pair: {', '.join(OUTPUTS)}.",
 )
-@click.option("--model", default="auto", show_default=True, metavar="NAME", help="A model, as for pdd-register.")
-@click.option(
-    "--initialise",
-    type=click.Choice(["none", "center", "affine"]),
-    default="none",
-    show_default=True,
-    help="Find a start for each pair, as pdd-register does.",
-)
-@click.option("--smoothness", type=POSITIVE, default=1.0, show_default=True, metavar="FACTOR", help="Of the field.")
-@click.option("--spacing", type=POSITIVE, metavar="MM", help="Compare the images at this voxel size.")
+@MODEL
+@INITIALISE
+@SMOOTHNESS
+@SPACING
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--force", is_flag=True, help="Use a trained model even on images that it is not made for.")
 @where_to_register
 @click.option("--chunk", callback=_chunk, metavar="I/N", help="Register part I of N of the list alone, in a job array.")
 @click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="End a registration that takes longer.")
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@QUIET
 @click.version_option(__version__, prog_name="pdd-batch")
 def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
     """Register the pairs of a list, start again where it stopped, and report on all of them.
@@ -104,8 +98,6 @@ def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
         raise click.UsageError("--moving needs --fixed.")
     if pairs is not None and options["fixed"]:
         raise click.UsageError("--fixed has no meaning with PAIRS, which has a column of that name: leave it out.")
-    if options["initialise"] == "none":
-        options["initialise"] = None
     with interruptible(INTERRUPTED, RESUMABLE), exit_codes(RESUMABLE), logging_to_stderr(0):
         from itk_pdd.cohort.batch import register_batch
 

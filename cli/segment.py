@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._cohort import WHERE, batch_progress, place_of, where_to_register
-from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
+from itk_pdd.cli._cohort import (
+    INITIALISE,
+    MODEL,
+    QUIET,
+    SMOOTHNESS,
+    SPACING,
+    WHERE,
+    batch_progress,
+    place_of,
+    where_to_register,
+)
+from itk_pdd.cli._console import COUNT, PATH, SETTINGS
 
 from itk_pdd._version import __version__
 
@@ -29,16 +39,10 @@ from itk_pdd._version import __version__
 )
 @click.option("--entropy", type=PATH, metavar="IMAGE", help="Entropy of the labels in nats; larger is less certain.")
 @click.option("--count", type=COUNT, metavar="N", help="Use the N most similar atlases.  [default: all]")
-@click.option(
-    "--initialise",
-    type=click.Choice(["none", "center", "affine"]),
-    default="none",
-    show_default=True,
-    help="Find a start for each atlas, as pdd-register does.",
-)
-@click.option("--model", default="auto", show_default=True, metavar="NAME", help="A model, as for pdd-register.")
-@click.option("--smoothness", type=POSITIVE, default=1.0, show_default=True, metavar="FACTOR", help="Of the fields.")
-@click.option("--spacing", type=POSITIVE, metavar="MM", help="Compare the images at this voxel size.")
+@INITIALISE
+@MODEL
+@SMOOTHNESS
+@SPACING
 @click.option(
     "--folder",
     type=PATH,
@@ -46,7 +50,7 @@ from itk_pdd._version import __version__
     help="Keep the registrations here; an interrupted command goes on from them.",
 )
 @where_to_register
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@QUIET
 @click.version_option(__version__, prog_name="pdd-segment")
 def main(image: Path, quiet: bool, **options: Any) -> None:
     """Segment IMAGE: register labelled atlases to it and fuse their labels.
@@ -69,8 +73,6 @@ def main(image: Path, quiet: bool, **options: Any) -> None:
     from itk_pdd.cli._interrupt import interruptible
 
     place, message = {name: options.pop(name) for name in WHERE}, RESUMABLE if options["folder"] else STOPPED
-    if options["initialise"] == "none":
-        options["initialise"] = None
     with interruptible(INTERRUPTED, message), exit_codes(message), logging_to_stderr(0):
         from itk_pdd.cohort.segment import segment_files
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._cohort import WHERE, batch_progress, place_of, where_to_register
-from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
+from itk_pdd.cli._cohort import MODEL, QUIET, SMOOTHNESS, SPACING, WHERE, batch_progress, place_of, where_to_register
+from itk_pdd.cli._console import COUNT, PATH, SETTINGS
 
 from itk_pdd._version import __version__
 
@@ -24,11 +24,11 @@ from itk_pdd._version import __version__
     metavar="N",
     help="Deformable rounds, after two affine ones.",
 )
-@click.option("--model", default="auto", show_default=True, metavar="NAME", help="A model, as for pdd-register.")
-@click.option("--smoothness", type=POSITIVE, default=1.0, show_default=True, metavar="FACTOR", help="Of the fields.")
-@click.option("--spacing", type=POSITIVE, metavar="MM", help="Compare the images at this voxel size.")
+@MODEL
+@SMOOTHNESS
+@SPACING
 @where_to_register
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@QUIET
 @click.version_option(__version__, prog_name="pdd-template")
 def main(scans: tuple[str, ...], output: Path, quiet: bool, **options: Any) -> None:
     """Make an unbiased template of SCANS: their mean shape, and their intensities averaged robustly.
