@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from itk_pdd.cli.batch import OUTPUTS as told
 
 from itk_pdd.cohort.bids import describe, items_of_bids
-from itk_pdd.cohort.listing import distinct_names, items_of_files, items_of_rows, read_items
+from itk_pdd.cohort.listing import OUTPUTS, distinct_names, items_of_files, items_of_rows, read_items
 from itk_pdd.errors import RegistrationError
 
 
@@ -105,3 +106,7 @@ def test_commands_of_cohorts_load_dask_only_where_it_works():
     program = f"import sys, {names}\nprint([name for name in sys.modules if name.startswith(('dask', 'distributed'))])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert found.stdout.strip() == "[]", found.stderr
+
+
+def test_the_command_names_the_outputs() -> None:
+    assert tuple(OUTPUTS) == told
