@@ -273,10 +273,9 @@ def main(**arguments: Any) -> None:
     strict, failed, context = arguments.pop("strict"), False, click.get_current_context()
     series = {name: arguments.pop(name) for name in _series.NAMES}
     _series.check(fixed, moving, series, {**arguments, "demo": folder, "strict": strict})
-    if series["series"]:
-        pass
-    elif folder is None:
-        _check_usage(fixed, moving, arguments)
+    if folder is None:
+        if not series["series"]:
+            _check_usage(fixed, moving, arguments)
     elif fixed or moving or any(arguments[name] for name in (*_OUTPUTS, *_INPUTS)):
         raise click.UsageError("--demo makes its own images and names its own files: leave the others out.")
     elif arguments["stages"] != "all":
