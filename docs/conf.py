@@ -45,9 +45,17 @@ suppress_warnings = ["config.cache"]  # the gallery's settings hold a function
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"itk_pdd {release}"
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "secondary_sidebar_items": ["page-toc"]}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "navbar_center": [],  # the sidebar has all pages
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_sidebars = {"**": ["all-pages.html"]}
 html_show_sourcelink = False
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+templates_path = ["_templates"]
 
 autosummary_generate = True
 autodoc_typehints = "none"

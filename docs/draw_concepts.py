@@ -157,30 +157,29 @@ def draw_conventions() -> None:
     fixed, moving = grey(pair.fixed), grey(pair.moving)
     point = np.array([76.0, 46.0])  # x, y in voxels
     there = point + pair.truth.vectors[int(point[1]), int(point[0])] / 2.0
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.9))
-    figure.subplots_adjust(0.02, 0.16, 0.98, 0.84, wspace=0.35)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.2))
+    figure.subplots_adjust(0.02, 0.19, 0.98, 0.84, wspace=0.35)
     for each, image, title, place in zip(axes, (fixed, moving), ("fixed", "moving"), (point, there), strict=True):
         each.imshow(image, cmap="gray")
         each.plot(*place, "o", color=ORANGE, ms=10, mec="white")
-        each.set_title(f"{title} image")
+        each.set_title(f"{title} image", fontsize=14)
         each.set_axis_off()
         for tip, letters in (((26, 6), "x: left"), ((6, 26), "y: back")):
             each.annotate("", tip, (6, 6), arrowprops={"arrowstyle": "->", "color": "white"})
-            each.text(tip[0] + 2, tip[1] + 3, letters, color="white", fontsize=8)
+            each.text(tip[0] + 2, tip[1] + 3, letters, color="white", fontsize=12)
 
     def arrow(start, end, colour: str, bend: float) -> None:
         style = {"arrowstyle": "-|>", "color": colour, "lw": 2.5, "connectionstyle": f"arc3,rad={bend}"}
         axes[1].annotate("", end, start, xycoords=axes[1].transData, textcoords=axes[0].transData, arrowprops=style)
 
     arrow(tuple(point), tuple(there), ORANGE, -0.25)
-    figure.text(
-        0.5, 0.93, "the transform takes fixed points to moving points (--to moving)", color="#b57700", ha="center"
-    )
+    figure.text(0.5, 0.93, "the transform takes fixed points to moving points (--to moving)", color="#8a5a00",
+                ha="center", fontsize=14)  # fmt: skip
     style = {"arrowstyle": "-|>", "color": "#0072b2", "lw": 2.5}
-    axes[0].annotate("", (0.62, 0.07), (0.38, 0.07), xycoords="figure fraction", textcoords="figure fraction",
+    axes[0].annotate("", (0.62, 0.14), (0.38, 0.14), xycoords="figure fraction", textcoords="figure fraction",
                      arrowprops={**style, "arrowstyle": "<|-"})  # fmt: skip
-    figure.text(0.5, 0.015, "images and labels are brought from moving to fixed; moving points too, by the inverse "
-                "(--to fixed)", color="#0072b2", ha="center")  # fmt: skip
+    figure.text(0.5, 0.01, "images and labels are brought from moving to fixed;\nmoving points too, by the inverse "
+                "(--to fixed)", color="#00588a", ha="center", va="bottom", fontsize=14)  # fmt: skip
     save(figure, "conventions")
 
 

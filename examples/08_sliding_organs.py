@@ -71,7 +71,10 @@ def main() -> None:
             f"slip at the wall {np.mean(slip):.1f} mm"
         )
 
-    itk_pdd.plot.overlay(fixed, moving)  # fixed green, moving magenta: the lung has moved, the wall has not
+    for name, field in (("one field", smooth), ("one field per side: the lines break at the wall", joined)):
+        image = sitk.GetImageFromArray(field.astype(float), isVector=True)
+        image.CopyInformation(fixed)
+        itk_pdd.plot.deformation_grid(sitk.DisplacementFieldTransform(image)).set_title(name)
 
 
 if __name__ == "__main__":

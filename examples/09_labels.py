@@ -33,6 +33,9 @@ def main() -> None:
     guided = itk_pdd.register(fixed, moving, fixed_labels=labels[0], moving_labels=labels[1])
     print(f"guided by labels: Dice {mean(guided):.3f}")
 
+    itk_pdd.plot.overlay(fixed, moving)  # before: fixed green, moving magenta, grey where they agree
+    itk_pdd.plot.overlay(fixed, itk_pdd.warp_image(moving, guided))
+
 
 if __name__ == "__main__":
     main()

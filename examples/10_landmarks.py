@@ -42,6 +42,11 @@ def main() -> None:
     (named,) = [str(each.message) for each in told if "not obeyed" in str(each.message)]
     print(f"not obeyed: landmark {named.split('not obeyed: ')[1].split(' ')[0]}")
 
+    axes = itk_pdd.plot.overlay(fixed, moving)  # before: fixed green, moving magenta, grey where they agree
+    for start, end in zip(points[given], marks, strict=True):  # from the fixed landmark to the moving one
+        axes.annotate("", xytext=start, xy=end, arrowprops={"arrowstyle": "->", "color": "orange"})
+    itk_pdd.plot.overlay(fixed, itk_pdd.warp_image(moving, transforms["guided by landmarks"]))
+
 
 if __name__ == "__main__":
     main()

@@ -39,6 +39,9 @@ def main() -> None:
         truth = pair.fixed.grid.points()[pair.body] + pair.truth.vectors[pair.body]
         print(f"{name}: error {np.linalg.norm(found - truth, axis=-1).mean():.2f} mm")
 
+    itk_pdd.plot.overlay(fixed, moving)  # before: fixed green, moving magenta, grey where they agree
+    itk_pdd.plot.overlay(fixed, itk_pdd.warp_image(moving, transform))
+
 
 if __name__ == "__main__":
     main()
