@@ -68,7 +68,8 @@ def common(
         click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model."),
         click.option("--name", help="Name of the model; by default that of the folder."),
         click.option("--description", default="", help="A sentence or two for the card."),
-        click.option("--iterations", type=_COUNT, help=f"Length of the training; by default {iterations}."),
+        click.option("--iterations", type=_COUNT, help=f"Length of the training; by default {iterations}. A finished "
+                     "training is extended by the same command with more."),
         click.option(
             "--minutes", type=_POSITIVE,
             help="Instead of --iterations: about how long. To repeat a training exactly, give the iterations that -v "

@@ -66,6 +66,8 @@ class Loop(ABC):
             _parameter_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99)
         )
         self.iteration, self.best, self.since_best = 0, -1.0, 0
+        self.starts = [0]
+        """Iterations at which the learning rate began to rise: the first, and one for each extension."""
         self.rows: list[dict[str, float]] = []
         # Since the last row: the losses, and the time before this run.
         self.losses: list[float] = []
@@ -95,7 +97,7 @@ class Loop(ABC):
         """Whatever must be the same for a training to be resumed."""
 
     def run(self, *, on_step: Callable[[int, float], None] | None = None) -> nn.Module:
-        """Train to the end, or until patience runs out.
+        """Train to the end, or until patience runs out; extend a finished training if more iterations are set.
 
         Parameters
         ----------
@@ -148,7 +150,7 @@ class Loop(ABC):
         # Every iteration has a generator of its own, so that a resumed training draws what an uninterrupted one would.
         rank = [self.processes.rank] if self.processes.rank else []
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.iteration, settings)
+            group["lr"] = learning_rate(self.iteration, settings, start=self.starts[-1])
         self.network.train()
         loss = self._loss(np.random.default_rng([settings.seed, self.iteration, *rank]))
         value = float(loss.detach())
@@ -168,7 +170,7 @@ class Loop(ABC):
         return mean.lerp(value, 1 - decay) if mean.is_floating_point() else value
 
     def _validate(self, loss: float, seconds: float) -> None:
-        rate = learning_rate(self.iteration - 1, self.settings)
+        rate = learning_rate(self.iteration - 1, self.settings, start=self.starts[-1])
         row = {"iteration": self.iteration, "rate": rate, "loss": self.processes.mean(loss)}
         measured = self._measure()
         if measured is not None:
@@ -204,6 +206,7 @@ class Loop(ABC):
             tensors |= {f"extra.{name}": value for name, value in self._extra_tensors().items()}
             tensors |= optimizer_tensors(self.optimizer)
             progress = {"iteration": self.iteration, "best": self.best, "since_best": self.since_best}
+            progress["starts"] = self.starts
             since = {"losses": self.losses, "seconds": seconds}
             write_checkpoint(self.folder, tensors, {**progress, **since, "rows": self.rows, **self._settings()})
 
@@ -212,13 +215,17 @@ class Loop(ABC):
         if found is None:
             return
         tensors, state = found
-        wanted = self._settings()
-        for name, value in wanted.items():
+        extends = self._extends(state)
+        for name, value in self._settings().items():
             # By way of text, as the state was: tuples have become lists.
-            if state.get(name) != _as_json(value):
+            value, was = _as_json(value), state.get(name)
+            if extends and name == "settings":
+                was = {**was, "iterations": value["iterations"]}
+            if was != value:
                 raise RegistrationError(
                     f"checkpoint: {self.folder / CHECKPOINT} belongs to a training of other {name} "
-                    f"({_difference(state.get(name), _as_json(value))}): choose another folder, or remove it"
+                    f"({_difference(was, value)}): choose another folder, or remove it (a training can be given more "
+                    "iterations once it is finished)"
                 )
         self.best_weights = _without("best.", tensors)
         try:
@@ -232,10 +239,27 @@ class Loop(ABC):
             self.best = float(state["best"])
             self.rows = [{name: float(value) for name, value in row.items()} for row in state["rows"]]
             self.losses, self.seconds = [float(value) for value in state["losses"]], float(state["seconds"])
+            self.starts = [int(start) for start in state.get("starts", [0])]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             # Among them those of weights that are not the network's.
             raise self._incomplete(error) from error
         log.info("resumed at iteration %d", self.iteration)
+        if extends:
+            self.starts, self.since_best = [*self.starts, self.iteration], 0
+            log.info(
+                "the finished training is extended: its learning rate rises and falls once more over iterations "
+                "%d to %d",
+                self.iteration + 1, self.settings.iterations,
+            )  # fmt: skip
+
+    def _extends(self, state: dict[str, Any]) -> bool:
+        """Tell whether a checkpoint's training is finished and shorter than this one."""
+        try:
+            planned, done = int(state["settings"]["iterations"]), int(state["iteration"])
+            stopped = 0 < int(state["settings"]["patience"]) <= int(state["since_best"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return False
+        return self.settings.iterations > planned and (done >= planned or stopped)
 
     def _incomplete(self, error: Exception) -> RegistrationError:
         reason = str(error) if isinstance(error, RegistrationError) else type(error).__name__

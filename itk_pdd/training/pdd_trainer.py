@@ -130,7 +130,8 @@ class PddTrainer(Loop):
     def _loss(self, rng: np.random.Generator) -> Tensor:
         objective = self.network.settings
         naming = self.iteration < objective.pretrain
-        ramp = objective.ramp * (self.settings.iterations - objective.pretrain)
+        first = (*self.starts, self.settings.iterations)[1]  # an extension keeps the diffusion that was reached
+        ramp = objective.ramp * (first - objective.pretrain)
         share = (self.iteration - objective.pretrain + 1) / max(1.0, ramp)
         if self.kept is not None:
             return self._block_loss(self.kept, rng, naming=naming, smoothness=min(1.0, share))

@@ -157,6 +157,7 @@ class Run:
             "licence": licence,
             "command": recipe.command,
             "iterations": loop.iteration,
+            **({"extended_at": loop.starts[1:]} if loop.starts[1:] else {}),
             "batch": loop.settings.batch * self.processes.count,
             "seed": loop.settings.seed,
             "seconds": round(sum(row["seconds"] for row in loop.rows)),

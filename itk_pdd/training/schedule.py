@@ -18,7 +18,8 @@ class TrainingSettings:
     ----------
     iterations : int
         Steps; the learning rate rises over the first 5 % and then falls to zero along a cosine, so that a training
-        of half the length is not the first half of this one.
+        of half the length is not the first half of this one. A finished training is extended by a larger number: the
+        learning rate rises and falls once more over what is added.
     batch : int
         Crops per step and per process.
     rate : float
@@ -67,10 +68,11 @@ class TrainingSettings:
             )
 
 
-def learning_rate(iteration: int, settings: TrainingSettings) -> float:
-    """Warm-up over the first 5 % of the iterations, then half a cosine down to zero."""
-    warm = max(1, settings.iterations // 20)
-    if iteration < warm:
-        return settings.rate * (iteration + 1) / warm
-    share = (iteration - warm) / max(1, settings.iterations - warm)
+def learning_rate(iteration: int, settings: TrainingSettings, *, start: int = 0) -> float:
+    """Warm-up over the first 5 % of the iterations from ``start`` on, then half a cosine down to zero."""
+    done, total = iteration - start, settings.iterations - start
+    warm = max(1, total // 20)
+    if done < warm:
+        return settings.rate * (done + 1) / warm
+    share = (done - warm) / max(1, total - warm)
     return settings.rate * 0.5 * (1 + math.cos(math.pi * share))

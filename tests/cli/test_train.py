@@ -95,6 +95,16 @@ def test_evaluation_by_registration(listed, tmp_path):  # noqa: F811
     assert "folded voxels" in result.stdout and "SD of log(J + 3)" in result.stdout
 
 
+def test_the_same_command_with_more_iterations_extends_a_training(listed, tmp_path):  # noqa: F811
+    words = (train, listed, "-o", tmp_path / "m", *SMALL, "-v", "--iterations")
+    for count in (1, 3):
+        result = run(*words, count)
+        assert result.exit_code == 0, result.output
+    assert "extended: its learning rate rises and falls once more over iterations 2 to 3" in result.stderr
+    training = SemanticNetwork.from_folder(tmp_path / "m").card.training
+    assert training["iterations"] == 3 and training["extended_at"] == [1]
+
+
 def test_scans_without_a_common_label_cannot_be_measured(tmp_path):
     for number, keep in enumerate((1, 2)):
         image, labels = balls(GRID, number)

@@ -111,6 +111,58 @@ def test_a_training_goes_on_from_between_validations(tmp_path, samples, monkeypa
     assert [r["loss"] for r in whole.rows] == [r["loss"] for r in resumed.rows]
 
 
+def test_a_finished_training_is_extended(tmp_path, samples):
+    """The learning rate rises and falls once more; an extension that was interrupted goes on exactly."""
+
+    class Interruption(Exception):
+        pass
+
+    def stop(iteration, loss):
+        if iteration == 6:
+            raise Interruption
+
+    settings = replace(SETTINGS, iterations=4, validate_every=2)
+    longer = replace(settings, iterations=8)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+        trainer(tmp_path / name, samples, settings).run()
+    finished = trainer(tmp_path / "whole", samples, settings)
+    finished.run()
+    whole = trainer(tmp_path / "whole", samples, longer)
+    whole.run()
+    assert (whole.iteration, whole.starts) == (8, [0, 4])
+    assert [row["iteration"] for row in whole.rows] == [2, 4, 6, 8]
+    assert not torch.equal(weights(whole.network), weights(finished.network))
+    rates = [row["rate"] for row in whole.rows]
+    assert rates[:2] == rates[2:] == pytest.approx([learning_rate(n, settings) for n in (1, 3)])
+    with pytest.raises(Interruption):
+        trainer(tmp_path / "parts", samples, longer).run(on_step=stop)
+    parts = trainer(tmp_path / "parts", samples, longer)
+    parts.run()
+    assert parts.starts == [0, 4]
+    assert torch.equal(weights(whole.average), weights(parts.average))
+
+
+def test_a_training_is_extended_only_when_it_is_finished(tmp_path, samples):
+    class Interruption(Exception):
+        pass
+
+    def stop(iteration, loss):
+        if iteration == 3:
+            raise Interruption
+
+    settings = replace(SETTINGS, iterations=4, validate_every=2)
+    with pytest.raises(Interruption):
+        trainer(tmp_path, samples, settings).run(on_step=stop)
+    with pytest.raises(RegistrationError, match=r"iterations is 8, was 4.*more iterations once it is finished"):
+        trainer(tmp_path, samples, replace(settings, iterations=8)).run()
+    trainer(tmp_path, samples, settings).run()
+    with pytest.raises(RegistrationError, match=r"iterations is 2, was 4"):
+        trainer(tmp_path, samples, replace(settings, iterations=2)).run()
+    with pytest.raises(RegistrationError, match=r"rate is 0\.001, was 0\.005"):
+        trainer(tmp_path, samples, replace(settings, iterations=8, rate=1e-3)).run()
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, samples):
     settings = replace(SETTINGS, iterations=2, validate_every=2)
     trainer(tmp_path, samples, settings).run()
