@@ -10,6 +10,7 @@ from itk_pdd.cli._cohort import INITIALISE, MODEL, QUIET, SMOOTHNESS, SPACING, b
 from itk_pdd.cli._console import PATH, POSITIVE, SETTINGS
 
 from itk_pdd._version import __version__
+from itk_pdd.errors import counted
 
 OUTPUTS = ("field", "warped", "labels", "transform", "inverse", "uncertainty", "report")
 
@@ -104,7 +105,7 @@ def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
         with batch_progress(quiet) as progress:
             found = register_batch(pairs, output, report=not options.pop("no_report"), progress=progress, **options)
     if not quiet:
-        words = [f"{len(found.records) - len(found.failed)} pairs done ({found.made} of them now)"]
+        words = [f"{counted(len(found.records) - len(found.failed), 'pair')} done ({found.made} of them now)"]
         words += [f"{len(found.failed)} failed"] * bool(found.failed) + [f"{found.waiting} waiting"] * bool(
             found.waiting
         )

@@ -81,9 +81,8 @@ def main(image: Path, quiet: bool, **options: Any) -> None:
     for name, reason in found.left.items():
         click.echo(f"{name} is left out: {reason}.", err=True)
     if not quiet:
-        click.echo(
-            f"{options['output']}: labels {', '.join(map(str, found.fused.values))} of {len(found.used)} atlases"
-        )
+        atlases = f"{len(found.used)} atlas{'es' * (len(found.used) != 1)}"
+        click.echo(f"{options['output']}: labels {', '.join(map(str, found.fused.values))} of {atlases}")
 
 
 if __name__ == "__main__":

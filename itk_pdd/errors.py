@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["RegistrationAborted", "RegistrationError", "RegistrationWarning", "Told", "told", "warn"]
+__all__ = ["RegistrationAborted", "RegistrationError", "RegistrationWarning", "Told", "counted", "told", "warn"]
 
 
 class RegistrationError(ValueError):
@@ -23,6 +23,11 @@ class RegistrationAborted(RuntimeError):
 
 class RegistrationWarning(UserWarning):
     """The registration went on, but the user should know something about the result."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 point", "2 points"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
-from itk_pdd.errors import RegistrationError
+from itk_pdd.errors import RegistrationError, counted
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.mapping import AffineMapping, FieldMapping, Mapping, check_reach
 from itk_pdd.io import files, outputs
@@ -134,8 +134,8 @@ def points_file(
     origin = {"fixed": "moving", "moving": "fixed"}[to]
     says = "as the file says" if source.stated else "assumed" if system is None else "as you said"
     return (
-        f"{len(distance)} points of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm on "
-        f"average and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says}){left}"
+        f"{counted(len(distance), 'point')} of the {origin} image moved to the {to} image, by {distance.mean():.3g} mm "
+        f"on average and {distance.max():.3g} mm at most; coordinates in {source.system} mm ({says}){left}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 import shutil
@@ -22,6 +23,19 @@ INITIAL = "initial"
 
 PLACEHOLDERS = ("fixed", "moving", "field", "fixed_mask", "moving_mask", "threads", "folder")
 """Placeholders of a command template; ``field`` is the file it has to write, ``folder`` a scratch folder."""
+
+ALIASES = {
+    "itk-pdd": "pdd",
+    "elastix": "elastix-bspline",
+    "itk-elastix": "elastix-bspline",
+    "ants": "syn",
+    "antspyx": "syn",
+    "ants-syn": "syn",
+    "ants-syn-cc": "syn-cc",
+    "b-spline": "bspline",
+    "picsl-greedy": "greedy",
+}
+"""Other names under which users look for a method, in lower case and with hyphens."""
 
 _NAMED = re.compile(r"([A-Za-z0-9][\w.+-]*)=(.*)", re.DOTALL)
 _PDD = [sys.executable, "-m", "itk_pdd.cli.register", "{fixed}", "{moving}", "-o", "{field}", "--threads", "{threads}"]
@@ -72,7 +86,7 @@ def candidates(
     Parameters
     ----------
     methods : sequence of str
-        ``pdd`` or names of baselines.
+        ``pdd`` or names of baselines, in any case, or one of :data:`ALIASES`.
     commands : sequence of str
         Templates such as ``mytool {fixed} {moving} -o {field}``, by default named after the program; ``name=mytool
         ...`` gives another name. They are split like a shell would, but no shell runs them.
@@ -87,18 +101,16 @@ def candidates(
         rows say so.
     """
     found = [Candidate(INITIAL, "initial", version=__version__)]
-    for name in methods:
+    for name in map(_full_name, methods):
         if name == "pdd":
             own = load_settings("pdd", settings)
             command = (*_PDD, *[str(word) for word in own.get("arguments", [])])
             found.append(Candidate("pdd", "command", command, own, __version__))
-        elif name in METHODS:
+        elif name != INITIAL:
             method = METHODS[name]
             version = method.version
             problem = "" if version else f"{method.package} is not installed: pip install {method.package}"
             found.append(Candidate(name, "baseline", (), load_settings(name, settings), version or "", problem))
-        elif name != INITIAL:
-            raise RegistrationError(f"method must be one of {', '.join(['pdd', *METHODS])}, found {name!r}.")
     found += [_from_template(text) for text in commands]
     names = [candidate.name for candidate in found]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -107,6 +119,19 @@ def candidates(
             f"method {', '.join(twice)} is given twice; name a command like this: --command 'other={twice[0]} ...'."
         )
     return found
+
+
+def _full_name(given: str) -> str:
+    """Name of a method in the tables; raises RegistrationError with the names that are near if there is none."""
+    names = ["pdd", *METHODS]
+    lower = given.lower().replace("_", "-")
+    name = ALIASES.get(lower, lower)
+    if name in (*names, INITIAL):
+        return name
+    near = difflib.get_close_matches(lower, [*names, *ALIASES], n=3, cutoff=0.6)
+    near = list(dict.fromkeys(ALIASES.get(each, each) for each in near))
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise RegistrationError(f"method must be one of {', '.join(names)}, found {given!r}.{meant}")
 
 
 def _from_template(text: str) -> Candidate:

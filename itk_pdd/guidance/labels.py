@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.errors import RegistrationError, counted, warn
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import resample
@@ -308,4 +308,4 @@ def _tell(guide: LabelGuide) -> None:
                 f"label {label.name} is {max(sizes) / min(sizes):.0f} times as large in one image as in the other: "
                 "check that it is whole in both, and the same structure"
             )
-    log.info("guided by %d labels: %s", len(guide.labels), ", ".join(label.name for label in guide.labels))
+    log.info("guided by %s: %s", counted(len(guide.labels), "label"), ", ".join(label.name for label in guide.labels))

@@ -326,8 +326,12 @@ def _facts(about: Mapping[str, Any]) -> Table:
         "System": f"{machine['system']}, Python {machine['python']}",
         "Threads of each registration": str(rules["threads"]),
         "Registrations at a time": str(about["jobs"]),
-        "Limits": f"{rules['time_limit'] or 'no'} s, {rules['memory_limit'] or 'no'} GiB",
+        "Limits": f"{_limit(rules['time_limit'], 's', 'time')}, {_limit(rules['memory_limit'], 'GiB', 'memory')}",
         "Intensities": "clamped to {:g} to {:g}".format(*rules["clamp"]) if rules["clamp"] else "as they are",
         "Start": "centres of the grids on each other" if rules["start"] == "centre" else "physical coordinates",
     }
     return Table(("What", "Value"), list(facts.items()), words=(0, 1))
+
+
+def _limit(value: float | None, unit: str, what: str) -> str:
+    return f"{value:g} {unit}" if value else f"no limit of {what}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from itk_pdd.errors import warn
+from itk_pdd.errors import counted, warn
 from itk_pdd.kernels.operations import HOST, Array, Operations
 
 __all__ = ["unfold", "without_folds"]
@@ -73,5 +73,5 @@ def without_folds(
     found, moved, left = unfold(operations.array(field), minimum=minimum, scale=scale, operations=operations)
     log.info("folds: %d of %d nodes relaxed", moved, field[..., 0].size)
     if left:
-        warn(f"the field folds in {left} places that could not be relaxed: check the result there")
+        warn(f"the field folds in {counted(left, 'place')} that could not be relaxed: check the result there")
     return operations.numpy(found) if moved else field

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.errors import RegistrationError, counted, warn
 from itk_pdd.evaluation.overlap import overlap
 from itk_pdd.evaluation.warping import warp_labels
 from itk_pdd.geometry.field import DisplacementField
@@ -78,8 +78,8 @@ def _landmarks(problem: Problem, result: Result, landmarks: Landmarks) -> Result
                  " (not obeyed)" if each.ignored else "")  # fmt: skip
     if obeyed.any():
         log.info(
-            "%d landmarks: %.2f mm off before, %.2f mm after (mean)", obeyed.sum(), before[obeyed].mean(),
-            after[obeyed].mean(), extra={"announce": True},
+            "%s: %.2f mm off before, %.2f mm after (mean)", counted(int(obeyed.sum()), "landmark"),
+            before[obeyed].mean(), after[obeyed].mean(), extra={"announce": True},
         )  # fmt: skip
     ignored = [each for each in found if each.ignored]
     if ignored:

@@ -68,7 +68,7 @@ def test_points_in_both_directions(case) -> None:
     forward = run("points", case.folder / "p.csv", "-t", case.folder / "u.nii.gz", "--to", "moving", "-o",
                   case.out / "m.csv")  # fmt: skip
     assert forward.exit_code == 0, forward.output
-    assert "1 points of the fixed image moved to the moving image" in forward.output
+    assert "1 point of the fixed image moved to the moving image" in forward.output
     assert "LPS mm (assumed)" in forward.output
     moved = np.array((case.out / "m.csv").read_text().splitlines()[1].split(",")[:3], float)
     np.testing.assert_allclose(moved, GRID.centre + wave(GRID).at(GRID.centre), atol=1e-4)

@@ -19,11 +19,27 @@ def test_methods_in_the_order_given():
     assert set(available()) == {"pdd", *METHODS}
 
 
+def test_a_method_by_the_name_that_users_know():
+    found = candidates(["PDD", "elastix", "ANTs_SyN_CC", "convexAdam", "picsl-greedy"])
+    assert [c.name for c in found] == ["initial", "pdd", "elastix-bspline", "syn-cc", "convexadam", "greedy"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("elastx", " Did you mean elastix-bspline?"), ("syn-c", " Did you mean syn-cc or syn?"), ("deeds", "")],
+)
+def test_an_unknown_method_is_answered_with_the_names_that_are_near(given, meant):
+    with pytest.raises(RegistrationError) as error:
+        candidates([given])
+    assert str(error.value) == f"method must be one of pdd, {', '.join(METHODS)}, found {given!r}.{meant}"
+
+
 @pytest.mark.parametrize(
     ("methods", "commands", "words"),
     [
         (["pdd", "demon"], [], "'demon'"),
         (["pdd", "pdd"], [], "pdd is given twice"),
+        (["elastix", "elastix-bspline"], [], "elastix-bspline is given twice"),
         ([], ["python {fixed} {moving}"], "lacks {field}"),
         ([], ["python {fixed} {moving} {field} {speed}"], "has {speed}"),
         ([], ["python '{fixed} {moving} {field}"], "cannot be split"),
