@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from itk_pdd.io.fields import field_writer
 from itk_pdd.io.formats.elastix import parameter_writer
 from itk_pdd.io.transforms import transform_writer
 from itk_pdd.io.volume import Volume
-from itk_pdd.registration import aligned, prepare, solve
+from itk_pdd.registration import aligned, prepare, register, solve
 from itk_pdd.solver.record import record as described_by
 from itk_pdd.solver.record import write_record
 from itk_pdd.solver.reuse import Kept
@@ -288,7 +290,6 @@ def _report_writer(
     from itk_pdd.report.page import writer
     from itk_pdd.report.registration import registration_page
 
-    chosen = described["options"].items()
     text = registration_page(
         problem.fixed,
         problem.moving,
@@ -305,15 +306,22 @@ def _report_writer(
             "Fixed image": Path(fixed).name,
             "Moving image": f"{Path(moving).name}, {problem.moving.grid}",
             "Model": result.model.name,
-            "Options": ", ".join(f"{k} {v}" for k, v in chosen if v is not None and v is not False),
-            "Date": described["date"],
+            "Options": _chosen(described["options"]),
+            "Date": f"{datetime.fromisoformat(described['date']):%Y-%m-%d %H:%M} UTC",
             "Versions": ", ".join(f"{k} {v}" for k, v in described["versions"].items()),
             "Time": f"{result.seconds:.1f} s",
             "Start": _start(described, problem),
-            "Capture range": f"{result.capture_range_mm:.0f} mm along each axis, beside the start",
+            "Capture range": f"{result.capture_range_mm:.0f} mm along each axis, about the start",
         },
     )
     return writer(text)
+
+
+def _chosen(options: dict[str, Any]) -> str:
+    """Name the options that are not as by default, and the seed."""
+    usual = {name: each.default for name, each in inspect.signature(register).parameters.items()}
+    kept = {k: v for k, v in options.items() if v not in (None, False) and (k == "seed" or v != usual.get(k))}
+    return ", ".join(k.replace("_", "-") if v is True else f"{k.replace('_', '-')} {v}" for k, v in kept.items())
 
 
 def _marks(problem: Problem, result: Result) -> Marks | None:
@@ -329,4 +337,6 @@ def _start(described: dict[str, Any], problem: Any) -> str:
     way = described["options"]["initialise"]
     if way is not None:
         return {"center": "the centres of the images on each other", "affine": "an affine alignment, searched"}[way]
-    return "physical coordinates" if problem.initial is None else "an initial transform that was given"
+    return (
+        "as the images lie (physical coordinates)" if problem.initial is None else "an initial transform that was given"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Named
 from dataclasses import dataclass, field
@@ -22,17 +23,18 @@ WEIGHTS = {"likeness": 2.79, "start": 3.03, "strain": -6.38, "unlike": -5.88, "o
 """Logistic regression of success, learned by ``tests/benchmarks/verdicts.py choose``: a larger sum is better."""
 DOUBT = (0.06, 0.95)
 """Risks by the rule above between which the pair is registered again, and the rule below decides."""
-RIVAL_INTERCEPT = 1.37
+RIVAL_INTERCEPT = 5.02
 RIVAL_WEIGHTS = {
-    "gain": 13.42, "behind": -13.02, "short": -7.33, "start_gain": 9.76, "start": -1.97, "unlike": -2.14,
-    "outside": -8.85,
+    "start_gain": 3.12, "behind": -4.86, "short": -10.39, "chance": -6.71, "unlike": -10.43, "outside": -6.29,
 }  # fmt: skip
-"""The same for pairs that were registered again, learned on these."""
-RIVAL_FIGURES = ("again", "chance", "best", "gain", "start_gain", "behind", "short")
+"""The same for pairs that were registered again, learned on these; for the first three see :func:`rival_ratios`."""
+RIVAL_FIGURES = ("again", "chance", "chance_start", "best", "behind", "short")
 """Figures of a pair that was registered again, see :class:`Rivals`."""
-RISKS, RIVAL_RISKS = (0.13, 0.83), (0.25, 0.5)
+RISKS, RIVAL_RISKS = (0.13, 0.83), (0.25, 0.6)
 """Risks by each rule from which a registration is to be looked at, and from which it has probably failed."""
 
+_FLOOR = 0.05
+"""Added to likenesses before their ratio is taken: below it they say nothing."""
 _CLEARLY = 0.15
 """Difference of likeness from which another start or model is named."""
 _SHARES = (
@@ -93,8 +95,7 @@ class Rivals:
     def figures(self, likeness: float) -> dict[str, float]:
         """Compare with each other and with the likeness of the registration itself."""
         return {
-            "again": self.again, "chance": self.chance, "best": self.best,
-            "gain": min(self.again, likeness) - self.chance, "start_gain": self.start - self.chance_start,
+            "again": self.again, "chance": self.chance, "chance_start": self.chance_start, "best": self.best,
             "behind": max(self.best - self.again, 0.0), "short": max(self.again - likeness, 0.0),
         }  # fmt: skip
 
@@ -147,8 +148,33 @@ def risk(figures: Named[str, float]) -> float:
         again, those of :meth:`Rivals.figures`, which then decide.
     """
     if "again" in figures:
-        return _logistic(RIVAL_INTERCEPT, RIVAL_WEIGHTS, figures)
+        return _logistic(RIVAL_INTERCEPT, RIVAL_WEIGHTS, {**figures, **rival_ratios(figures)})
     return _logistic(INTERCEPT, WEIGHTS, figures)
+
+
+def rival_ratios(figures: Named[str, float]) -> dict[str, float]:
+    """Compare the likenesses of a pair that was registered again, as logarithms of their ratios.
+
+    Parameters
+    ----------
+    figures : mapping of str to float
+        As for :func:`risk`, those of :meth:`Rivals.figures` among them.
+
+    Returns
+    -------
+    dict of str to float
+        ``start_gain``: the start beside the turned ones, before any deformation; ``behind``: the best other start
+        beside the same one, after it, if it is better; ``short``: the default model beside the registration, likewise.
+    """
+    return {
+        "start_gain": _ratio(figures["start"], figures["chance_start"]),
+        "behind": max(_ratio(figures["best"], figures["again"]), 0.0),
+        "short": max(_ratio(figures["again"], figures["likeness"]), 0.0),
+    }
+
+
+def _ratio(first: float, second: float) -> float:
+    return math.log((first + _FLOOR) / (second + _FLOOR))
 
 
 def _logistic(intercept: float, weights: Named[str, float], figures: Named[str, float]) -> float:
@@ -206,7 +232,7 @@ def judge(
         found = rivals()
         way, figures = found.way, figures | found.figures(figures["likeness"])
     figures = {"risk": risk(figures), **figures, "doubts": float(len(doubts))}
-    signs = (*signs_of(figures, way), *(model_sign(figures, doubt) for doubt in doubts))
+    signs = (*signs_of(figures, way), *([model_sign(figures, _joined(doubts))] if doubts else []))
     return Verdict(max((sign.word for sign in signs), key=(GOOD, LOOK, FAILED).index), signs, figures)
 
 
@@ -222,11 +248,11 @@ def _match(figures: Named[str, float], way: str) -> Sign:
     told = [f"likeness {figures['likeness']:.2f}, {figures['start']:.2f} at the start"]
     if "again" in figures:
         told.append(f"{figures['chance']:.2f} by chance")
-    told.append(f"risk of failure {found:.0%}")
+    told.append(f"risk of failure {100 * found:.0f} %")
     text = f"the images {how} ({'; '.join(told)})"
     if word != GOOD and way and figures["behind"] > _CLEARLY:
         text += f"; {way} they match better ({figures['best']:.2f})"
-    return Sign("Match", word, text, f"good below a risk of {low:.0%}, probably failed from {high:.0%}")
+    return Sign("Match", word, text, f"good below a risk of {100 * low:.0f} %, probably failed from {100 * high:.0f} %")
 
 
 def model_sign(figures: Named[str, float], doubt: str) -> Sign:
@@ -237,6 +263,13 @@ def model_sign(figures: Named[str, float], doubt: str) -> Sign:
     return Sign(
         "Model", word, doubt + text, f"good without a doubt, probably failed if {_CLEARLY:g} short of the default"
     )
+
+
+def _joined(doubts: Sequence[str]) -> str:
+    """Join doubts to one text; what they begin with alike, up to a colon, is said once."""
+    first, *others = dict.fromkeys(doubts)
+    start = first[: first.find(": ") + 2]
+    return "; ".join((first, *(each.removeprefix(start) for each in others)))
 
 
 def _share(name: str, share: float, last: tuple[float, float], text: str, advice: str) -> Sign:

@@ -43,6 +43,12 @@ MEASURES = {
     "memory_gib": ("Memory", " GiB", "{:.2f}", False),
 }
 """Measures on the page: name, unit, format, True if more is better."""
+PARTS = {
+    "Structures and field": ("dice", "hd95", "asd", "tre_mean", "folding", "sd_log_j3", "inverse_mean"),
+    "Whole image": ("outline", "bones", "body", "unlabelled", "ncc", "mi"),
+    "Cost": ("seconds", "memory_gib"),
+}
+"""Tables of the summary, each narrow enough for a page."""
 
 
 def comparison_page(
@@ -90,7 +96,8 @@ def comparison_page(
         subtitle=f"{len(pairs)} pair{'s' * (len(pairs) != 1)}, {len(methods)} methods",
         assets=assets,
         pictures=described,
-        summary=_summary_table(cells, table, methods),
+        summary=_summary_tables(cells, table, methods),
+        caption=_summary_caption(cells, methods),
         groups={name: _group_table(_means(summary, name), methods) for name in groups},
         trade_off=_trade_off(summary, methods),
         boxes=_boxes(table, methods),
@@ -131,29 +138,40 @@ def _measured(measures: Iterable[str], cells: Cells, methods: Sequence[str]) -> 
     return [measure for measure in measures if any((method, measure) in cells for method in methods)]
 
 
-def _summary_table(cells: Cells, table: Rows, methods: Sequence[str]) -> Table:
-    measures = _measured(MEASURES, cells, methods)
-    best = {m: _best([cells[n, m]["mean"] for n in methods if (n, m) in cells and n != INITIAL], m) for m in measures}
-    rows: list[list[str | Cell]] = [
-        [
-            method,
-            *(_mean_cell(m, cells.get((method, m)), best[m]) for m in measures),
-            *(
-                str(sum(row["method"] == method and row.get(column) == word for row in table))
-                for column, word in (("verdict", FAILED), ("status", "failed"))
-            ),
+def _summary_tables(cells: Cells, table: Rows, methods: Sequence[str]) -> dict[str, Table]:
+    """Make a table for each of ``PARTS`` of which something was measured; the first one counts failures."""
+    tables = {}
+    for name, part in PARTS.items():
+        measures = _measured(part, cells, methods)
+        best = {
+            m: _best([cells[n, m]["mean"] for n in methods if (n, m) in cells and n != INITIAL], m) for m in measures
+        }
+        counted = {"Suspect": ("verdict", FAILED), "Failed": ("status", "failed")} if not tables else {}
+        rows: list[list[str | Cell]] = [
+            [
+                method,
+                *(_mean_cell(m, cells.get((method, m)), best[m]) for m in measures),
+                *(
+                    str(sum(row["method"] == method and row.get(column) == word for row in table))
+                    for column, word in counted.values()
+                ),
+            ]
+            for method in methods
         ]
-        for method in methods
-    ]
+        if measures or counted:
+            tables[name] = Table(["Method", *map(_heading, measures), *counted], rows)
+    return tables
+
+
+def _summary_caption(cells: Cells, methods: Sequence[str]) -> str:
     reference = next((m for m in methods if m != INITIAL), "")
     caption = (
         "Mean over the pairs ± standard deviation, below it the 95 % confidence interval of the mean. Best in bold. "
         f"* marks a difference from {reference} with p < 0.05 (Wilcoxon signed-rank test, corrected by Holm). "
         "Suspect are results whose verdict is that they probably failed."
     )
-    if few := few_pairs(cells.values()):
-        caption = f"{caption} {few}"
-    return Table(["Method", *map(_heading, measures), "Suspect", "Failed"], rows, caption)
+    few = few_pairs(cells.values())
+    return f"{caption} {few}" if few else caption
 
 
 def _group_table(cells: Cells, methods: Sequence[str]) -> Table:
@@ -328,7 +346,7 @@ def _facts(about: Mapping[str, Any]) -> Table:
         "Registrations at a time": str(about["jobs"]),
         "Limits": f"{_limit(rules['time_limit'], 's', 'time')}, {_limit(rules['memory_limit'], 'GiB', 'memory')}",
         "Intensities": "clamped to {:g} to {:g}".format(*rules["clamp"]) if rules["clamp"] else "as they are",
-        "Start": "centres of the grids on each other" if rules["start"] == "centre" else "physical coordinates",
+        "Start": "centres of the grids on each other" if rules["start"] == "centre" else "as the images lie",
     }
     return Table(("What", "Value"), list(facts.items()), words=(0, 1))
 

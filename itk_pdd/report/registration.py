@@ -169,10 +169,11 @@ def _overlaps(found: Overlap) -> Table:
 
 def _measures(displacements: DisplacementField, determinant: np.ndarray) -> dict[str, str]:
     length = np.linalg.norm(displacements.vectors, axis=-1)
+    folded = int((determinant <= 0).sum())
     return {
         "Displacement": f"mean {length.mean():.3g} mm, largest {length.max():.3g} mm",
         "Jacobian determinant": f"from {determinant.min():.3g} to {determinant.max():.3g}, SD of log(J + 3) "
-        f"{metrics.sd_log_jacobian_plus_3(determinant):.3g}",
+        f"{metrics.sd_log_jacobian_plus_3(determinant):.3g}, {folded or 'no'} voxel{'s' * (folded != 1)} folded",
     }
 
 

@@ -32,13 +32,13 @@ def windows(fixed: Knots, moving: Knots) -> tuple[tuple[float, float], tuple[flo
     """Choose the intensities shown as black and white for two images: the same for both where their unit is the same.
 
     It is taken for the same where both reach below -100, as CT in Hounsfield units does, or where the windows of the
-    two overlap by at least half of what they cover together.
+    two overlap by at least three quarters of what they cover together.
     """
     first, second = (_limits(knots) for knots in (fixed, moving))
     low, high = min(first[0], second[0]), max(first[1], second[1])
     common = min(first[1], second[1]) - max(first[0], second[0])
     hounsfield = all(knots and knots[0][1] <= _AIR for knots in (fixed, moving))
-    if hounsfield or (fixed and moving and common >= 0.5 * (high - low)):
+    if hounsfield or (fixed and moving and common >= 0.75 * (high - low)):
         return (low, high), (low, high)
     return first, second
 

@@ -1,9 +1,8 @@
 """Registrations of every kind, good ones and failures, for the table of verdicts (``verdicts.py``).
 
 A pair is two images with labels or landmarks and the rough alignment that suits it. A case is a pair as it is, or
-spoiled in one way. Subjects are split: the rule is learned on "calibration", and "held-out" says what it does on
-others. "untouched" are people and images of which nothing was looked at before the rule was fixed
-(``verdict_untouched.py``).
+spoiled in one way. Subjects are split: the rules are learned on the halves "development 1" and "development 2", and
+measured on "held-out", people and images that nothing was chosen on (``verdict_untouched.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from itk_pdd.solver.problem import Problem
 from itk_pdd.synthesis import make_pair
 
 LARGE_ORGANS = (1, 2, 3, 6, 7)
-SPLITS = ("calibration", "held-out", "untouched")
+SPLITS = ("development 1", "development 2", "held-out")
 
 
 @dataclass(frozen=True)

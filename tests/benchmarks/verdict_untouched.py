@@ -30,11 +30,13 @@ UNTOUCHED = SPLITS[2:]
 
 
 def untouched_cases(data: Path) -> list[Case]:
-    """List them: 28 more people's hippocampi, five abdomens, new synthetic pairs, heads, and a third lung."""
+    """List them: 88 more people's hippocampi, five abdomens, new synthetic pairs, heads, and a third lung."""
     return mixed(
         hippocampi(data, 64, 28, UNTOUCHED),
-        abdomens(data, range(21, 26), 10, UNTOUCHED),
+        hippocampi(data, 92, 60, UNTOUCHED),
+        abdomens(data, range(21, 26), 20, UNTOUCHED),
         synthetic(60, 24, UNTOUCHED),
+        synthetic(84, 36, UNTOUCHED),
         heads(data),
         lungs(data),
     )

@@ -1,7 +1,8 @@
-"""Choose the rule of the verdict on one half of the registrations and measure it on the other.
+"""Choose the rules of the verdict on one part of the registrations and measure them on the other.
 
-``collect`` registers the cases of ``verdict_cases.py`` and writes a row each, and goes on where it stopped. ``choose``
-learns the rule on the calibration half. ``table`` writes the rates of the rule in the package, by kind.
+``collect`` registers the cases of ``verdict_cases.py`` and ``verdict_untouched.py``, writes a row each, and goes on
+where it stopped. ``choose`` learns the rules on the pairs of the development. ``table`` writes the words of the rules
+in the package by kind, on held-out pairs, and their rates.
 
     python tests/benchmarks/verdicts.py collect rows.csv --data DATA --minutes 7
     python tests/benchmarks/verdicts.py choose rows.csv
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
+from scipy.stats import binomtest
 from verdict_cases import SPLITS, Made, all_cases
 from verdict_untouched import untouched_cases
 
@@ -41,6 +43,8 @@ LANDMARKS = ("lung CT", "liver")
 """Pairs whose truth is points. They failed below the proper alignment as well: a distance has no largest value."""
 KNOWN = 0.8
 """Least reference of a synthetic pair: its displacement is known, and the overlap under it is 1."""
+PENALTY = 0.003
+"""Factor of the squared weights of figures of unit spread."""
 FAILED, GOOD = 0.7, 0.85
 """Shares of the reference below which a registration failed and from which on it is good."""
 
@@ -127,31 +131,53 @@ def outcomes(rows: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def learned(rows: list[dict[str, Any]], good: np.ndarray, names: list[str], name: str) -> None:
-    """Learn a logistic rule and print it for ``itk_pdd/evaluation/verdict.py``."""
-    x = np.array([[row["signs"][n] for n in names] for row in rows])
-    # Both outcomes weigh the same; the penalty keeps the rule from being steeper than so many pairs can tell.
-    share = np.where(good, 0.5 / good.mean(), 0.5 / (1 - good.mean()))
+def logistic(x: np.ndarray, good: np.ndarray, penalty: float) -> np.ndarray:
+    """Learn the intercept and the weights of a logistic rule; a larger sum is better, both outcomes weigh the same."""
+    mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-9
+    share = np.where(good, 0.5 / good.mean(), 0.5 / (1 - good.mean())) / len(good)
 
     def loss(p: np.ndarray) -> float:
-        z = p[0] + x @ p[1:]
-        return float((share * np.logaddexp(0, np.where(good, -z, z))).mean() + 1e-4 * np.square(p[1:]).sum())
+        z = p[0] + (x - mean) / spread @ p[1:]
+        # The penalty keeps the rule from being steeper than so many pairs can tell.
+        return float((share * np.logaddexp(0, np.where(good, -z, z))).sum() + penalty * np.square(p[1:]).sum())
 
-    found = minimize(loss, np.zeros(1 + len(names))).x
-    print(f"{name}INTERCEPT = {found[0]:.2f}")
-    print(f"{name}WEIGHTS = {dict(zip(names, found[1:].round(2).tolist(), strict=True))}")
-    risks = expit(-found[0] - x @ found[1:])
+    p = minimize(loss, np.zeros(1 + x.shape[1])).x
+    weights = p[1:] / spread
+    return np.array([p[0] - mean @ weights, *weights])
+
+
+def crossed(x: np.ndarray, good: np.ndarray, pairs: list[str], penalty: float) -> np.ndarray:
+    """Give the risk of every row by rules that were learned without its pair: the mean of ten divisions in ten."""
+    names, found = sorted(set(pairs)), np.zeros(len(good))
+    for seed in range(10):
+        part = dict(zip(names, np.random.default_rng(seed).permutation(len(names)) % 10, strict=True))
+        own = np.array([part[pair] for pair in pairs])
+        for k in np.unique(own):
+            p = logistic(x[own != k], good[own != k], penalty)
+            found[own == k] += expit(-p[0] - x[own == k] @ p[1:]) / 10
+    return found
+
+
+def learned(rows: list[dict[str, Any]], good: np.ndarray, names: list[str], name: str, penalty: float) -> None:
+    """Learn a rule and print it for ``itk_pdd/evaluation/verdict.py``, with its errors on the pairs left out."""
+    x = np.array([[row["signs"][n] for n in names] for row in rows])
+    p = logistic(x, good, penalty)
+    print(f"{name}INTERCEPT = {p[0]:.2f}")
+    print(f"{name}WEIGHTS = {dict(zip(names, p[1:].round(2).tolist(), strict=True))}")
+    risks = crossed(x, good, [f"{row['group']} {row['pair']}" for row in rows], penalty)
     print(f"# {good.sum()} good ones, largest risks {np.sort(risks[good])[::-1][:8].round(2)}")
     print(f"# {(~good).sum()} failures, smallest risks {np.sort(risks[~good])[:12].round(2)}")
 
 
 def choose(rows: list[dict[str, Any]]) -> None:
-    """Learn both rules on the calibration half: that for all pairs, and that for those that were registered again."""
+    """Learn both rules: that for all pairs on the first half, and on both that for those that were registered again."""
     known = [(row, o == "good") for row, o in zip(rows, outcomes(rows), strict=True)
-             if row["split"] == SPLITS[0] and o in ("good", "failed")]  # fmt: skip
-    again = [(row, good) for row, good in known if "again" in decided(row["signs"])]
-    for chosen, names, name in ((known, verdict.WEIGHTS, ""), (again, verdict.RIVAL_WEIGHTS, "RIVAL_")):
-        learned([row for row, _ in chosen], np.array([good for _, good in chosen]), list(names), name)
+             if row["split"] in SPLITS[:2] and o in ("good", "failed")]  # fmt: skip
+    first = [(row, good) for row, good in known if row["split"] == SPLITS[0]]
+    again = [({**row, "signs": {**row["signs"], **verdict.rival_ratios(row["signs"])}}, good) for row, good in known
+             if "again" in decided(row["signs"])]  # fmt: skip
+    for chosen, names, name in ((first, verdict.WEIGHTS, ""), (again, verdict.RIVAL_WEIGHTS, "RIVAL_")):
+        learned([row for row, _ in chosen], np.array([good for _, good in chosen]), list(names), name, PENALTY)
 
 
 def decided(signs: dict[str, float]) -> dict[str, float]:
@@ -172,17 +198,24 @@ def word_of(signs: dict[str, float]) -> str:
     return max(words, key=(verdict.GOOD, verdict.LOOK, verdict.FAILED).index)
 
 
+def rate(count: int, total: int) -> str:
+    """Give a share with its exact 95 % interval."""
+    low, high = binomtest(count, total).proportion_ci(method="exact")
+    return f"{count} of {total}, {count / total:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Make the table of words by kind, on the held-out half, in Markdown."""
+    """Make the table of words by kind, on the held-out pairs, and the rates, in Markdown."""
     lines = ["| what was done | outcome | registrations | good | look | probably failed |", "|---|---|---|---|---|---|"]
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    halves: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    whole: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for row, outcome in zip(rows, outcomes(rows), strict=True):
         if incomplete(row["signs"]):
+            print(f"not registered again: {row['name']}")
             continue
-        word = word_of(row["signs"])
-        halves[row["split"], outcome][word] += 1
-        if row["split"] == SPLITS[1]:
+        word, part = word_of(row["signs"]), row["split"].split()[0]
+        whole[part, outcome][word] += 1
+        if row["split"] == SPLITS[2]:
             counts[row["kind"], outcome][word] += 1
 
     def line(name: str, outcome: str, found: Counter[str]) -> str:
@@ -190,16 +223,18 @@ def table(rows: list[dict[str, Any]]) -> str:
         return f"| {name} | {outcome} | {found.total()} | {words} |"
 
     lines += [line(kind, outcome, found) for (kind, outcome), found in sorted(counts.items())]
-    lines += [line(f"all, {split}", outcome, found) for (split, outcome), found in sorted(halves.items())]
-    for split in SPLITS:
-        good, bad = halves[split, "good"], halves[split, "failed"]
-        if not good or not bad:
-            continue
-        lines.append(
-            f"\n{split}: false alarms {good[verdict.FAILED] / good.total():.1%} of {good.total()} good ones; failures "
-            f"that are not told as such {1 - bad[verdict.FAILED] / bad.total():.1%} of {bad.total()}, told as good "
-            f"{bad[verdict.GOOD] / bad.total():.1%}."
-        )
+    lines += [line(f"**all, {part}**", outcome, found) for (part, outcome), found in sorted(whole.items())]
+    lines += ["", "| rate | on the pairs of the development | on held-out pairs |", "|---|---|---|"]
+    asked = {
+        "false alarms: good, told as probably failed": ("good", (verdict.FAILED,)),
+        "good, told as look": ("good", (verdict.LOOK,)),
+        "misses: failed, not told as probably failed": ("failed", (verdict.GOOD, verdict.LOOK)),
+        "hidden failures: failed, told as good": ("failed", (verdict.GOOD,)),
+    }
+    for name, (outcome, words) in asked.items():
+        found = [whole[part, outcome] for part in ("development", "held-out")]
+        cells = [rate(sum(each[word] for word in words), each.total()) for each in found]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
