@@ -117,6 +117,37 @@ def test_two_dimensions() -> None:
     assert judged(flat, moving=noise(flat.moving)).word == FAILED
 
 
+def test_doubts_of_a_model_are_one_sign(pair) -> None:
+    doubts = [
+        "model x is not made for these images: fixed is small",
+        "model x is not made for these images: it is dark",
+    ]
+    found = [sign for sign in judged(pair, doubts=doubts).signs if sign.name == "Model"]
+    assert [sign.found for sign in found] == ["model x is not made for these images: fixed is small; it is dark"]
+
+
+def test_tissue_is_compared_at_the_scale_of_its_structures() -> None:
+    """Neighbouring sections share structures, but not their cells: a large image is full of unlike cells."""
+    flat = make_pair((640, 600), 1.0, seed=6, kind="abdomen", displacement=20)
+    random = np.random.default_rng(0)
+    cells = [random.normal(0, float(v.array.std()), v.grid.shape) for v in (flat.fixed, flat.moving)]
+    images = [
+        Volume((v.array + c).astype(np.float32), v.grid) for v, c in zip((flat.fixed, flat.moving), cells, strict=True)
+    ]
+    found = judge((images[0],), (images[1],), flat.truth)
+    assert found.figures["likeness"] > 0.3 and found.word != FAILED
+
+
+@pytest.mark.parametrize(("name", "worse"), [("chance", 0.6), ("best", 0.9), ("chance_start", 0.3), ("outside", 0.6)])
+def test_what_makes_a_pair_that_was_registered_again_less_certain(name, worse) -> None:
+    figures = {
+        "likeness": 0.6, "start": 0.3, "unlike": 0.1, "outside": 0.0,
+        "again": 0.6, "chance": 0.2, "chance_start": 0.1, "best": 0.6,
+    }  # fmt: skip
+    assert verdict.risk(figures) < verdict.risk({**figures, name: worse})
+    assert verdict.risk(figures) < verdict.risk({**figures, "likeness": 0.4})  # the default model is better
+
+
 def test_a_model_that_the_default_beats_has_failed(pair) -> None:
     doubt = "model x is not made for these images"
     for again, word in ((0.5, LOOK), (0.9, FAILED)):

@@ -390,6 +390,26 @@ def test_a_comparison_fits_a_narrow_window(browser, page, width):  # noqa: F811
         assert browser.script(beyond, width) == []
 
 
+def test_tables_of_a_comparison_are_whole_on_a_screen_and_on_paper(browser, page):  # noqa: F811
+    hidden = """return [...document.querySelectorAll('[data-page=summary] .scroll')].filter(
+        (e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerText.slice(0, 60))"""
+    for width, media in ((1280, "screen"), (718, "print")):  # A4 within its margins
+        browser.resize(width, 900)
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+        browser.open(page, "summary")
+        assert browser.script(hidden) == []
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_the_labels_are_one_table(browser, single):
+    browser.resize(1280, 800)
+    browser.open(single)
+    tops = browser.script(
+        "return [...document.querySelectorAll('.labels tr')].map((r) => r.getBoundingClientRect().top)"
+    )
+    assert len(tops) > 1 and tops == sorted(set(tops))
+
+
 def test_nothing_is_cut_off_on_a_phone(browser, single, flat):
     browser.resize(390, 844)
     for path in (single, flat):
