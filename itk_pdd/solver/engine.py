@@ -177,7 +177,7 @@ class DenseModel(Settings):
         report(0.03, "landmarks")
         alone = search(fixed, moving, self.stages, operations=operations, memory=memory)
         doubt = image_doubt(fixed, moving, self.stages[0], pulls, alone, operations)
-        return trusted(pulls.points, pulls.residuals(alone), pulls.sigma, doubt)
+        return trusted(pulls.points, pulls.residuals(alone), pulls.sigma, doubt, fixed.shape)
 
     def _with_guides(
         self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid

@@ -22,6 +22,7 @@ from itk_pdd.solver.working import WorkingImage
 __all__ = ["refine", "refined"]
 
 _STEPS_BETWEEN_UNFOLDING = 10
+_NEAR_VOXELS = 3  # of the border of a label: the last steps on labels move no border farther
 
 
 def refine(
@@ -163,12 +164,15 @@ class _Level:
         Weights of the smoothness.
     intensities : int, optional
         Steps on the intensities, before those on their derivatives; None for all.
+    borders : bool
+        Compare nothing but the borders of labels.
     """
 
     size: int
     steps: int
     weights: Regularisation
     intensities: int | None = None
+    borders: bool = False
 
 
 def _block_size(image: WorkingImage, settings: Refinement) -> int:
@@ -186,7 +190,8 @@ def _levels(image: WorkingImage, settings: Refinement) -> list[_Level]:
         first = settings.iterations // 2
         levels = [_Level(2 * size, first, settings.coarse), _Level(size, settings.iterations - first, settings.voxels)]
         finest = min((maps.shrink for maps in image.guides if maps.finishes), default=size)
-        return [*levels, _Level(finest, settings.label_finish, settings.voxels)] if finest < size else levels
+        last = _Level(finest, settings.label_finish, settings.voxels, borders=True)
+        return [*levels, last] if finest < size else levels
     if settings.features == "classes" or size == 1:
         intensities = settings.iterations // 3 if settings.derivatives and image.dimension == 3 else None
         return [_Level(size, settings.iterations, settings.voxels, intensities)]
@@ -208,8 +213,8 @@ def _slope(
             return compared
         guides, weight = _class_slope(fixed, moving, level.size), np.float32(settings.guides)
         return lambda field: compared(field) + operations.array(weight * guides(operations.numpy(field)))
-    classes = _class_slope(fixed, moving, level.size)
-    if not settings.correlation:
+    classes = _class_slope(fixed, moving, level.size, borders=level.borders)
+    if not settings.correlation or level.borders:
         return classes
     # Classes tell nothing about structures without a label: bones, fat and the wall of the body follow the intensities.
     intensities, share = _correlation_slope(fixed, moving, level, operations), np.float32(settings.correlation)
@@ -233,13 +238,27 @@ def _drawn(
     return both
 
 
-def _class_slope(fixed: WorkingImage, moving: WorkingImage, size: int) -> Callable[[Array], Array]:
-    """Differentiate the difference of class probabilities on blocks of ``size`` working voxels, for :func:`refine`."""
+def _class_slope(
+    fixed: WorkingImage, moving: WorkingImage, size: int, *, borders: bool = False
+) -> Callable[[Array], Array]:
+    """Differentiate the difference of class probabilities on blocks of ``size`` working voxels, for :func:`refine`.
+
+    With ``borders``, only the voxels near those are looked at which the first call finds on the border of a class.
+    """
     both = zip(fixed.maps, moving.maps, strict=True)
     maps = [(own.features(size), other.features(size)) for own, other in both if own.descends]
-    masks = fixed.shrunk(size).mask, moving.shrunk(size).mask
-    # A sum over the classes, not a mean.
-    return lambda field: sum(feature_gradient(*both, field, channels=1, masks=masks)[0] for both in maps)
+    masks = [fixed.shrunk(size).mask, moving.shrunk(size).mask]
+    calls = itertools.count()
+
+    def slope(field: Array) -> Array:
+        # A sum over the classes, not a mean.
+        found = sum(feature_gradient(*both, field, channels=1, masks=masks)[0] for both in maps)
+        if borders and next(calls) == 0:
+            near = _wider((found != 0).any(axis=-1), _NEAR_VOXELS)
+            masks[0] = near if masks[0] is None else near & masks[0]
+        return found
+
+    return slope
 
 
 def _correlation_slope(
@@ -280,6 +299,13 @@ def _correlation_slope(
         return sum(weight * term.gradient(field)[0] for weight, term in now)
 
     return slope
+
+
+def _wider(mask: np.ndarray, voxels: int) -> np.ndarray:
+    """Find the voxels within some voxels of a mask along every axis."""
+    for _ in range(voxels):
+        mask = ~_inner(~mask)
+    return mask
 
 
 def _inner(mask: np.ndarray) -> np.ndarray:
