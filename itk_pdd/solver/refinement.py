@@ -146,8 +146,10 @@ def refined(
         )
         vectors *= float(level.size)
         field = field.with_vectors(vectors)
-    # Control points two voxels apart tell no more than the blocks, where folds are found ten times as fast.
-    return field.resized(max(field.size, _block_size(fixed, settings))).on(HOST)
+    # Control points two voxels apart tell no more than the blocks, where folds are found ten times as fast. The borders
+    # of thin structures are met less well there.
+    size = field.size if levels[-1].borders else max(field.size, _block_size(fixed, settings))
+    return field.resized(size).on(HOST)
 
 
 @dataclass(frozen=True)

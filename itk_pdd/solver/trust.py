@@ -132,7 +132,7 @@ def _beyond_accident(
     obeyed = np.zeros(count, bool)
     for _ in range(3):
         off, _ = _off(points, residuals, core)
-        # A place that matches better than most is evidence of its own: two independent probabilities, by Fisher's method.
+        # A place that matches better than most is evidence of its own: Fisher's method joins the two probabilities.
         both = room.share(np.maximum(off, slack / 2)) * np.maximum(doubt.chance, 1 / _PLACES)
         found = (count - core.sum() + 1) * both * (1 - np.log(both)) <= _BY_ACCIDENT
         if (found == obeyed).all():
@@ -141,9 +141,7 @@ def _beyond_accident(
     return obeyed
 
 
-def _rare_group(
-    points: np.ndarray, residuals: np.ndarray, slack: np.ndarray, room: _Room
-) -> tuple[np.ndarray, float]:
+def _rare_group(points: np.ndarray, residuals: np.ndarray, slack: np.ndarray, room: _Room) -> tuple[np.ndarray, float]:
     """Find the group of landmarks that agree with one another which is least likely among random ones.
 
     Returns
