@@ -10,7 +10,7 @@ from itk_pdd.geometry.grid import Grid
 
 __all__ = ["corrected"]
 
-_LEAST_RADIUS_VOXELS = 8.0  # about a landmark that a correction reaches; a larger one is smoother
+_LEAST_RADIUS_VOXELS = 5.0  # about a landmark that a correction reaches; a larger one is smoother
 _RADII = 6.0  # times the largest residual that it reaches: the correction then strains by a third at most
 _WIDER = 1.6  # times as far, where it would fold the field
 _ROUNDS = 4  # of corrections: between voxels the field is interpolated, so that one is not quite enough

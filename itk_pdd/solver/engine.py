@@ -25,7 +25,7 @@ from itk_pdd.solver.devices import checked_device, computing_threads, on_device
 from itk_pdd.solver.feature_maps import feature_maps
 from itk_pdd.solver.folds import without_folds
 from itk_pdd.solver.landmarks import Pulls, image_doubt
-from itk_pdd.solver.memory import fit, needs
+from itk_pdd.solver.memory import Guides, fit, needs
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.refinement import refined
 from itk_pdd.solver.reuse import Kept
@@ -199,12 +199,19 @@ class DenseModel(Settings):
 
     def _fitting_grid(self, problem: Problem, options: Options, *, on_host: bool) -> tuple[Grid, float]:
         """Choose the working grid; also return the bytes that are left for costs."""
-        fixed, moving = problem.fixed.grid, problem.moving.grid
+        fixed, moving, known = problem.fixed.grid, problem.moving.grid, problem.guidance
+
+        def guides(grid: Grid) -> Guides | None:
+            if known is None:
+                return None
+            spacing = None if known.features is None else known.features.card.spacing or max(grid.spacing)
+            return Guides(0 if known.labels is None else len(known.labels.labels), spacing)
+
         return fit(
             lambda model: search_grid(fixed, moving, problem.initial, model),
             lambda grid: needs(
                 grid, fixed, moving, self, channels=len(problem.fixed_channels),
-                masked=problem.moving_mask is not None, on_host=on_host,
+                masked=problem.moving_mask is not None, on_host=on_host, guides=guides(grid),
             ),
             self,
             limit=options.memory,

@@ -15,7 +15,7 @@ from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.solver.settings import Settings, Stage
 
-__all__ = ["Needs", "available", "fit", "needs", "require", "resident", "room"]
+__all__ = ["Guides", "Needs", "available", "fit", "needs", "require", "resident", "room"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -25,8 +25,18 @@ _SMALLEST = 24  # voxels along the shortest axis below which a coarser grid woul
 _SEEN = 4.0  # millimetres at which a trained network sees images
 _NETWORK, _CLASSES = 1000, 128  # bytes per voxel there: while it answers, and of its answers for both images
 _DESCRIBED = 64  # bytes per voxel of a learned descriptor's MIND-SSC features, while it looks at them
+_FEATURES = 2 * 32 * 4  # bytes per voxel of a user's own features of both images, at the most
+_PATCH = 128**3  # voxels that a network of these looks at at once
 _FILES = ("active_file", "inactive_file")
 _FEW = 600  # control points that are held in any case: of a small tree the trunk is most
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What of a user's guides takes memory: the number of labels, and the spacing of features in millimetres."""
+
+    labels: int = 0
+    spacing: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ def needs(
     channels: int = 1,
     masked: bool = False,
     on_host: bool = True,
+    guides: Guides | None = None,
 ) -> Needs:
     """Estimate what a registration takes.
 
@@ -88,9 +99,12 @@ def needs(
         Whether part of the moving image must not be compared.
     on_host : bool
         Whether the CPU searches; the costs are not held here where a GPU does.
+    guides : Guides, optional
+        What the user knows about the images.
     """
-    voxels = grid.voxels
+    voxels, guides = grid.voxels, guides or Guides()
     words = channels * (1 + (model.descriptor is not None)) + (model.network is not None)
+    words += (guides.labels > 0) + (guides.spacing is not None)
     finest = min(stage.shrink for stage in model.stages)
     # Both images as they are and averaged; codes of both, and once more as they are read; MIND-SSC; a few fields.
     codes = (24 + 8 * (masked + (masked and words > 1))) * words / finest**grid.dimension
@@ -106,14 +120,19 @@ def needs(
         descent = voxels * 12 * (1 + channels * images_and_derivatives)
     if refinement.features == "classes" or not refinement.finish:
         descent /= refinement.shrink(grid.size) ** grid.dimension
+    if guides.labels and refinement.iterations:
+        # The last steps are on the working grid: labels of both images as bytes, and fields.
+        descent = max(descent, voxels * (136 + 2 * -(-guides.labels // 16) * 16))
     seen = 0.0 if model.network is None else float(np.prod(fixed.extent) / _SEEN**fixed.dimension)
     images += _CLASSES * seen
     if model.descriptor is not None:
         images += _DESCRIBED * voxels / finest**grid.dimension
+    known = 0.0 if guides.spacing is None else float(np.prod(fixed.extent / guides.spacing))
+    images += _FEATURES * known
     costs = [_costs(grid, stage) if on_host else (0, 0) for stage in model.stages]
     # The image and the field as floats, and what each is made from or passed on as.
     before = 12.0 * max(fixed.voxels, moving.voxels) + 8 * channels * voxels
-    before += _NETWORK * seen
+    before += _NETWORK * (seen + min(known, _PATCH))
     after = 4 * grid.dimension * fixed.voxels + 12 * voxels / 8
     return Needs(int(images), max(c[0] for c in costs), max(c[1] for c in costs), int(max(before, after, descent)))
 

@@ -22,6 +22,7 @@ from itk_pdd.solver.working import WorkingImage
 __all__ = ["refine", "refined"]
 
 _STEPS_BETWEEN_UNFOLDING = 10
+_BORDERS = 0.3  # weight of the smoothness while the borders of labels are met, beside that before
 _NEAR_VOXELS = 3  # of the border of a label: the last steps on labels move no border farther
 
 
@@ -192,7 +193,7 @@ def _levels(image: WorkingImage, settings: Refinement) -> list[_Level]:
         first = settings.iterations // 2
         levels = [_Level(2 * size, first, settings.coarse), _Level(size, settings.iterations - first, settings.voxels)]
         finest = min((maps.shrink for maps in image.guides if maps.finishes), default=size)
-        last = _Level(finest, settings.label_finish, settings.voxels, borders=True)
+        last = _Level(finest, settings.label_finish, settings.voxels.times(_BORDERS), borders=True)
         return [*levels, last] if finest < size else levels
     if settings.features == "classes" or size == 1:
         intensities = settings.iterations // 3 if settings.derivatives and image.dimension == 3 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +15,13 @@ from itk_pdd.cli.register import main
 import itk_pdd
 from itk_pdd import Volume
 from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.guidance.labelmaps import read_labels
 from itk_pdd.guidance.labels import LabelMaps, label_guide
+from itk_pdd.solver.refinement import refined
+from itk_pdd.solver.settings import Refinement
+from itk_pdd.solver.working import WorkingImage
 
 GRID = Grid.create((90, 80), 1.5, (3.0, -4.0))
 
@@ -63,6 +68,21 @@ def test_labels_guide_where_images_tell_nothing(pair) -> None:
     warped = registered(pair, fixed_labels=images["fixed_labels"], moving_labels=images["moving_labels"])
     for label in (1, 2):
         assert dice(warped == label, pair.labels[0] == label) > 0.93
+
+
+def test_thin_structures_are_met_where_large_images_are_compared_on_blocks() -> None:
+    y, x = np.meshgrid(*(np.arange(n) for n in GRID.shape), indexing="ij")
+    bands = [(np.abs(y - 40 - 4 * np.sin(x / 9.0 + turn)) <= 1.2).astype(np.uint8) for turn in (0.0, 0.7)]
+    fixed, moving = label_guide(*(Volume(band, GRID) for band in bands), dimension=2).maps(GRID, None, 15.0)
+    flat = np.zeros((1, *GRID.shape), np.float32)
+    images = [WorkingImage((flat,), 2, guides=(maps,)) for maps in (fixed, moving)]
+    settings = replace(Refinement.of_classes(0.04), max_voxels=2000)  # of blocks of two or more voxels
+    start = BlockField.zeros(4, flat.shape, 2)
+    found = refined(*images, start, settings, smallest_jacobian=0.05)
+    assert found.size == 1
+    at = np.stack([x, y], axis=-1) + found.vectors[0, ..., :2]
+    column, row = (np.rint(at[..., i]).clip(0, GRID.size[i] - 1).astype(int) for i in (0, 1))
+    assert dice(bands[1][row, column] > 0, bands[0] > 0) > 0.9
 
 
 def test_only_the_labels_that_are_asked_for_guide(pair) -> None:

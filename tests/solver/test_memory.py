@@ -81,6 +81,17 @@ def test_estimate_of_the_descent_is_not_far_from_the_peak():
     assert 0.7 * most < peak - before < 1.2 * most
 
 
+def test_guides_take_memory():
+    grid, model = Grid.create((100, 100, 100), 2.0), models.DEFAULT
+    plain, labels, features = (
+        memory.needs(grid, grid, grid, model, guides=guides)
+        for guides in (None, memory.Guides(labels=20), memory.Guides(spacing=2.0))
+    )
+    # Labels of both images as bytes on the working grid, in blocks of 16.
+    assert labels.ends >= plain.ends and labels.ends >= 2 * 32 * grid.voxels
+    assert features.images >= plain.images + 2 * 32 * 4 * grid.voxels
+
+
 def test_what_a_gpu_holds_is_not_asked_for_here():
     """Neither costs nor the windows of the descent, which a trained model's classes do without."""
     grid = Grid.create((192, 160, 256), 2.0)
