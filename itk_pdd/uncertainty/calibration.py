@@ -30,7 +30,9 @@ class Calibration:
     working voxels, is the sum of three parts: imprecision where the match is right, the possibility of a wrong match,
     and the spread over distinct places that fit about equally. The logarithms of the first two are each ``intercept +
     sum of weight * log(feature + offset)``; no weight is below zero, so that worse evidence never makes a result more
-    certain. Imprecision has a floor, that of quantisation.
+    certain. Imprecision has a floor, that of quantisation, and the whole a ceiling: a product of powers has no
+    bound where evidence is worse than any that was learned from, but a wrong match is wrong by about the range of the
+    search.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ class Calibration:
         Factor of the stages' temperature at which the marginals of the search are probabilities.
     floor : float
         Least scale per axis in working voxels.
+    ceiling : float
+        Largest standard deviation per axis in working voxels.
     coherence : float
         Distance in working voxels over which errors resemble each other (standard deviation of the Gaussian that
         smooths white noise into them); larger makes smoother samples.
@@ -73,6 +77,7 @@ class Calibration:
     ambiguity: float = 0.0
     temperature: float = 0.4
     floor: float = 0.0
+    ceiling: float = 17.0
     coherence: float = 8.0
     quality: Mapping[str, Any] = field(default_factory=dict)
     learned: Mapping[str, Any] = field(default_factory=dict)
@@ -115,7 +120,7 @@ class Calibration:
             result = result + np.square(wrong)
         if self.ambiguity:
             result = result + np.square(np.float32(self.ambiguity) * features["ambiguity"])
-        return np.sqrt(result)
+        return np.minimum(np.sqrt(result), np.float32(self.ceiling * np.sqrt((self.tail - 2) / self.tail)))
 
     def _product(self, intercept: float, weights: Mapping[str, float], features: Mapping[str, np.ndarray]) -> Any:
         # Features that a model does not have, of stages that it lacks, are left out.

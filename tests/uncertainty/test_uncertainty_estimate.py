@@ -120,6 +120,15 @@ def test_the_initial_transform_counts_where_the_displacement_leads() -> None:
     assert factors == pytest.approx([1, 4], rel=1e-3)
 
 
+def test_no_evidence_is_so_bad_that_the_error_has_no_bound() -> None:
+    calibration = Calibration(
+        0.0, {"left": 0.7}, {"left": 0.1}, 3.0, mismatch={"intercept": 0.0, "weights": {"left": 4}}
+    )
+    scale = calibration.scale({"left": np.array([0.1, 1e2, 1e4], np.float32)})
+    assert scale[0] < scale[1] == scale[2]
+    assert scale[2] * np.sqrt(3.0 / (3.0 - 2)) == pytest.approx(calibration.ceiling)  # of a Student distribution
+
+
 def test_worse_evidence_is_less_certain_and_nothing_goes_below_the_floor() -> None:
     calibration = Calibration(-3.0, {"left": 0.7}, {"left": 0.1}, 5.0, floor=0.3)
     scales = [calibration.scale(made(features={"left": v}).evidence.features).max() for v in (0, 0.5, 1, 10, 100)]
