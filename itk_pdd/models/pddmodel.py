@@ -22,6 +22,7 @@ from itk_pdd.network.card import WEIGHTS, PddCard
 from itk_pdd.network.export import write_model
 from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.network.preparation import prepare_image
+from itk_pdd.network.semantic import WHOLE
 from itk_pdd.network.storage import load_weights, read_tensors
 from itk_pdd.solver.devices import checked_device, computing_threads, on_device
 from itk_pdd.solver.folds import without_folds
@@ -200,6 +201,9 @@ class PddModel:
         if settings.features == "obelisk":
             # The sampled map, of 8 times as many channels, and what the convolutions make of it, of 4 times as many.
             making = 4 * (8 + 3 * 4) * settings.channels * points
+        elif settings.organs is not None:
+            # The finest resolution of the segmentation network, a few times.
+            making = 4 * 6 * settings.organs.widths[0] * min(grid.voxels // settings.organs.fold**3, WHOLE)
         else:
             making = _BYTES_OF_MIND * grid.voxels
         costs = max(4 * math.prod(lay.control.shape) * math.prod(lay.displacements.shape) for lay in layouts)
@@ -232,13 +236,21 @@ class PddModel:
             report(0.05, "features")
             first = network.features(seen)
         fields: list[DisplacementField] = []
+        maps: Tensor | None = None
         count = len(network.settings.warps)
         for warp in range(count):
             report((0.15 + 0.8 * warp) / count, "features")
             so_far = _Composed(fields, initial) if fields else initial
-            other = _tensor(resample(prepared[1], grid, mapping=so_far), device)
             layout = network.lattice(grid.shape, warp=warp)
-            second = network.features(other)
+            if network.organs is None:
+                second = network.features(_tensor(resample(prepared[1], grid, mapping=so_far), device))
+            else:
+                # Organs keep their names when they move: the network looks once, and its answer is warped.
+                if maps is None:
+                    with torch.inference_mode():
+                        maps = network.organs.maps(_tensor(resample(prepared[1], grid, mapping=initial), device))
+                places = grid.to_index(_Composed(fields, None)(_points(grid, layout.features)))
+                second = network.organs.displaced(maps, torch.from_numpy(places))
             report((0.5 + 0.8 * warp) / count, f"search {warp + 1} of {count}")
             found = network.displacements(first, second, layout, warp=warp, iterations=self.iterations)
             vectors = found.cpu().numpy().astype(np.float32)
@@ -289,6 +301,12 @@ def _field(vectors: np.ndarray, layout: Lattice, grid: Grid) -> DisplacementFiel
     )
     physical = vectors @ grid.matrix.T.astype(np.float32)
     return DisplacementField(np.ascontiguousarray(physical), control)
+
+
+def _points(grid: Grid, positions: Sequence[Tensor]) -> np.ndarray:
+    """Physical points (z, y, x, 3) of voxel indices along z, y, x of a grid."""
+    indices = np.meshgrid(*(along.numpy() for along in positions), indexing="ij")
+    return grid.to_physical(np.stack(indices[::-1], axis=-1))
 
 
 def _steps(positions: Sequence[Tensor]) -> np.ndarray:

@@ -16,6 +16,7 @@ from itk_pdd.network.costs import ControlGrid, DisplacementSet
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.network.instance import optimise
 from itk_pdd.network.obelisk import Obelisk, reference_positions
+from itk_pdd.network.organs import OrganFeatures
 from itk_pdd.network.pdd import ProbabilisticDenseDisplacements
 from itk_pdd.network.regularisation import Regularisation
 from itk_pdd.network.settings import PddSettings, Warp
@@ -23,7 +24,7 @@ from itk_pdd.network.settings import PddSettings, Warp
 __all__ = ["Lattice", "PddNetwork", "dense", "descriptors", "lattice"]
 
 # Costs of self-similarities, which lie in (0, 1], are smaller than those of learned features: where training begins.
-_TEMPERATURE = {"obelisk": 16.0, "mind-ssc": 150.0}
+_TEMPERATURE = {"obelisk": 16.0, "mind-ssc": 150.0, "organs": 10_000.0}
 _MIND_CHANNELS = 12
 
 
@@ -139,6 +140,7 @@ class PddNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         self.obelisk = None
+        self.organs = None if settings.organs is None else OrganFeatures(settings.organs)
         if settings.features == "obelisk":
             self.obelisk = Obelisk(
                 channels=settings.channels, norm=settings.norm, extent=settings.extent, outside=settings.outside,
@@ -154,6 +156,8 @@ class PddNetwork(nn.Module):
     @property
     def channels(self) -> int:
         """Number of features."""
+        if self.settings.organs is not None:
+            return self.settings.organs.classes - 1
         return _MIND_CHANNELS if self.obelisk is None else self.settings.channels
 
     def lattice(self, size: Sequence[int], *, warp: int = 0) -> Lattice:
@@ -163,7 +167,7 @@ class PddNetwork(nn.Module):
     @property
     def local(self) -> bool:
         """Return True if features of a part of an image are those of the whole image there, in training too."""
-        return self.obelisk is None or self.settings.norm == "running"
+        return self.organs is None and (self.obelisk is None or self.settings.norm == "running")
 
     def features(self, image: Tensor, window: Sequence[slice] | None = None) -> Tensor:
         """Features (channels, z', y', x') of an image (1, z, y, x), or only a window of them (see :meth:`local`)."""
@@ -174,6 +178,9 @@ class PddNetwork(nn.Module):
 
         Those of a window take the other positions for their neighbours.
         """
+        if self.organs is not None:
+            found = self.organs.at(self.organs.maps(image), positions)
+            return found if window is None else found[(slice(None), *window)]
         if self.obelisk is None:
             found = descriptors(image[0], positions, stride=self.settings.stride)
             return found if window is None else found[(slice(None), *window)]

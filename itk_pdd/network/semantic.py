@@ -20,9 +20,10 @@ from itk_pdd.network.preparation import prepare_image
 from itk_pdd.network.storage import check_weights, load_weights, read_tensors
 from itk_pdd.network.unet import UNet
 
-__all__ = ["SemanticNetwork", "predict"]
+__all__ = ["WHOLE", "SemanticNetwork", "predict"]
 
-_WHOLE = 2_500_000  # voxels of the network's grid that are worked on at once: about 1.5 GB
+WHOLE = 2_500_000
+"""Voxels of the network's grid that are worked on at once: about 1.5 GB."""
 _TILE, _OVERLAP = 128, 32
 
 
@@ -108,7 +109,7 @@ def _answer_grid(grid: Grid, fold: int) -> Grid:
 
 
 @torch.inference_mode()
-def predict(network: UNet, image: Tensor, *, whole: int = _WHOLE) -> Tensor:
+def predict(network: UNet, image: Tensor, *, whole: int = WHOLE) -> Tensor:
     """Class probabilities of a prepared image.
 
     Parameters

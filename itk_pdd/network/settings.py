@@ -11,8 +11,8 @@ from itk_pdd.errors import RegistrationError
 
 __all__ = ["FEATURES", "DescriptorSettings", "InstanceOptimisation", "PddSettings", "UNetSettings", "Warp"]
 
-FEATURES = ("obelisk", "mind-ssc")
-"""Learned features, or hand-made ones."""
+FEATURES = ("obelisk", "mind-ssc", "organs")
+"""Learned features, hand-made ones, or the organ probabilities of a segmentation network."""
 
 # A damaged card must not ask for more than any machine has.
 _MOST_BLOCKS, _MOST_FOLD, _MOST_LEVELS, _MOST_CHANNELS = 32, 16, 10, 1 << 16
@@ -81,10 +81,11 @@ class PddSettings:
 
     Parameters
     ----------
-    features : {"obelisk", "mind-ssc"}
-        Learned features, or hand-made ones of which only temperature and ratio of the regularisation are learned.
+    features : {"obelisk", "mind-ssc", "organs"}
+        Learned features; hand-made ones, of which only temperature and ratio of the regularisation are learned; or the
+        organ probabilities of a segmentation network, which sees much farther than the paper's features.
     channels : int
-        Number of learned features.
+        Number of learned features ("obelisk").
     warps : tuple of Warp
         One dense search, or several one after the other.
     mean_field : bool
@@ -103,6 +104,8 @@ class PddSettings:
         What the learned features see beyond the image.
     corners : bool
         Features, control points and displacements from corner to corner of the image, as in the author's program.
+    organs : UNetSettings, optional
+        The segmentation network; given exactly for features "organs".
     """
 
     features: str = "obelisk"
@@ -115,6 +118,7 @@ class PddSettings:
     norm: str = "group"
     outside: str = "nearest"
     corners: bool = False
+    organs: UNetSettings | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warps", tuple(self.warps))
@@ -124,6 +128,10 @@ class PddSettings:
                 raise RegistrationError(f"extent is {self.extent}, expected three lengths above 0")
         if self.features not in FEATURES:
             raise RegistrationError(f"features is {self.features!r}, expected one of {', '.join(FEATURES)}")
+        if (self.features == "organs") != (self.organs is not None):
+            raise RegistrationError(
+                f"features is {self.features!r}, expected 'organs' exactly where a segmentation network is given"
+            )
         if self.channels < 1 or self.stride < 1 or not self.warps:
             raise RegistrationError(
                 f"channels, stride and number of warps are {self.channels}, {self.stride} and {len(self.warps)}, "
@@ -136,6 +144,8 @@ class PddSettings:
         values = dict(content)
         values["warps"] = tuple(Warp(**warp) for warp in values["warps"])
         values["optimisation"] = InstanceOptimisation(**values["optimisation"])
+        if values.get("organs") is not None:
+            values["organs"] = UNetSettings(**values["organs"])
         return cls(**values)
 
 

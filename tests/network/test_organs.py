@@ -1,0 +1,117 @@
+"""Organ probabilities as features of a PDD network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.io.volume import Volume
+from itk_pdd.models import load
+from itk_pdd.models.pddmodel import PddModel
+from itk_pdd.network.card import PddCard
+from itk_pdd.network.organs import OrganFeatures
+from itk_pdd.network.pddnet import PddNetwork
+from itk_pdd.network.preparation import Intensity
+from itk_pdd.network.settings import PddSettings, UNetSettings, Warp
+from itk_pdd.registration import register_volumes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+UNET = UNetSettings(classes=3, widths=(4, 8), fold=2)
+SETTINGS = PddSettings(
+    features="organs", organs=UNET, stride=2, warps=(Warp(0.4, 9, 10), Warp(0.15, 5, 12)), extent=(28, 30, 32)
+)
+GRID = Grid.create((32, 30, 28), (2.0, 2.0, 2.0), (-10.0, 40.0, 7.5))
+
+
+@pytest.fixture
+def network() -> PddNetwork:
+    """A network that takes what is bright for one organ and what is dark for another, without having learned it."""
+    made = PddNetwork(SETTINGS).eval().requires_grad_(False)
+    unet = made.organs.unet
+    for weights in unet.parameters():
+        weights.zero_()
+    # The mean of a block, and its negative, pass through the finest resolution alone.
+    unet.stem[0].weight[0, :, 1, 1, 1], unet.stem[0].weight[1, :, 1, 1, 1] = 1 / 8, -1 / 8
+    unet.decode[0][0].weight[0, 0, 1, 1, 1] = unet.decode[0][0].weight[1, 1, 1, 1, 1] = 1.0
+    for norm in (unet.stem[1], unet.decode[0][1]):
+        norm.weight.fill_(1.0)
+    unet.heads[0].weight[1, 0] = unet.heads[0].weight[2, 1] = 12.0
+    unet.heads[0].bias[0] = 4.0
+    return made
+
+
+def ball(centre: tuple[float, float, float]) -> Volume:
+    """A bright and a dark ball, side by side along x, around a place in millimetres from the centre of the grid."""
+    points = GRID.points() - GRID.centre - np.asarray(centre)
+    array = np.zeros(GRID.shape, np.float32)
+    for value, x in ((1.0, -9.0), (-1.0, 9.0)):
+        array[np.linalg.norm(points - [x, 0, 0], axis=-1) < 9] = value
+    return Volume(array, GRID)
+
+
+def test_features_are_the_probabilities(network: PddNetwork) -> None:
+    image = torch.from_numpy(ball((0.0, 0.0, 0.0)).array)[None]
+    found = network.features(image)
+    assert found.shape == (2, 14, 15, 16)
+    bright, dark = found[:, 7, 7, 5], found[:, 7, 7, 10]
+    assert bright[0] > 0.9 > 0.1 > bright[1]
+    assert dark[1] > 0.9 > 0.1 > dark[0]
+    assert float(found[:, 0, 0, 0].max()) < 0.05
+
+
+def test_features_at_displaced_places_are_those_of_the_moved_image(network: PddNetwork) -> None:
+    moved = network.features(torch.from_numpy(ball((-4.0, 0.0, 4.0)).array)[None])
+    organs = network.organs
+    maps = organs.maps(torch.from_numpy(ball((0.0, 0.0, 0.0)).array)[None])
+    layout = network.lattice((28, 30, 32))
+    places = torch.stack(torch.meshgrid(*layout.features, indexing="ij"), dim=-1).flip(-1)
+    # Content moved by (-4, 0, 4) mm is found 2 voxels further along x, and 2 lower along z.
+    found = organs.displaced(maps, places + torch.tensor([2.0, 0.0, -2.0]))
+    inner = (slice(None), slice(2, -2), slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(found[inner], moved[inner], atol=0.02, rtol=0)
+
+
+def test_at_and_displaced_agree(network: PddNetwork) -> None:
+    organs = network.organs
+    organs.factors.data.copy_(torch.tensor([0.5, 2.0]))
+    maps = torch.rand(2, 7, 8, 9, generator=torch.Generator().manual_seed(0))
+    along = [torch.tensor([-3.0, 0.2, 5.7]), torch.tensor([1.0, 14.9]), torch.tensor([0.0, 3.3, 8.0, 30.0])]
+    places = torch.stack(torch.meshgrid(*along, indexing="ij"), dim=-1).flip(-1)
+    torch.testing.assert_close(organs.displaced(maps, places), organs.at(maps, along), atol=1e-5, rtol=1e-5)
+
+
+def test_registration_finds_a_shift(network: PddNetwork, tmp_path) -> None:
+    settings = SETTINGS
+    card = PddCard("organs", "", settings, Intensity("range", -1, 1), 2.0)
+    PddModel(network, card).write(tmp_path / "model")
+    model = load(tmp_path / "model")
+    assert model.network.settings == settings
+    assert model.network.organs.unet.settings == UNET
+    shift = np.array([4.0, -6.0, 2.0])
+    fixed, moving = ball((0.0, 0.0, 0.0)), ball(tuple(shift))
+    inside = np.abs(fixed.array) > 0
+    field = register_volumes(fixed, moving, model=model).field
+    assert np.linalg.norm(field.vectors[inside].mean(axis=0) - shift) < 1.0
+    # The same with most of it known beforehand, through which the organs of the moving image are seen.
+    initial = AffineMapping.translation(shift * 0.8)
+    field = register_volumes(fixed, moving, model=model, initial=initial).field
+    assert np.linalg.norm(field.vectors[inside].mean(axis=0) - shift) < 1.0
+
+
+def test_factors_are_learned_and_the_segmentation_is_not(network: PddNetwork) -> None:
+    image = torch.from_numpy(ball((0.0, 0.0, 0.0)).array)[None]
+    organs = OrganFeatures(UNET)
+    organs.at(organs.maps(image), network.lattice((28, 30, 32)).features).sum().backward()
+    assert organs.factors.grad is not None
+    assert all(weights.grad is None for weights in organs.unet.parameters())
+
+
+@pytest.mark.parametrize("wrong", [{"features": "organs"}, {"organs": UNET}])
+def test_settings_need_both(wrong) -> None:
+    with pytest.raises(RegistrationError, match="segmentation network"):
+        PddSettings(**wrong)
