@@ -52,7 +52,7 @@ def load(name: str | os.PathLike[str] | Model) -> Any:
 
     Returns
     -------
-    DenseModel or PddModel
+    DenseModel (or a CombinedModel, which is one) or PddModel
         See :class:`itk_pdd.solver.problem.Model`.
 
     Raises
@@ -74,6 +74,10 @@ def load(name: str | os.PathLike[str] | Model) -> Any:
                 from itk_pdd.models.pddmodel import PddModel
 
                 return PddModel.from_folder(where)
+            if kind == "combined":
+                from itk_pdd.models.combined import CombinedModel
+
+                return CombinedModel.from_folder(where, DEFAULT)
             if kind == "descriptor":
                 return _described(where)
             return _semantic(where)

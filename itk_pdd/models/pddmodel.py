@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.geometry.resampling import resample
-from itk_pdd.io.volume import Volume
+from itk_pdd.kernels.operations import Operations
+from itk_pdd.models.seen import Seen, SeenImages, SeenOrgans
 from itk_pdd.network.card import WEIGHTS, PddCard
 from itk_pdd.network.export import write_model
 from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.network.preparation import prepare_image
-from itk_pdd.network.semantic import WHOLE
+from itk_pdd.network.semantic import WHOLE, SemanticNetwork
 from itk_pdd.network.storage import load_weights, read_tensors
 from itk_pdd.solver.devices import checked_device, computing_threads, on_device
 from itk_pdd.solver.folds import without_folds
 from itk_pdd.solver.memory import Needs, require
+from itk_pdd.solver.organs import Organs, organs_of
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.settings import SMALLEST_JACOBIAN
 from itk_pdd.solver.working import working_grid
@@ -34,6 +34,9 @@ from itk_pdd.solver.working import working_grid
 __all__ = ["PddModel"]
 
 log = logging.getLogger("itk_pdd")
+
+PointMap = Callable[[np.ndarray], np.ndarray]
+"""Takes physical points (..., 3) to physical points."""
 
 _BYTES_OF_MIND = 210  # per voxel, while MIND-SSC features are made
 
@@ -114,30 +117,34 @@ class PddModel:
             If the network cannot use the images or an option, or the memory is not enough (there are no blocks).
         """
         device = checked_device(options.device)
-        self._check(problem, options)
+        self.check(problem, options)
         problem = problem.without_outliers()
-        fixed, moving, report = problem.fixed, problem.moving, options.progress
+        fixed, report = problem.fixed, options.progress
+        self.require(problem, options, on_host=device == "cpu")
+        with computing_threads(options.threads, torch=True):
+            report(0.0, "organs" if self.network.organs is not None else "features")
+            start, grid = self.searched(problem, options, self.organs(problem, options))
+            range_mm = 0.5 * self.capture_range_mm(grid)
+            log.info("model %s, working grid %s, capture range %.3g mm", self.name, grid, range_mm)
+            report(0.95, "field")
+            initial = problem.initial
+            mapping = start if initial is None else lambda points: initial(start(points))
+            field = DisplacementField.from_function(mapping, fixed.grid)
+        report(1.0, "done")
+        return Result(field, self, grid, range_mm)
+
+    def require(self, problem: Problem, options: Options, *, on_host: bool) -> None:
+        """Raise RegistrationError if the memory is not enough for a registration."""
         require(
-            self.needs(fixed.grid, moving.grid, on_host=device == "cpu"),
+            self.needs(problem.fixed.grid, problem.moving.grid, on_host=on_host),
             limit=options.memory,
             what=f"a registration with model {self.name}",
             advice=f"{'close other programs' if options.memory is None else 'allow more (memory)'}, crop the images, "
             "or choose another model",
         )
-        with computing_threads(options.threads, torch=True):
-            mapping, grid = on_device(
-                options.device,
-                lambda operations: self._displacements(problem, str(operations.device), report),
-            )
-            range_mm = 0.5 * self.capture_range_mm(grid)
-            log.info("model %s, working grid %s, capture range %.3g mm", self.name, grid, range_mm)
-            report(0.95, "field")
-            field = DisplacementField.from_function(mapping, fixed.grid)
-        report(1.0, "done")
-        return Result(field, self, grid, range_mm)
 
-    def _check(self, problem: Problem, options: Options) -> None:
-        """Refuse images and options that the network cannot use."""
+    def check(self, problem: Problem, options: Options) -> None:
+        """Raise RegistrationError for images and options that the network cannot use."""
         if options.smoothness != 1:
             raise RegistrationError(
                 f"smoothness is {options.smoothness}, but model {self.name} is a PDD network, which has learned its "
@@ -212,45 +219,63 @@ class PddModel:
         held = 2 * 4 * self.network.channels * points
         return Needs(int(images + held), int(peak), int(peak), int(ends))
 
-    def _displacements(
-        self, problem: Problem, device: str, report: Callable[[float, str], None]
-    ) -> tuple[Callable[[np.ndarray], np.ndarray], Grid]:
-        """Run all searches on a device, as torch names it.
+    def organs(self, problem: Problem, options: Options) -> Organs | None:
+        """Name the organs of both images, where their probabilities are the features."""
+        if self.network.organs is None:
+            return None
+
+        def found(operations: Operations) -> Organs:
+            device = str(operations.device)
+            network = SemanticNetwork(self.network.organs.unet.to(device), self.card.segmentation())
+            return organs_of(problem, network, key=id(self.network), device=device, force=options.force)
+
+        return on_device(options.device, found)
+
+    def searched(self, problem: Problem, options: Options, organs: Organs | None) -> tuple[PointMap, Grid]:
+        """Run all searches.
+
+        Parameters
+        ----------
+        problem, options
+            See :meth:`register`.
+        organs : Organs, optional
+            See :meth:`organs`.
 
         Returns
         -------
         mapping : callable
-            From fixed to moving physical points (..., 3) in millimetres, the initial transform included.
+            From fixed physical points (..., 3) in millimetres to those that the initial transform takes.
         grid : Grid
             The working grid.
         """
+        return on_device(
+            options.device,
+            lambda operations: self._displacements(problem, str(operations.device), options.progress, organs),
+        )
+
+    def _displacements(
+        self, problem: Problem, device: str, report: Callable[[float, str], None], organs: Organs | None
+    ) -> tuple[PointMap, Grid]:
         initial, smallest = problem.initial, self.smallest_jacobian
         grid = self.working_grid(problem.fixed.grid)
         network = self.network.to(device)
-        prepared = [
-            prepare_image(volume, max(grid.spacing), self.card.intensity) for volume in (problem.fixed, problem.moving)
-        ]
-        # Always sampled on the same grid as the fixed image, beyond the moving one its border goes on.
-        seen = _tensor(resample(prepared[0], grid), device)
-        with torch.inference_mode():
-            report(0.05, "features")
-            first = network.features(seen)
+        seen: Seen
+        if network.organs is not None and organs is not None:
+            seen = SeenOrgans(network.organs, organs, grid, device)
+        else:
+            images = (
+                prepare_image(volume, max(grid.spacing), self.card.intensity)
+                for volume in (problem.fixed, problem.moving)
+            )
+            seen = SeenImages(network, *images, grid, device)
+        report(0.05, "features")
+        first = seen.fixed(network.lattice(grid.shape))
         fields: list[DisplacementField] = []
-        maps: Tensor | None = None
         count = len(network.settings.warps)
         for warp in range(count):
             report((0.15 + 0.8 * warp) / count, "features")
-            so_far = _Composed(fields, initial) if fields else initial
             layout = network.lattice(grid.shape, warp=warp)
-            if network.organs is None:
-                second = network.features(_tensor(resample(prepared[1], grid, mapping=so_far), device))
-            else:
-                # Organs keep their names when they move: the network looks once, and its answer is warped.
-                if maps is None:
-                    with torch.inference_mode():
-                        maps = network.organs.maps(_tensor(resample(prepared[1], grid, mapping=initial), device))
-                places = grid.to_index(_Composed(fields, None)(_points(grid, layout.features)))
-                second = network.organs.displaced(maps, torch.from_numpy(places))
+            second = seen.moving(layout, _Composed(fields, initial) if fields else initial)
             report((0.5 + 0.8 * warp) / count, f"search {warp + 1} of {count}")
             found = network.displacements(first, second, layout, warp=warp, iterations=self.iterations)
             vectors = found.cpu().numpy().astype(np.float32)
@@ -261,7 +286,7 @@ class PddModel:
         if smallest is not None:
             # Determinants multiply: those of several fields together may be smaller than of each.
             fields = _without_folds(fields, grid, smallest ** len(fields))
-        return _Composed(fields, initial), grid
+        return _Composed(fields, None), grid
 
 
 class _Composed:
@@ -286,10 +311,6 @@ def _without_folds(fields: list[DisplacementField], grid: Grid, minimum: float) 
     return [DisplacementField(np.ascontiguousarray(relaxed @ grid.matrix.T.astype(np.float32)), grid)]
 
 
-def _tensor(volume: Volume, device: str) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))[None].to(device)
-
-
 def _field(vectors: np.ndarray, layout: Lattice, grid: Grid) -> DisplacementField:
     """Convert displacements of control points in voxels of a grid to a field in millimetres."""
     positions = layout.positions()
@@ -301,12 +322,6 @@ def _field(vectors: np.ndarray, layout: Lattice, grid: Grid) -> DisplacementFiel
     )
     physical = vectors @ grid.matrix.T.astype(np.float32)
     return DisplacementField(np.ascontiguousarray(physical), control)
-
-
-def _points(grid: Grid, positions: Sequence[Tensor]) -> np.ndarray:
-    """Physical points (z, y, x, 3) of voxel indices along z, y, x of a grid."""
-    indices = np.meshgrid(*(along.numpy() for along in positions), indexing="ij")
-    return grid.to_physical(np.stack(indices[::-1], axis=-1))
 
 
 def _steps(positions: Sequence[Tensor]) -> np.ndarray:

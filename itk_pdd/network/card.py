@@ -14,7 +14,18 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import DescriptorSettings, PddSettings, UNetSettings
 
-__all__ = ["CARD", "SCHEMA", "WEIGHTS", "Card", "DescriptorCard", "LabelClass", "ModelCard", "PddCard", "kind_of"]
+__all__ = [
+    "CARD",
+    "SCHEMA",
+    "WEIGHTS",
+    "Card",
+    "CombinedCard",
+    "DescriptorCard",
+    "LabelClass",
+    "ModelCard",
+    "PddCard",
+    "kind_of",
+]
 
 SCHEMA = 1
 """The newest layout of a card that this version of the package reads."""
@@ -189,16 +200,25 @@ class PddCard(Card):
     axes : str
         Anatomical directions in which the axes x, y, z of the working grid run; the features of a network depend on
         them. One of each pair L/R, A/P and S/I.
+    classes : tuple of LabelClass
+        Classes of the segmentation network, background first, where its probabilities are the features.
+    purpose : mapping
+        What scans that the model is for look like to its segmentation network, see :class:`ModelCard`.
     """
 
     network: PddSettings
     intensity: Intensity
     spacing: float | None = None
     axes: str = "LPS"
+    classes: tuple[LabelClass, ...] = field(default=(), kw_only=True)
+    purpose: Mapping[str, float] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str] = "pdd"
     gives: ClassVar[str] = "displacements"
 
     def __post_init__(self) -> None:
+        if self.network.organs is not None:
+            self._require(self.spacing is not None and self.axes == "LPS", "organs need a spacing and the axes LPS")
+            self.segmentation()
         positive = self.spacing is None or self.spacing > 0
         self._require(positive, f"spacing is {self.spacing} mm, expected a positive number")
         complete = sorted(_AXES.get(letter, letter) for letter in self.axes) == sorted("xyz")
@@ -209,7 +229,16 @@ class PddCard(Card):
         return {
             "network": PddSettings.from_json(content["network"]),
             "intensity": Intensity(**content["intensity"]),
+            "classes": tuple(LabelClass(**entry) for entry in content.get("classes", ())),
         }
+
+    def segmentation(self) -> ModelCard:
+        """The card of the segmentation network alone; RegistrationError if it is not complete."""
+        assert self.network.organs is not None and self.spacing is not None
+        return ModelCard(
+            self.name, self.description, self.network.organs, self.spacing * self.network.organs.fold, self.intensity,
+            self.classes, purpose=self.purpose,
+        )  # fmt: skip
 
     def order(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """Return the anatomical axis (0 left, 1 back, 2 up) of each axis x, y, z, and True if it runs backwards."""
@@ -243,8 +272,38 @@ class DescriptorCard(Card):
         return {"network": DescriptorSettings(**content["network"])}
 
 
+@dataclass(frozen=True)
+class CombinedCard(Card):
+    """Describe a model that goes on where a PDD network ends.
+
+    Parameters
+    ----------
+    name, description, training, validation
+        See :class:`Card`.
+    search : str
+        Name of the folder of the PDD network, which lies beside that of the card.
+    correlation : float
+        Weight of the local correlation in the descent, see :class:`ModelCard`.
+    """
+
+    search: str
+    correlation: float = 0.04
+    kind: ClassVar[str] = "combined"
+    gives: ClassVar[str] = "a start for a descent"
+
+    def __post_init__(self) -> None:
+        # No path: a card says nothing about other places of the disk.
+        plain = isinstance(self.search, str) and bool(self.search.strip(".")) and not set(self.search) & set("/\\:")
+        self._require(plain, f"search is {self.search!r}, expected the name of a folder beside this one")
+        self._require(0 <= self.correlation <= 1, f"correlation is {self.correlation}, expected a number from 0 to 1")
+
+    @classmethod
+    def _parts(cls, content: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+
 def kind_of(folder: str | os.PathLike[str]) -> str:
-    """The kind of the model in a folder, "semantic", "pdd" or "descriptor"; errors as :meth:`Card.from_folder`."""
+    """The kind of the model in a folder: the word of a class of cards; errors as :meth:`Card.from_folder`."""
     return str(_read_content(folder).get("kind", ModelCard.kind))
 
 

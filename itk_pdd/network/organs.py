@@ -13,7 +13,7 @@ from itk_pdd.network.semantic import predict
 from itk_pdd.network.settings import UNetSettings
 from itk_pdd.network.unet import UNet
 
-__all__ = ["OrganFeatures"]
+__all__ = ["OrganFeatures", "smoothed"]
 
 
 class OrganFeatures(nn.Module):
@@ -35,7 +35,7 @@ class OrganFeatures(nn.Module):
         self.factors = nn.Parameter(torch.ones(settings.classes - 1))
 
     def maps(self, image: Tensor) -> Tensor:
-        """Probabilities of the organs on blocks of an image.
+        """Smoothed probabilities of the organs on blocks of an image.
 
         Parameters
         ----------
@@ -45,27 +45,37 @@ class OrganFeatures(nn.Module):
         Returns
         -------
         Tensor, shape (classes - 1, z', y', x')
-            z' is z / fold rounded up, and so on. Averaged over 3 blocks per axis, since features lie farther apart
-            than blocks.
+            z' is z / fold rounded up, and so on.
         """
         self.unet.eval()  # the norms of a training take the statistics of the image at hand, which is a whole scan here
         # A copy: tensors of the inference mode cannot be learned with.
-        found = predict(self.unet, image[0])[1:].clone()
-        return functional.avg_pool3d(functional.pad(found[None], (1,) * 6, mode="replicate"), 3, stride=1)[0]
+        return smoothed(predict(self.unet, image[0]).clone())
 
     def at(self, maps: Tensor, positions: Sequence[Tensor]) -> Tensor:
         """Features (classes - 1, ...) at voxel indices of the image along z, y, x; the border goes on."""
-        found = sample(maps, [self._blocks(along) for along in positions])
-        return found * self.factors[:, None, None, None]
+        fold = self.unet.settings.fold
+        return (
+            sample(maps, [(along - (fold - 1) / 2) / fold for along in positions]) * self.factors[:, None, None, None]
+        )
 
-    def displaced(self, maps: Tensor, places: Tensor) -> Tensor:
-        """Features (classes - 1, z', y', x') at places (z', y', x', 3) in voxel indices x, y, z; the border goes on."""
+    def at_places(self, maps: Tensor, places: Tensor) -> Tensor:
+        """Features (classes - 1, z', y', x') at indices x, y, z of the maps, (z', y', x', 3); the border goes on."""
         size = torch.tensor(maps.shape[:0:-1]).to(maps)
-        # From corner to corner of the centres of the blocks.
-        normalised = self._blocks(places.to(maps)) * (2 / (size - 1).clamp(min=1)) - 1
+        normalised = places.to(maps) * (2 / (size - 1).clamp(min=1)) - 1  # from corner to corner
         found = functional.grid_sample(maps[None], normalised[None], padding_mode="border", align_corners=True)[0]
         return found * self.factors[:, None, None, None]
 
-    def _blocks(self, voxels: Tensor) -> Tensor:
-        fold = self.unet.settings.fold
-        return (voxels - (fold - 1) / 2) / fold
+
+def smoothed(probabilities: Tensor) -> Tensor:
+    """Average the probabilities of the organs over 3 voxels per axis, since features lie farther apart than voxels.
+
+    Parameters
+    ----------
+    probabilities : Tensor, shape (classes, z, y, x)
+        Background first.
+
+    Returns
+    -------
+    Tensor, shape (classes - 1, z, y, x)
+    """
+    return functional.avg_pool3d(functional.pad(probabilities[None, 1:], (1,) * 6, mode="replicate"), 3, stride=1)[0]

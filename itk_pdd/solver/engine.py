@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid, slabs
@@ -16,8 +16,6 @@ from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.kernels.operations import Operations
 from itk_pdd.kernels.thermometer.cpu import share_bits
-from itk_pdd.network.card import ModelCard
-from itk_pdd.network.purpose import unlike_training, unsure
 from itk_pdd.solver import capture
 from itk_pdd.solver.class_maps import ClassMaps
 from itk_pdd.solver.correction import corrected
@@ -36,6 +34,9 @@ from itk_pdd.solver.working import Maps, WorkingImage, search_grid
 from itk_pdd.uncertainty.calibration import calibration_of
 from itk_pdd.uncertainty.recorder import Recorder
 
+if TYPE_CHECKING:
+    from itk_pdd.solver.organs import Organs  # loads torch, and only named here
+
 __all__ = ["DenseModel"]
 
 log = logging.getLogger("itk_pdd")
@@ -43,6 +44,7 @@ log = logging.getLogger("itk_pdd")
 _UNLIMITED = 2**62  # voxels
 _RESULTS = 32  # of a fixed image on one grid: three stages have fewer
 _LABEL_WEIGHT = 15.0  # cost of a difference in all labels, beside 1 for one in all MIND-SSC features
+_BEGIN = 2  # working voxels per block of a field to begin with
 _LABEL_CORRELATION = 0.04  # weight of the local correlation beside labels of weight 1
 
 
@@ -51,6 +53,12 @@ class DenseModel(Settings):
     """A model that registers by dense searches from coarse to fine and a descent on the result."""
 
     def register(self, problem: Problem, options: Options) -> Result:
+        """Register two images: see :meth:`registered`."""
+        return self.registered(problem, options)
+
+    def registered(
+        self, problem: Problem, options: Options, *, start: Mapping | None = None, organs: Organs | None = None
+    ) -> Result:
         """Register two images.
 
         Both are resampled onto a working grid that fits into the memory. Dense searches find the displacements, a
@@ -62,6 +70,11 @@ class DenseModel(Settings):
             The images.
         options : Options
             How to register.
+        start : Mapping, optional
+            Where the descent begins, from fixed points to those that the initial transform takes; there are no searches
+            then.
+        organs : Organs, optional
+            What is known of the organs, where the model has no network of its own.
 
         Raises
         ------
@@ -81,7 +94,10 @@ class DenseModel(Settings):
             )
             if model.network is not None:
                 report(0.02, "organs")
-                fixed, moving = model._with_classes(fixed, moving, problem, grid, options)
+                organs = model._organs(problem, options)
+            if organs is not None:
+                fixed, moving = model._with_classes(fixed, moving, problem, grid, organs)
+            begun = None if start is None else _begun(start, grid)
             fixed, moving = model._with_guides(fixed, moving, problem, grid)
             calibration = calibration_of(model.name, model.network) if options.uncertainty else None
             edges: list[float] = []
@@ -100,7 +116,7 @@ class DenseModel(Settings):
                     trust[:] = [model._believed(*images, pulls, operations, for_costs, report)]
                     pulls = pulls.chosen(trust[0].obeyed)
                 found = model._displacements(
-                    *images, grid, operations, for_costs, recorder, report, edges.append, pulls
+                    *images, grid, operations, for_costs, recorder, report, edges.append, pulls, begun
                 )
                 return found, recorder
 
@@ -229,15 +245,19 @@ class DenseModel(Settings):
         report: Callable[[float, str], None],
         at_edge: Callable[[float], None],
         pulls: Pulls | None = None,
+        begun: BlockField | None = None,
     ) -> BlockField:
-        """Search, refine and unfold; ``at_edge`` gets the share at the edge of the range."""
+        """Search (unless a field is there to begin with), refine and unfold.
+
+        ``at_edge`` gets the share at the edge of the range.
+        """
 
         def edge_found(edge: float, reach: int) -> None:
             at_edge(edge)
             capture.tell_edge(edge, reach * max(grid.spacing))
 
         share = 0.45 if self.refinement.iterations else 0.9  # of the progress
-        found = search(
+        found = begun or search(
             fixed,
             moving,
             self.stages,
@@ -269,43 +289,31 @@ class DenseModel(Settings):
         return found.with_vectors(without_folds(found.vectors, scale, self.smallest_jacobian, operations))
 
     def _with_classes(
-        self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid, options: Options
+        self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid, organs: Organs
     ) -> tuple[WorkingImage, WorkingImage]:
-        """Add the class probabilities of the model's network to both images."""
-        from itk_pdd.network.semantic import SemanticNetwork
-
-        def answers(operations: Operations) -> tuple[ModelCard, list[tuple[np.ndarray, Grid]]]:
-            network = SemanticNetwork.from_folder(str(self.network), device=str(operations.device))
-            # Before it looks at an image, which takes minutes where that is much too large.
-            self._refuse({name: unlike_training(network.card, image) for name, image in images.items()}, options)
-            device, kept = str(operations.device), problem.kept or Kept()
-            fixed = kept.get(("organs", self.network, device), lambda: network.probabilities(problem.fixed))
-            return network.card, [fixed, network.probabilities(problem.moving)]
-
-        images = {"fixed": problem.fixed, "moving": problem.moving}
-        card, answer = on_device(options.device, answers)
-        unknown = {name: unsure(card, *found) for name, found in zip(images, answer, strict=True)}
-        self._refuse(unknown, options)
+        """Add the class probabilities of a network to both images."""
         # Small organs count more than their share of the volume: they have the same right to be met.
-        bits = share_bits([c.volume**-0.3 for c in card.classes[1:]])
+        bits = share_bits([c.volume**-0.3 for c in organs.card.classes[1:]])
         result = []
-        for image, mapping, (maps, where) in zip((fixed, moving), (None, problem.initial), answer, strict=True):
+        sides = ((fixed, None, organs.fixed), (moving, problem.initial, organs.moving))
+        for image, mapping, (maps, where) in sides:
             # Without the background: the other probabilities determine it.
             maps = np.ascontiguousarray(np.moveaxis(maps[1:], 0, -1))
             result.append(replace(image, classes=ClassMaps(maps, where, bits, grid, self.class_weight, mapping)))
         return result[0], result[1]
 
-    def _refuse(self, problems: dict[str, str | None], options: Options) -> None:
-        """Raise an error, or warn where the user insists, if an image is not what the model is for."""
-        found = [f"{name} {problem}" for name, problem in problems.items() if problem]
-        if not found:
-            return
-        text = f"model {self.name} is not made for these images: {found[0]}"
-        if not options.force:
-            raise RegistrationError(
-                f"{text}: use model='auto', which is for any images, or force=True if it is right all the same"
-            )
-        warn(text, doubt=True)
+    def _organs(self, problem: Problem, options: Options) -> Organs:
+        """Let the model's network name the organs of both images."""
+        # It loads torch.
+        from itk_pdd.network.semantic import SemanticNetwork
+        from itk_pdd.solver.organs import organs_of
+
+        def found(operations: Operations) -> Organs:
+            device = str(operations.device)
+            network = SemanticNetwork.from_folder(str(self.network), device=device)
+            return organs_of(problem, network, key=self.network, device=device, force=options.force)
+
+        return on_device(options.device, found)
 
     def _with_descriptor(
         self, fixed: WorkingImage, moving: WorkingImage, operations: Operations
@@ -320,6 +328,15 @@ class DenseModel(Settings):
 
         codes = load_descriptor(self.descriptor, device=operations.device).codes
         return replace(fixed, descriptor=codes), replace(moving, descriptor=codes)
+
+
+def _begun(start: Mapping, grid: Grid) -> BlockField:
+    """Sample a mapping in 3-D on blocks of the working grid."""
+    blocks = grid.blocks(_BEGIN)
+    points = blocks.points()
+    vectors = (start(points) - points) @ np.linalg.inv(grid.matrix).T
+    field = BlockField.zeros(_BEGIN, grid.shape, grid.dimension)
+    return field.with_vectors(np.ascontiguousarray(vectors, np.float32))
 
 
 def _on_fixed_grid(inner: DisplacementField, fixed: Grid, initial: Mapping | None) -> DisplacementField:

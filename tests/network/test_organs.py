@@ -12,7 +12,7 @@ from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.models import load
 from itk_pdd.models.pddmodel import PddModel
-from itk_pdd.network.card import PddCard
+from itk_pdd.network.card import CombinedCard, LabelClass, PddCard
 from itk_pdd.network.organs import OrganFeatures
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
@@ -25,6 +25,7 @@ UNET = UNetSettings(classes=3, widths=(4, 8), fold=2)
 SETTINGS = PddSettings(
     features="organs", organs=UNET, stride=2, warps=(Warp(0.4, 9, 10), Warp(0.15, 5, 12)), extent=(28, 30, 32)
 )
+CLASSES = (LabelClass("background", 0, 200_000.0), LabelClass("bright", 1, 3_000.0), LabelClass("dark", 2, 3_000.0))
 GRID = Grid.create((32, 30, 28), (2.0, 2.0, 2.0), (-10.0, 40.0, 7.5))
 
 
@@ -64,39 +65,33 @@ def test_features_are_the_probabilities(network: PddNetwork) -> None:
     assert float(found[:, 0, 0, 0].max()) < 0.05
 
 
-def test_features_at_displaced_places_are_those_of_the_moved_image(network: PddNetwork) -> None:
-    moved = network.features(torch.from_numpy(ball((-4.0, 0.0, 4.0)).array)[None])
-    organs = network.organs
-    maps = organs.maps(torch.from_numpy(ball((0.0, 0.0, 0.0)).array)[None])
-    layout = network.lattice((28, 30, 32))
-    places = torch.stack(torch.meshgrid(*layout.features, indexing="ij"), dim=-1).flip(-1)
-    # Content moved by (-4, 0, 4) mm is found 2 voxels further along x, and 2 lower along z.
-    found = organs.displaced(maps, places + torch.tensor([2.0, 0.0, -2.0]))
-    inner = (slice(None), slice(2, -2), slice(2, -2), slice(2, -2))
-    torch.testing.assert_close(found[inner], moved[inner], atol=0.02, rtol=0)
-
-
-def test_at_and_displaced_agree(network: PddNetwork) -> None:
+def test_at_and_at_places_agree(network: PddNetwork) -> None:
     organs = network.organs
     organs.factors.data.copy_(torch.tensor([0.5, 2.0]))
     maps = torch.rand(2, 7, 8, 9, generator=torch.Generator().manual_seed(0))
     along = [torch.tensor([-3.0, 0.2, 5.7]), torch.tensor([1.0, 14.9]), torch.tensor([0.0, 3.3, 8.0, 30.0])]
     places = torch.stack(torch.meshgrid(*along, indexing="ij"), dim=-1).flip(-1)
-    torch.testing.assert_close(organs.displaced(maps, places), organs.at(maps, along), atol=1e-5, rtol=1e-5)
+    # The centre of the first block of 2 voxels lies between the voxels 0 and 1.
+    torch.testing.assert_close(organs.at_places(maps, (places - 0.5) / 2), organs.at(maps, along), atol=1e-5, rtol=1e-5)
 
 
 def test_registration_finds_a_shift(network: PddNetwork, tmp_path) -> None:
-    settings = SETTINGS
-    card = PddCard("organs", "", settings, Intensity("range", -1, 1), 2.0)
+    card = PddCard("organs", "", SETTINGS, Intensity("range", -1, 1), 2.0, classes=CLASSES)
     PddModel(network, card).write(tmp_path / "model")
     model = load(tmp_path / "model")
-    assert model.network.settings == settings
+    assert model.network.settings == SETTINGS
     assert model.network.organs.unet.settings == UNET
     shift = np.array([4.0, -6.0, 2.0])
     fixed, moving = ball((0.0, 0.0, 0.0)), ball(tuple(shift))
     inside = np.abs(fixed.array) > 0
     field = register_volumes(fixed, moving, model=model).field
     assert np.linalg.norm(field.vectors[inside].mean(axis=0) - shift) < 1.0
+    # The descent moves little where the organs have met, and comes nearer.
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "card.json").write_text(CombinedCard("both", "", "model").to_json())
+    both = register_volumes(fixed, moving, model=tmp_path / "both")
+    assert both.model.name == "both"
+    assert np.linalg.norm(both.field.vectors[inside].mean(axis=0) - shift) < 0.6
     # The same with most of it known beforehand, through which the organs of the moving image are seen.
     initial = AffineMapping.translation(shift * 0.8)
     field = register_volumes(fixed, moving, model=model, initial=initial).field

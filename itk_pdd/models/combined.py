@@ -1,0 +1,99 @@
+"""A PDD network, and the descent of the default model after it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from itk_pdd.errors import RegistrationError
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.models.pddmodel import PddModel
+from itk_pdd.network.card import CombinedCard
+from itk_pdd.solver.devices import checked_device, computing_threads
+from itk_pdd.solver.engine import DenseModel
+from itk_pdd.solver.problem import Options, Problem, Result
+from itk_pdd.solver.settings import Refinement
+
+__all__ = ["CombinedModel"]
+
+_SEARCHED = 0.5  # of the progress
+
+
+@dataclass(frozen=True)
+class CombinedModel(DenseModel):
+    """The searches of a PDD network, then a descent on its organ probabilities and the intensities.
+
+    The network's field is as coarse as its control points, and it knows of organs alone. The descent brings their
+    surfaces together, and what has no label as well.
+
+    Parameters
+    ----------
+    **settings
+        See :class:`itk_pdd.solver.settings.Settings`; the stages are not used.
+    pdd : PddModel
+        Its features are organ probabilities.
+    """
+
+    pdd: PddModel | None = None
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str], default: DenseModel) -> CombinedModel:
+        """Read the card of a combined model, and the PDD network that it names.
+
+        Parameters
+        ----------
+        folder : path-like
+            Holds ``card.json``.
+        default : DenseModel
+            Gives all settings but those of the descent.
+
+        Raises
+        ------
+        RegistrationError
+            If a file is missing or damaged, or the PDD network does not compare organs.
+        """
+        card = CombinedCard.from_folder(folder)
+        pdd = PddModel.from_folder(Path(folder).parent / card.search)
+        if pdd.network.organs is None:
+            raise RegistrationError(
+                f"model {card.name} descends on organ probabilities, but {card.search} does not compare them: name a "
+                "PDD network that does"
+            )
+        settings = {name: getattr(default, name) for name in default.__dataclass_fields__}
+        return cls(**settings | {"name": card.name, "refinement": Refinement.of_classes(card.correlation), "pdd": pdd})
+
+    def register(self, problem: Problem, options: Options) -> Result:
+        """Register two images.
+
+        Parameters
+        ----------
+        problem, options
+            See :meth:`itk_pdd.models.pddmodel.PddModel.register`; the smoothness is that of the descent.
+
+        Raises
+        ------
+        RegistrationError
+            If the network cannot use the images or an option, or the memory is not enough.
+        """
+        assert self.pdd is not None
+        pdd = replace(self.pdd, card=replace(self.pdd.card, name=self.name))
+        pdd.check(problem, replace(options, smoothness=1.0))
+        report = options.progress
+        problem = problem.without_outliers()
+        pdd.require(problem, options, on_host=checked_device(options.device) == "cpu")
+        with computing_threads(options.threads, torch=True):
+            report(0.0, "organs")
+            organs = pdd.organs(problem, options)
+            first = replace(options, progress=lambda f, text: report(_SEARCHED * f, text))
+            start, grid = pdd.searched(problem, first, organs)
+        rest = replace(
+            options, uncertainty=False, progress=lambda f, text: report(_SEARCHED + (1 - _SEARCHED) * f, text)
+        )
+        result = self.registered(problem, rest, start=start, organs=organs)
+        return replace(result, capture_range_mm=0.5 * pdd.capture_range_mm(grid))
+
+    def capture_range_mm(self, grid: Grid) -> float:
+        """Compute the farthest displacement along an axis that the first search tries, on a working grid."""
+        assert self.pdd is not None
+        return self.pdd.capture_range_mm(grid)

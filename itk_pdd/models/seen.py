@@ -1,0 +1,105 @@
+"""What the searches of a PDD network compare: features of the fixed image, and of the moving one warped so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.resampling import resample
+from itk_pdd.io.volume import Volume
+from itk_pdd.network.organs import OrganFeatures, smoothed
+from itk_pdd.network.pddnet import Lattice, PddNetwork
+from itk_pdd.solver.organs import Organs
+
+__all__ = ["Seen", "SeenImages", "SeenOrgans"]
+
+_Function = Callable[[np.ndarray], np.ndarray]
+
+
+class Seen(Protocol):
+    """Features of two images."""
+
+    def fixed(self, layout: Lattice) -> Tensor:
+        """Features (channels, z', y', x') of the fixed image."""
+
+    def moving(self, layout: Lattice, mapping: _Function | None) -> Tensor:
+        """Features of the moving image where a mapping takes physical points of the fixed one."""
+
+
+class SeenImages:
+    """Features that a network finds in the images, anew in each warped image.
+
+    Parameters
+    ----------
+    network : PddNetwork
+        The network.
+    fixed, moving : Volume
+        Images as the network wants them.
+    grid : Grid
+        The working grid.
+    device : str
+        Where the network works.
+    """
+
+    def __init__(self, network: PddNetwork, fixed: Volume, moving: Volume, grid: Grid, device: str) -> None:
+        self._network, self._images, self._grid, self._device = network, (fixed, moving), grid, device
+
+    def fixed(self, layout: Lattice) -> Tensor:
+        """See :class:`Seen`."""
+        return self._features(resample(self._images[0], self._grid))
+
+    def moving(self, layout: Lattice, mapping: _Function | None) -> Tensor:
+        """See :class:`Seen`. Beyond the border of the moving image it goes on."""
+        return self._features(resample(self._images[1], self._grid, mapping=mapping))
+
+    def _features(self, volume: Volume) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))[None].to(self._device)
+        with torch.inference_mode():
+            return self._network.features(tensor)
+
+
+class SeenOrgans:
+    """Organ probabilities. Organs keep their names when they move: the answers for the images are warped.
+
+    Parameters
+    ----------
+    features : OrganFeatures
+        Factors of the organs.
+    organs : Organs
+        What was found in the images.
+    grid : Grid
+        The working grid.
+    device : str
+        Where to compute.
+    """
+
+    def __init__(self, features: OrganFeatures, organs: Organs, grid: Grid, device: str) -> None:
+        self._features, self._grid = features, grid
+        self._maps = [
+            (smoothed(torch.from_numpy(found).to(device)), where) for found, where in (organs.fixed, organs.moving)
+        ]
+
+    def fixed(self, layout: Lattice) -> Tensor:
+        """See :class:`Seen`."""
+        return self._at(0, _points(self._grid, layout.features))
+
+    def moving(self, layout: Lattice, mapping: _Function | None) -> Tensor:
+        """See :class:`Seen`."""
+        points = _points(self._grid, layout.features)
+        return self._at(1, points if mapping is None else mapping(points))
+
+    @torch.inference_mode()
+    def _at(self, which: int, points: np.ndarray) -> Tensor:
+        maps, where = self._maps[which]
+        return self._features.at_places(maps, torch.from_numpy(where.to_index(points)))
+
+
+def _points(grid: Grid, positions: Sequence[Tensor]) -> np.ndarray:
+    """Physical points (z, y, x, 3) of voxel indices along z, y, x of a grid."""
+    indices = np.meshgrid(*(along.numpy() for along in positions), indexing="ij")
+    return grid.to_physical(np.stack(indices[::-1], axis=-1))

@@ -1,0 +1,79 @@
+"""Organ probabilities of both images, by a trained network that is made for such images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.geometry.grid import Grid
+from itk_pdd.network.card import ModelCard
+from itk_pdd.network.purpose import unlike_training, unsure
+from itk_pdd.network.semantic import SemanticNetwork
+from itk_pdd.solver.problem import Problem
+from itk_pdd.solver.reuse import Kept
+
+__all__ = ["Organs", "organs_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Organs:
+    """Class probabilities of two images.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Of the network that found them.
+    fixed, moving : tuple of numpy.ndarray and Grid
+        Probabilities (classes, z, y, x), background first, and where they lie.
+    """
+
+    card: ModelCard
+    fixed: tuple[np.ndarray, Grid]
+    moving: tuple[np.ndarray, Grid]
+
+
+def organs_of(problem: Problem, network: SemanticNetwork, *, key: object, device: str, force: bool) -> Organs:
+    """Let a network name the organs of both images.
+
+    Parameters
+    ----------
+    problem : Problem
+        The images. What was found in the fixed one is kept for the next moving image.
+    network : SemanticNetwork
+        On the device.
+    key : object
+        Tells the network from others in what is kept.
+    device : str
+        Where it works.
+    force : bool
+        Only warn if an image is not what the network is for.
+
+    Raises
+    ------
+    RegistrationError
+        If an image is not what the network is for.
+    """
+    card = network.card
+    # Before it looks at an image, which takes minutes where that is much too large.
+    for name, image in (("fixed", problem.fixed), ("moving", problem.moving)):
+        _refuse(card, name, unlike_training(card, image), force)
+    kept = problem.kept or Kept()
+    fixed = kept.get(("organs", key, device), lambda: network.probabilities(problem.fixed))
+    found = Organs(card, fixed, network.probabilities(problem.moving))
+    for name, answer in (("fixed", found.fixed), ("moving", found.moving)):
+        _refuse(card, name, unsure(card, *answer), force)
+    return found
+
+
+def _refuse(card: ModelCard, name: str, problem: str | None, force: bool) -> None:
+    """Raise an error, or warn where the user insists, if an image is not what the network is for."""
+    if problem is None:
+        return
+    text = f"model {card.name} is not made for these images: {name} {problem}"
+    if not force:
+        raise RegistrationError(
+            f"{text}: use model='auto', which is for any images, or force=True if it is right all the same"
+        )
+    warn(text, doubt=True)
