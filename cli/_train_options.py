@@ -11,6 +11,7 @@ from itk_pdd.cli._console import PATH, Number, Whole
 
 __all__ = [
     "METHOD",
+    "ORGANS",
     "PDD",
     "SCANS",
     "SEGMENTATION",
@@ -233,6 +234,42 @@ PDD = (
     ),
 )  # fmt: skip
 """Options of a PDD network."""
+ORGANS = (
+    click.argument("segmentation", type=PATH),
+    click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model."),
+    click.option("--name", help="Name of the model; by default that of the folder."),
+    click.option("--description", default="", help="A sentence or two for the card."),
+    click.option(
+        "--warp", "warps", nargs=3, type=(float, int, int), multiple=True, metavar="REACH DISPLACEMENTS POINTS",
+        help="A search, as in pdd-train pdd. By default 0.4 15 32 and then 0.15 11 39.",
+    ),
+    click.option(
+        "--stride", type=_COUNT, default=3, show_default=True, metavar="N",
+        help="Voxels of the network's images per feature along each axis.",
+    ),
+    click.option(
+        "--extent", nargs=3, type=_POSITIVE, metavar="X Y Z",
+        help="Size in voxels of the network's images that reach and numbers of control points refer to, so that larger "
+        "images get more control points. By default each image's own.",
+    ),
+    click.option(
+        "--temperature", type=_POSITIVE, default=20_000.0, show_default=True,
+        help="Factor of the costs; larger gives sharper distributions.",
+    ),
+    click.option(
+        "--optimisation", type=Whole(min=0), default=50, show_default=True, metavar="N",
+        help="Steps of the instance optimisation; 0 for none.",
+    ),
+    click.option(
+        "--diffusion", type=Number(min=0), default=1.0, show_default=True,
+        help="Smoothness of the displacements in the instance optimisation.",
+    ),
+    click.option(
+        "--descent", type=PATH, metavar="FOLDER",
+        help="Also write a model that goes on with a descent on organs and intensities, to a folder beside the other.",
+    ),
+)  # fmt: skip
+"""Options of a PDD network that compares the answers of a segmentation network."""
 METHOD = click.option(
     "--method", type=click.Choice(["segmentation", "pdd", "descriptor"]), default="segmentation", show_default=True,
     help="The same as the command of that name.",

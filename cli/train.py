@@ -10,6 +10,7 @@ import click
 from itk_pdd.cli._console import SETTINGS
 from itk_pdd.cli._train_options import (
     METHOD,
+    ORGANS,
     PDD,
     SCANS,
     SEGMENTATION,
@@ -63,6 +64,7 @@ def main(context: click.Context, **given: Any) -> None:
       pdd-train segmentation data.csv -o mymodel
       pdd-train pdd data.csv -o mymodel --warp 0.4 15 32 --warp 0.15 11 39
       pdd-train pdd --synthetic -o general
+      pdd-train organs mymodel -o mypdd
       pdd-train descriptor -o general
 
     DATA is a CSV file with the columns image and labels and, if you like, split (train, validation, test) and name,
@@ -101,6 +103,19 @@ def pdd(context: click.Context, **given: Any) -> None:
     """Train the paper's network end to end, on the scans of DATA or on synthetic pairs."""
     check_pairs(context)
     _train("pdd", **given)
+
+
+@main.command(context_settings=SETTINGS)
+@options(*ORGANS)
+def organs(**given: Any) -> None:
+    """Make a PDD network that compares the organs which a trained network (folder SEGMENTATION) names. Nothing is
+    trained."""
+    from itk_pdd.cli._console import exit_codes
+
+    with exit_codes():
+        from itk_pdd.commands.train import from_organs
+
+        from_organs(command=shlex.join(["pdd-train", *sys.argv[1:]]), **given)
 
 
 @main.command(context_settings=SETTINGS)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from itk_pdd.errors import RegistrationError
+from itk_pdd.models.organs import pdd_of_organs
+from itk_pdd.network.card import CombinedCard
+from itk_pdd.network.export import write_card
 from itk_pdd.network.preparation import Intensity
+from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
 from itk_pdd.solver.devices import checked_device
 from itk_pdd.training.augmentation import Augmentation
@@ -21,7 +26,7 @@ from itk_pdd.training.pdd_recipe import PDD_AUGMENTATION, PDD_TRAINING, PddRecip
 from itk_pdd.training.recipe import Recipe, cross_validate, train_model
 from itk_pdd.training.schedule import TrainingSettings
 
-__all__ = ["train"]
+__all__ = ["from_organs", "train"]
 
 Options = dict[str, Any]
 _SETTINGS = ("iterations", "batch", "rate", "validate_every", "patience", "seed", "bfloat16")
@@ -79,6 +84,59 @@ def train(
 
 
 Run = Callable[[list, Path, Processes, Any], dict[str, float]]
+
+
+def from_organs(
+    segmentation: Path,
+    *,
+    output: Path,
+    command: str,
+    name: str | None,
+    description: str,
+    warps: Sequence[tuple[float, int, int]],
+    stride: int,
+    extent: tuple[float, float, float] | None,
+    temperature: float,
+    optimisation: int,
+    diffusion: float,
+    descent: Path | None,
+) -> None:
+    """Write a PDD network that compares the answers of a segmentation network; nothing is trained.
+
+    Parameters
+    ----------
+    segmentation : Path
+        Model folder of the network.
+    output, command, name, description, warps, stride, extent, temperature, optimisation, diffusion
+        Options of ``pdd-train organs``.
+    descent : Path, optional
+        Folder of a model that descends on organs and intensities afterwards.
+
+    Raises
+    ------
+    RegistrationError
+        If the network cannot be read, or ``descent`` does not lie beside ``output``.
+    """
+    if descent is not None and descent.resolve().parent != output.resolve().parent:
+        raise RegistrationError(f"descent is {descent}, expected a folder beside {output}, which it names")
+    settings = PddSettings(
+        warps=tuple(Warp(*warp) for warp in warps) or (Warp(), Warp(0.15, 11, 39)),
+        stride=stride,
+        extent=None if extent is None else extent[::-1],
+        optimisation=InstanceOptimisation(optimisation, diffusion),
+    )
+    found = SemanticNetwork.from_folder(segmentation)
+    named = name or output.resolve().name
+    model = pdd_of_organs(
+        found, settings, name=named, description=description or found.card.description,
+        temperatures=[temperature] * len(settings.warps),
+    )  # fmt: skip
+    training = {**found.card.training, "organs": command}
+    card = replace(model.card, training=training)
+    replace(model, card=card).write(output)
+    if descent is not None:
+        text = f"{named}, then a descent on its organ probabilities and the intensities."
+        write_card(descent, CombinedCard(descent.resolve().name, text, output.resolve().name))
 
 
 def _segmentation(options: Options, settings: Options) -> Run:

@@ -1,4 +1,4 @@
-"""What the searches of a PDD network compare: features of the fixed image, and of the moving one warped so far."""
+"""Features that the searches of a PDD network compare: of the fixed image, and of the moving one warped so far."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from itk_pdd.io.outputs import Output, OutputError, write_all, write_bytes
 from itk_pdd.network.card import CARD, WEIGHTS, Card
 from itk_pdd.network.storage import load_weights
 
-__all__ = ["as_kept", "made_folder", "rounded", "write_model"]
+__all__ = ["as_kept", "made_folder", "rounded", "write_card", "write_model"]
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -61,10 +62,15 @@ def write_model(folder: str | os.PathLike[str], network: nn.Module, card: Card) 
 
     folder = made_folder(folder)
     weights = save(rounded(network))
+    written = Output(folder / WEIGHTS, "weights", (".safetensors",)), lambda path: write_bytes(path, weights)
+    write_all([written, _card(folder, card)])
+
+
+def write_card(folder: str | os.PathLike[str], card: Card) -> None:
+    """Write the card of a model without weights of its own into a folder; errors as :func:`write_model`."""
+    write_all([_card(made_folder(folder), card)])
+
+
+def _card(folder: Path, card: Card) -> tuple[Output, Callable[[Path], None]]:
     text = card.to_json().encode()
-    write_all(
-        [
-            (Output(folder / WEIGHTS, "weights", (".safetensors",)), lambda path: write_bytes(path, weights)),
-            (Output(folder / CARD, "card", (".json",)), lambda path: write_bytes(path, text)),
-        ]
-    )
+    return Output(folder / CARD, "card", (".json",)), lambda path: write_bytes(path, text)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from itk_pdd.cli.train import main as train
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
@@ -12,11 +16,12 @@ from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.models import load
 from itk_pdd.models.pddmodel import PddModel
-from itk_pdd.network.card import CombinedCard, LabelClass, PddCard
+from itk_pdd.network.card import CombinedCard, LabelClass, ModelCard, PddCard
+from itk_pdd.network.export import write_model
 from itk_pdd.network.organs import OrganFeatures
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
-from itk_pdd.network.settings import PddSettings, UNetSettings, Warp
+from itk_pdd.network.settings import InstanceOptimisation, PddSettings, UNetSettings, Warp
 from itk_pdd.registration import register_volumes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,3 +115,60 @@ def test_factors_are_learned_and_the_segmentation_is_not(network: PddNetwork) ->
 def test_settings_need_both(wrong) -> None:
     with pytest.raises(RegistrationError, match="segmentation network"):
         PddSettings(**wrong)
+
+
+def segmentation(network: PddNetwork, folder: Path) -> Path:
+    """The segmentation network alone, as pdd-train segmentation writes it."""
+    card = ModelCard("organs", "", UNET, 4.0, Intensity("range", -1, 1), CLASSES, training={"scans": ["a"]})
+    write_model(folder, network.organs.unet, card)
+    return folder
+
+
+def test_command_makes_both_models(network: PddNetwork, tmp_path) -> None:
+    arguments = ["organs", str(segmentation(network, tmp_path / "organs")), "-o", str(tmp_path / "pdd")]
+    arguments += ["--warp", "0.4", "9", "10", "--stride", "2", "--extent", "32", "30", "28", "--optimisation", "7"]
+    result = CliRunner().invoke(train, [*arguments, "--descent", str(tmp_path / "pdd-descent")])
+    assert result.exit_code == 0, result.output
+    model = load(tmp_path / "pdd")
+    settings = model.network.settings
+    assert settings.warps == (Warp(0.4, 9, 10),)
+    assert settings.extent == (28.0, 30.0, 32.0)
+    assert settings.optimisation == InstanceOptimisation(7, 1.0)
+    assert model.card.training["scans"] == ["a"]
+    torch.testing.assert_close(model.network.organs.unet.state_dict(), network.organs.unet.state_dict())
+    # Both organs are of one size, so they count alike.
+    torch.testing.assert_close(model.network.organs.factors.data, torch.ones(2))
+    both = load(tmp_path / "pdd-descent")
+    assert both.name == "pdd-descent"
+    assert both.pdd.card == model.card
+
+
+def test_command_wants_neighbours(network: PddNetwork, tmp_path) -> None:
+    arguments = ["organs", str(segmentation(network, tmp_path / "organs")), "-o", str(tmp_path / "pdd")]
+    result = CliRunner().invoke(train, [*arguments, "--descent", str(tmp_path / "other" / "model")])
+    assert result.exit_code == 1
+    assert "expected a folder beside" in result.output
+    assert not (tmp_path / "pdd").exists()
+
+
+@pytest.mark.parametrize("search", ["", ".", "..", "../model", "a/b", "c:model", 3])
+def test_combined_card_names_a_neighbour_alone(search) -> None:
+    with pytest.raises(RegistrationError, match="beside this one"):
+        CombinedCard("both", "", search)
+
+
+def test_combined_model_needs_organs(tmp_path) -> None:
+    settings = PddSettings(features="mind-ssc", warps=(Warp(0.4, 5, 4),))
+    PddModel(PddNetwork(settings), PddCard("plain", "", settings, Intensity())).write(tmp_path / "plain")
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "card.json").write_text(CombinedCard("both", "", "plain").to_json())
+    with pytest.raises(RegistrationError, match="does not compare them"):
+        load(tmp_path / "both")
+
+
+def test_unknown_images_are_refused(network: PddNetwork) -> None:
+    card = PddCard("organs", "", SETTINGS, Intensity("range", -1, 1), 2.0, classes=CLASSES)
+    empty = Volume(np.full(GRID.shape, -0.5, np.float32) * (np.indices(GRID.shape)[0] % 2), GRID)
+    network.organs.unet.heads[0].bias[0] = 40.0
+    with pytest.raises(RegistrationError, match="not made for these images: fixed"):
+        register_volumes(empty, empty, model=PddModel(network, card))
