@@ -59,7 +59,8 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
     multiple=True,
     metavar="TEMPLATE",
     help="Any other program: 'mytool {fixed} {moving} -o {field}', or 'NAME=mytool ...' to name it. It has to write "
-    "a field of LPS millimetres; {fixed_mask}, {moving_mask}, {threads} and {folder} can be asked for too.",
+    "a field of LPS millimetres; {fixed_mask}, {fixed_labels}, {fixed_points}, those of the moving image, {threads} "
+    "and {folder} can be asked for, too.",
 )
 @click.option(
     "--list-methods",

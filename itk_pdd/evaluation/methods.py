@@ -21,7 +21,10 @@ __all__ = ["INITIAL", "Candidate", "available", "candidates"]
 INITIAL = "initial"
 """Name of the row that measures what was there before registration."""
 
-PLACEHOLDERS = ("fixed", "moving", "field", "fixed_mask", "moving_mask", "threads", "folder")
+PLACEHOLDERS = (
+    "fixed", "moving", "field", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels", "fixed_points",
+    "moving_points", "threads", "folder",
+)  # fmt: skip
 """Placeholders of a command template; ``field`` is the file it has to write, ``folder`` a scratch folder."""
 
 ALIASES = {

@@ -42,6 +42,7 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+_FILES = ("fixed", "moving", "field", "folder", "fixed_labels", "moving_labels", "fixed_points", "moving_points")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -160,9 +161,7 @@ def _register(job: Mapping[str, Any], case: Case, rules: Rules, shift: np.ndarra
     values = {**files, "field": scratch / "field.nii", "threads": rules.threads, "folder": scratch}
     if job["kind"] == "baseline":
         task = {"method": job["method"], "settings": job["settings"], "threads": rules.threads}
-        write_json(
-            {**task, **{k: str(values[k]) for k in ("fixed", "moving", "field", "folder")}}, scratch / "task.json"
-        )
+        write_json({**task, **{k: str(values[k]) for k in _FILES if k in values}}, scratch / "task.json")
         command = [sys.executable, "-m", "itk_pdd.evaluation.run", "--baseline", str(scratch / "task.json")]
     else:
         command = fill_template(job["command"], values)
@@ -178,16 +177,16 @@ def _register(job: Mapping[str, Any], case: Case, rules: Rules, shift: np.ndarra
 
 
 def _prepare(case: Case, rules: Rules, shift: np.ndarray | None, scratch: Path) -> dict[str, Path]:
-    """Write the images for the method: float NIfTI, clamped, the moving image shifted."""
+    """Write what the method is given: float NIfTI, clamped, labels, points as CSV; the moving ones shifted."""
     written = {}
-    for name in ("fixed", "moving", "fixed_mask", "moving_mask"):
+    for name in ("fixed", "moving", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"):
         volume = getattr(case, name)
         if volume is None:
             continue
         array, grid = volume.array, volume.grid
         if name.endswith("mask"):
             array = (array > 0).astype(np.uint8)
-        else:
+        elif not name.endswith("labels"):
             array = array.astype(np.float32)
             if rules.clamp is not None:
                 array = np.clip(array, *rules.clamp)
@@ -195,6 +194,13 @@ def _prepare(case: Case, rules: Rules, shift: np.ndarray | None, scratch: Path) 
             grid = Grid.create(grid.size, grid.spacing, np.asarray(grid.origin) - shift, np.asarray(grid.direction))
         written[name] = scratch / f"{name}.nii"
         write_image(Volume(array, grid).to_simpleitk(), written[name])
+    for name in ("fixed_points", "moving_points"):
+        points = getattr(case, name)
+        if points is not None:
+            points = points - shift if shift is not None and name.startswith("moving") else points
+            written[name] = scratch / f"{name}.csv"
+            header = ",".join("xyz"[: points.shape[1]])
+            np.savetxt(written[name], points, fmt="%.9g", delimiter=",", header=header, comments="")
     return written
 
 
@@ -227,7 +233,7 @@ def _clean(value: Any) -> Any:
 def _baseline(path: Path) -> None:
     task = json.loads(path.read_text(encoding="utf-8"))
     method = task.pop("method")
-    files = {name: Path(task.pop(name)) for name in ("fixed", "moving", "field", "folder")}
+    files = {name: Path(task.pop(name)) for name in _FILES if name in task}
     try:
         run_method(method, Task(**files, **task))
     except Exception as error:

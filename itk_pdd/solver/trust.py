@@ -25,7 +25,7 @@ _LIKELY = 0.1
 _UNLIKELY = 0.3
 _PLACES = 100  # chance places that each landmark is compared with, see image_doubt
 _MOST = 400  # landmarks among which groups are looked for
-_BY_ACCIDENT = 0.1  # number of random landmarks that may be believed
+_BY_ACCIDENT = 0.05  # number of random landmarks that may be believed
 
 
 @dataclass(frozen=True)

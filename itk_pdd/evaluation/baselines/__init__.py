@@ -41,6 +41,10 @@ class Task:
         Content of the settings file.
     threads : int
         Number of threads to use.
+    fixed_labels, moving_labels : pathlib.Path, optional
+        Labels of the images, NIfTI, for methods whose settings say that these guide.
+    fixed_points, moving_points : pathlib.Path, optional
+        Corresponding landmarks, CSV with the columns x, y, z in LPS millimetres, for such methods.
     """
 
     fixed: Path
@@ -49,6 +53,23 @@ class Task:
     folder: Path
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     threads: int = 1
+    fixed_labels: Path | None = None
+    moving_labels: Path | None = None
+    fixed_points: Path | None = None
+    moving_points: Path | None = None
+
+    def both(self, what: str) -> tuple[Path, Path]:
+        """Return the files of the labels or points of both images.
+
+        Raises
+        ------
+        RegistrationError
+            If the pair has none.
+        """
+        own, other = getattr(self, f"fixed_{what}"), getattr(self, f"moving_{what}")
+        if own is None or other is None:
+            raise RegistrationError(f"the settings ask for {what} as guides, which this pair does not have")
+        return own, other
 
 
 @dataclass(frozen=True)

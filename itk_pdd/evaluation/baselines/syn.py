@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+
+import numpy as np
 
 from itk_pdd.evaluation.baselines import Task
 from itk_pdd.geometry.field import DisplacementField
@@ -32,7 +35,24 @@ def register(task: Task) -> None:
         total_sigma=float(settings["total_sigma"]),
         use_legacy_histogram_matching=bool(settings["histogram_matching"]),
         singleprecision=True,
+        multivariate_extras=_label_terms(task) or None,
     )
     # The list may hold the identity it started from beside the warp.
     warp = next(path for path in result["fwdtransforms"] if path.endswith(".nii.gz"))
     write_field(DisplacementField(read_field(warp).vectors, Volume.from_image(task.fixed).grid), task.field)
+
+
+def _label_terms(task: Task) -> list[tuple[Any, ...]]:
+    """Make a metric for each label of both images, where the settings give labels a weight."""
+    import ants
+
+    weight = float(task.settings.get("label_weight", 0.0))
+    if not weight:
+        return []
+    fixed, moving = (ants.image_read(str(path)) for path in task.both("labels"))
+    known = set(np.unique(fixed.numpy())) & set(np.unique(moving.numpy())) - {0}
+    known &= set(task.settings.get("guide", known))
+    return [
+        ("MeanSquares", *(ants.threshold_image(image, label, label) for image in (fixed, moving)), weight, 0)
+        for label in sorted(float(each) for each in known)
+    ]
