@@ -33,7 +33,7 @@ _FEW = 600  # control points that are held in any case: of a small tree the trun
 
 @dataclass(frozen=True)
 class Guides:
-    """What of a user's guides takes memory: the number of labels, and the spacing of features in millimetres."""
+    """The part of a user's guides that takes memory: number of labels, and spacing of features in millimetres."""
 
     labels: int = 0
     spacing: float | None = None
