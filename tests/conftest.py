@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if beside.is_dir():
         os.environ.setdefault("ITK_PDD_DATA", str(beside))
     config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
+    # The same once more when the process ends, and pytest's own filters are gone.
+    warnings.filterwarnings("ignore", "builtin type .* has no __module__ attribute", DeprecationWarning)
 
 
 @pytest.fixture(scope="session")

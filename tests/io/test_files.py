@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import tempfile
 import zlib
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -156,13 +158,22 @@ def test_nifti_2_of_either_byte_order(tmp_path, order: str) -> None:
     assert examine_nifti(path) == Flaws(missing=6, not_finite=1, first=(2, 1, 1))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_forbidden_file(tmp_path) -> None:
-    path = tmp_path / "secret.nii"
-    path.write_bytes(b"x")
-    path.chmod(0)
-    with pytest.raises(RegistrationError, match=r"permission denied"):
-        read_image(path)
+@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="macOS and Windows have other rights")
+def test_forbidden_file() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "secret.nii"
+        path.write_bytes(b"x")
+        path.chmod(0)
+        superuser = os.geteuid() == 0  # may read everything: be another user for a moment
+        if superuser:
+            os.setresuid(65534, 65534, 0)
+        try:
+            with pytest.raises(RegistrationError, match=r"permission denied"):
+                read_image(path)
+        finally:
+            if superuser:
+                os.setresuid(0, 0, 0)
 
 
 def test_unreadable_transforms(tmp_path, capfd) -> None:

@@ -116,19 +116,17 @@ def relative(costs):
 
 
 @pytest.mark.parametrize(
-    ("grid", "counts", "taps", "spread"),
+    ("grid", "counts", "taps", "spread", "lanes"),
     [
-        ((3, 2, 4), (3, 5, 7), 2, 1.5),
-        ((1, 4, 3), (1, 5, 5), 4, 0),
-        ((2, 3, 2), (3, 3, 3), 1, 6),  # neighbours far apart: the window reaches the last displacements
-        ((1, 1, 1), (3, 3, 3), 1, 1),
-        ((1, 1, 9), (1, 1, 3), 3, 0.5),
+        ((3, 2, 4), (3, 5, 7), 2, 1.5, 4096),
+        ((3, 2, 4), (3, 5, 7), 2, 1.5, 32),  # more displacements than a block has lanes
+        ((1, 4, 3), (1, 5, 5), 4, 0, 4096),
+        ((2, 3, 2), (3, 3, 3), 1, 6, 4096),  # neighbours far apart: the window reaches the last displacements
+        ((1, 1, 1), (3, 3, 3), 1, 1, 4096),
+        ((1, 1, 9), (1, 1, 3), 3, 0.5, 4096),
     ],
 )
-@pytest.mark.parametrize("lanes", [4096, 32])
 def test_marginals_are_those_of_the_cpu(rng, monkeypatch, grid, counts, taps, spread, lanes):
-    if lanes == 32 and np.prod(counts) < 32:
-        pytest.skip("fits one block anyway")
     monkeypatch.setattr(tree_cuda, "_LANES", lanes)
     costs = rng.random((*grid, *counts), dtype=np.float32)
     tree = spanning_tree(rng.random(grid))
