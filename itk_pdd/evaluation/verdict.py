@@ -36,7 +36,9 @@ RISKS, RIVAL_RISKS = (0.13, 0.83), (0.25, 0.6)
 _FLOOR = 0.05
 """Added to likenesses before their ratio is taken: below it they say nothing."""
 _CLEARLY = 0.15
-"""Difference of likeness from which another start or model is named."""
+"""Difference of likeness from which another start is named."""
+_MODEL_SHORT = 0.32
+"""Difference of likeness from which a model that doubts the images has failed beside the default model."""
 _SHARES = (
     ("Range", "edge", (0.1, 1.0),
      "of the structure lies at the edge of what the search tried", "start closer (initialise affine)"),
@@ -258,10 +260,10 @@ def _match(figures: Named[str, float], way: str) -> Sign:
 def model_sign(figures: Named[str, float], doubt: str) -> Sign:
     """Tell what a model had against the images; it has failed where the default model matches them much better."""
     short = figures.get("short", 0.0)
-    word = FAILED if short > _CLEARLY else LOOK
+    word = FAILED if short > _MODEL_SHORT else LOOK
     text = f", and the default model matches them better ({figures['again']:.2f})" if short > _CLEARLY else ""
     return Sign(
-        "Model", word, doubt + text, f"good without a doubt, probably failed if {_CLEARLY:g} short of the default"
+        "Model", word, doubt + text, f"good without a doubt, probably failed if {_MODEL_SHORT:g} short of the default"
     )
 
 

@@ -104,7 +104,7 @@ def comparison_page(
         pairs=_pair_table([name for name, _ in pairs], table, methods, shown),
         left=len(pairs) - len(shown),
         shown=[
-            {"name": name, "id": identity, "note": unshown.get(name, ""), "table": _method_table(name, table, methods)}
+            {"name": name, "id": identity, "note": unshown.get(name, ""), "tables": _pair_tables(name, table, methods)}
             for name, identity in shown.items()
         ],
         problems=_problems(table),
@@ -301,19 +301,20 @@ def _judged(cell: Cell, row: Mapping[str, Any]) -> Cell:
     return cell if word == GOOD else replace(cell, kind=LIGHTS[word], beside=f" {LAMPS[word][0]}")
 
 
-def _method_table(name: str, table: Rows, methods: Sequence[str]) -> Table:
-    """Tabulate the measures of each method on a pair, and the verdict on it."""
+def _pair_tables(name: str, table: Rows, methods: Sequence[str]) -> tuple[Table, Table]:
+    """Tabulate the verdict on each method's registration of a pair, and its measures."""
     found = _rows_of(table, name)
     measures = [m for m in MEASURES if any(row.get(m) is not None for row in found.values())]
     rows: list[list[str | Cell]] = []
+    words: list[list[str | Cell]] = []
     for method in methods:
         row = found.get(method, {})
-        word = row.get("verdict")
-        lamp = Cell() if word is None else Cell(f"{LAMPS[word][0]} {word}", kind=LIGHTS[word])
-        why = row.get("reason") or row.get("why") or ""
-        rows.append([method, *(_value_cell(m, row.get(m)) for m in measures), lamp, why])
-    header = ["Method", *map(_heading, measures), "Verdict", "Why"]
-    return Table(header, rows, words=(0, len(header) - 2, len(header) - 1))
+        word, why = row.get("verdict"), row.get("reason") or row.get("why") or ""
+        rows.append([method, *(_value_cell(m, row.get(m)) for m in measures)])
+        if word is not None or why:
+            lamp = Cell(row.get("status", "")) if word is None else Cell(f"{LAMPS[word][0]} {word}", kind=LIGHTS[word])
+            words.append([method, lamp, why])
+    return Table(("Method", "Verdict", "Why"), words, words=range(3)), Table(["Method", *map(_heading, measures)], rows)
 
 
 def _ranking(table: Rows, methods: Sequence[str]) -> dict[str, float]:

@@ -390,6 +390,23 @@ def test_a_comparison_fits_a_narrow_window(browser, page, width):  # noqa: F811
         assert browser.script(beyond, width) == []
 
 
+def test_long_names_and_reasons_fit_a_phone(browser, page, tmp_path):  # noqa: F811
+    """Names of pairs break, and a reason has the width of the page, not of a letter."""
+    words = "the images match in part (likeness 0.42, 0.05 at the start; risk of failure 40 %)"
+    text = page.read_text(encoding="utf-8")
+    [name] = set(re.findall(r"<section data-page=\"pair-1\" hidden><h2>([^<]+)</h2>", text))
+    text = text.replace(f"<h2>{name}</h2>", "<h2>" + 9 * "patient_" + "</h2>")
+    text = re.sub(r"(<td class=\"text[^>]*>)the images [^<]*", lambda found: found[1] + words, text)
+    changed = tmp_path / "page.html"
+    changed.write_text(text, encoding="utf-8")
+    browser.resize(390, 900)
+    browser.open(changed, "pair-1")
+    browser.viewer()
+    assert words in text and browser.script("return document.documentElement.scrollWidth") <= 390
+    tall = "return Math.max(...[...document.querySelectorAll('[data-page=pair-1] td')].map((e) => e.clientHeight))"
+    assert browser.script(tall) < 100
+
+
 def test_tables_of_a_comparison_are_whole_on_a_screen_and_on_paper(browser, page):  # noqa: F811
     hidden = """return [...document.querySelectorAll('[data-page=summary] .scroll')].filter(
         (e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerText.slice(0, 60))"""
