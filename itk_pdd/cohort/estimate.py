@@ -44,6 +44,8 @@ def needed_memory(item: Item, options: dict[str, Any]) -> int:
     model = _model(str(item.model or options.get("model") or "auto"))
     if fixed is None or moving is None or fixed.dimension != moving.dimension or model is None:
         return UNKNOWN
+    # The descent of a combined model takes less than the searches of its PDD network.
+    model = getattr(model, "pdd", None) or model
     if not isinstance(model, DenseModel):
         return max(UNKNOWN, int(model.needs(fixed, moving, on_host=True).most) + _PROGRAM + _NETWORK)
     grid = search_grid(fixed, moving, None, model.adjusted(Options(spacing=options.get("spacing"))))

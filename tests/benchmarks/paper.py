@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from bench_accuracy import LARGE_ORGANS, mean_with_zeros, read_rows
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import Case, load_case, score
 from itk_pdd.geometry.field import DisplacementField
+from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.models import DEFAULT
 from itk_pdd.models.combined import CombinedModel
 from itk_pdd.models.organs import pdd_of_organs
@@ -78,6 +79,7 @@ def methods(segmentation: SemanticNetwork) -> dict[str, PddModel | DenseModel]:
         defaults = {name: getattr(DEFAULT, name) for name in DEFAULT.__dataclass_fields__}
         return CombinedModel(**defaults | {"refinement": refinement, "pdd": pdd})
 
+    two, three = (learned(count, optimised=True, unfold=True) for count in (2, 3))
     return {
         "MIND-SSC": replace(hand_made(), smallest_jacobian=None),
         "without mean field": learned(1, mean_field=False),
@@ -85,10 +87,10 @@ def methods(segmentation: SemanticNetwork) -> dict[str, PddModel | DenseModel]:
         "full, instance optimisation": learned(1, optimised=True),
         "two warps": learned(2),
         "two warps, instance optimisation": learned(2, optimised=True),
-        "the same, unfolded": learned(2, optimised=True, unfold=True),
-        "three warps, instance optimisation, unfolded": learned(3, optimised=True, unfold=True),
-        "two warps, instance optimisation, descent": descended(learned(2, optimised=True, unfold=True)),
-        "three warps, instance optimisation, descent": descended(learned(3, optimised=True, unfold=True)),
+        "two warps, instance optimisation, unfolded": two,
+        "three warps, instance optimisation, unfolded": three,
+        "two warps, instance optimisation, descent": descended(two),
+        "three warps, instance optimisation, descent": descended(three),
         "the default's searches with organs, descent": replace(DEFAULT, class_weight=15.0, refinement=refinement),
     }
 
@@ -105,17 +107,19 @@ def pairs_of(patients: list[str] | None) -> Iterator[datasets.Pair]:
         yield datasets.Pair(*images, *labels)
 
 
-def field_of(model: PddModel | DenseModel, case: Case, organs: Organs) -> DisplacementField:
-    """Register with organs that are known already."""
+def fields_of(wanted: dict[str, PddModel | DenseModel], case: Case, organs: Organs) -> Iterator[DisplacementField]:
+    """Register by several methods with organs that are known already; those of one network share its searches."""
     problem, options = Problem((case.fixed,), (case.moving,)), Options()
-    if isinstance(model, DenseModel) and not isinstance(model, CombinedModel):
-        return model.registered(problem, options, organs=organs).field
-    pdd = model.pdd if isinstance(model, CombinedModel) else model
-    assert pdd is not None
-    start, _ = pdd.searched(problem, options, organs if pdd.network.organs is not None else None)
-    if isinstance(model, CombinedModel):
-        return model.registered(problem, options, start=start, organs=organs).field
-    return DisplacementField.from_function(start, case.fixed.grid)
+    searched: dict[int, Mapping] = {}
+    for model in wanted.values():
+        pdd = model.pdd if isinstance(model, CombinedModel) else model
+        if isinstance(pdd, PddModel) and id(pdd) not in searched:
+            own = organs if pdd.network.organs is not None else None
+            searched[id(pdd)] = pdd.searched(problem, options, own)[0]
+        if isinstance(model, DenseModel):
+            yield model.registered(problem, options, start=searched.get(id(pdd)), organs=organs).field
+        else:
+            yield DisplacementField.from_function(searched[id(pdd)], case.fixed.grid)
 
 
 def main() -> None:
@@ -142,9 +146,9 @@ def main() -> None:
             if str(path) not in answers:
                 answers[str(path)] = segmentation.probabilities(volume)
         organs = Organs(segmentation.card, answers[str(pair.fixed)], answers[str(pair.moving)])
-        for name in todo:
-            zero = DisplacementField.zeros(case.fixed.grid)
-            field = zero if name == "before" else field_of(wanted[name], case, organs)
+        before = [DisplacementField.zeros(case.fixed.grid)] if "before" in todo else []
+        fields = fields_of({name: wanted[name] for name in todo if name != "before"}, case, organs)
+        for name, field in zip(todo, chain(before, fields), strict=True):
             found = score(case, field, surfaces=options.surfaces, similarity=options.surfaces)
             row = {"data": "abdomen", "pair": pair.name, "model": name, "dice": mean_with_zeros(found)}
             row["dice5"] = found.mean("dice", LARGE_ORGANS)
