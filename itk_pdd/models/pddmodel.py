@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from itk_pdd.errors import RegistrationError, warn
+from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.kernels.operations import Operations
-from itk_pdd.models.seen import Seen, SeenImages, SeenOrgans
+from itk_pdd.models.seen import Seen, SeenImages, SeenOrgans, seen_masks
 from itk_pdd.network.card import WEIGHTS, PddCard
 from itk_pdd.network.export import write_model
 from itk_pdd.network.pddnet import Lattice, PddNetwork
@@ -102,7 +102,7 @@ class PddModel:
         Parameters
         ----------
         problem : Problem
-            Images of one channel, 3-D, in the units the network was trained with. Masks are not used, with a warning.
+            Images of one channel, 3-D, in the units the network was trained with.
         options : Options
             How to register; spacing and smoothness were learned and cannot be chosen.
 
@@ -136,7 +136,9 @@ class PddModel:
     def require(self, problem: Problem, options: Options, *, on_host: bool) -> None:
         """Raise RegistrationError if the memory is not enough for a registration."""
         require(
-            self.needs(problem.fixed.grid, problem.moving.grid, on_host=on_host),
+            self.needs(
+                problem.fixed.grid, problem.moving.grid, masked=problem.moving_mask is not None, on_host=on_host
+            ),
             limit=options.memory,
             what=f"a registration with model {self.name}",
             advice=f"{'close other programs' if options.memory is None else 'allow more (memory)'}, crop the images, "
@@ -169,8 +171,6 @@ class PddModel:
                 f"spacing is {options.spacing}, but model {self.name} works at the spacing it was trained for: leave "
                 "it out, or choose another model"
             )
-        if problem.fixed_mask is not None or problem.moving_mask is not None:
-            warn(f"masks are given, but model {self.name} does not use them")
 
     def working_grid(self, grid: Grid) -> Grid:
         """Choose the grid on which the network sees a fixed image on ``grid``; RegistrationError if that is not 3-D."""
@@ -186,13 +186,15 @@ class PddModel:
         reach = zip(layout.displacements.reach, layout.step, grid.spacing[::-1], strict=True)
         return min(along * step * spacing for along, step, spacing in reach)
 
-    def needs(self, fixed: Grid, moving: Grid, *, on_host: bool = True) -> Needs:
+    def needs(self, fixed: Grid, moving: Grid, *, masked: bool = False, on_host: bool = True) -> Needs:
         """Estimate the memory that a registration takes.
 
         Parameters
         ----------
         fixed, moving : Grid
             Grids of the images.
+        masked : bool
+            Whether part of the moving image must not be compared.
         on_host : bool
             Whether the network works on the CPU; features and costs are not held here where a GPU does.
         """
@@ -214,8 +216,8 @@ class PddModel:
         else:
             making = _BYTES_OF_MIND * grid.voxels
         costs = max(4 * math.prod(lay.control.shape) * math.prod(lay.displacements.shape) for lay in layouts)
-        # Regularised costs beside those that they are made of.
-        peak = max(making, 2.1 * costs)
+        # Regularised costs beside those that they are made of, and what a mask of the moving image leaves of them.
+        peak = max(making, (4.1 if masked else 2.1) * costs)
         held = 2 * 4 * self.network.channels * points
         return Needs(int(images + held), int(peak), int(peak), int(ends))
 
@@ -277,7 +279,8 @@ class PddModel:
             layout = network.lattice(grid.shape, warp=warp)
             second = seen.moving(layout, _Composed(fields, initial) if fields else initial)
             report((0.5 + 0.8 * warp) / count, f"search {warp + 1} of {count}")
-            found = network.displacements(first, second, layout, warp=warp, iterations=self.iterations)
+            masks = seen_masks(problem, layout, grid, _Composed(fields, initial), device)
+            found = network.displacements(first, second, layout, warp=warp, iterations=self.iterations, masks=masks)
             vectors = found.cpu().numpy().astype(np.float32)
             if smallest is not None:
                 # Few control points are soon unfolded; folds between them are left to the working grid.

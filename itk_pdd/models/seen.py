@@ -15,8 +15,9 @@ from itk_pdd.io.volume import Volume
 from itk_pdd.network.organs import OrganFeatures, smoothed
 from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.solver.organs import Organs
+from itk_pdd.solver.problem import Problem
 
-__all__ = ["Seen", "SeenImages", "SeenOrgans"]
+__all__ = ["Seen", "SeenImages", "SeenOrgans", "seen_masks"]
 
 _Function = Callable[[np.ndarray], np.ndarray]
 
@@ -97,6 +98,27 @@ class SeenOrgans:
     def _at(self, which: int, points: np.ndarray) -> Tensor:
         maps, where = self._maps[which]
         return self._features.at_places(maps, torch.from_numpy(where.to_index(points)))
+
+
+def seen_masks(
+    problem: Problem, layout: Lattice, grid: Grid, mapping: _Function, device: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Masks of both images on the grid of the features, the moving one warped; None where there is none.
+
+    What lies beyond the moving image is no more known than what its mask leaves out.
+    """
+    first = grid.to_physical(np.asarray([float(along[0]) for along in layout.features[::-1]]))
+    spacing = np.asarray(grid.spacing) * np.asarray(layout.step[::-1])
+    features = Grid.create(layout.shape[::-1], spacing, first, np.asarray(grid.direction))
+
+    def on_features(mask: Volume | None, where: _Function | None) -> Tensor | None:
+        if mask is None:
+            return None
+        share = Volume(mask.array.astype(np.float32), mask.grid)
+        found = resample(share, features, mapping=where, outside="zero").array > 0.5
+        return torch.from_numpy(np.ascontiguousarray(found, np.float32)).to(device)
+
+    return on_features(problem.fixed_mask, None), on_features(problem.moving_mask, mapping)
 
 
 def _points(grid: Grid, positions: Sequence[Tensor]) -> np.ndarray:

@@ -10,6 +10,7 @@ from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
 from itk_pdd.network.costs import ControlGrid, DisplacementSet
 from itk_pdd.network.distribution import DisplacementDistribution
+from itk_pdd.network.masking import Masks, masked
 from itk_pdd.network.regularisation import Regularisation
 
 __all__ = ["ProbabilisticDenseDisplacements"]
@@ -42,6 +43,7 @@ class ProbabilisticDenseDisplacements(nn.Module):
         displacements: DisplacementSet,
         weights: Tensor | None = None,
         firsts: Sequence[Sequence[int]] | None = None,
+        masks: Masks = (None, None),
     ) -> DisplacementDistribution:
         """Match the features of two images.
 
@@ -59,6 +61,8 @@ class ProbabilisticDenseDisplacements(nn.Module):
             Where maps that are parts of larger ones begin in those, first the fixed one, axes (z,) y, x; control
             points count in voxels of the larger ones. The parts must hold all that control points and displacements
             reach within the larger maps.
+        masks : tuple of Tensor
+            Which parts of the images count, for whole maps; see :data:`itk_pdd.network.masking.Masks`.
 
         Returns
         -------
@@ -82,6 +86,8 @@ class ProbabilisticDenseDisplacements(nn.Module):
             fixed, moving, weights=weights, positions=[p - f for p, f in zip(positions, here, strict=True)],
             displacements=[d + f - m for d, f, m in zip(offsets, here, there, strict=True)],
         )  # fmt: skip
+        if any(mask is not None for mask in masks):
+            costs = masked(costs, masks, positions, offsets)
         return DisplacementDistribution(
             self.regularisation(costs, dimension),
             temperature=self.regularisation.temperature,

@@ -15,6 +15,7 @@ from itk_pdd.kernels.mind.definition import mind_ssc
 from itk_pdd.network.costs import ControlGrid, DisplacementSet
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.network.instance import optimise
+from itk_pdd.network.masking import Masks
 from itk_pdd.network.obelisk import Obelisk, reference_positions
 from itk_pdd.network.organs import OrganFeatures
 from itk_pdd.network.pdd import ProbabilisticDenseDisplacements
@@ -202,6 +203,7 @@ class PddNetwork(nn.Module):
         warp: int = 0,
         block: Sequence[slice] | None = None,
         windows: Sequence[Sequence[slice]] | None = None,
+        masks: Masks = (None, None),
     ) -> DisplacementDistribution:
         """Distribution over the displacements from control points in the fixed to places in the moving features.
 
@@ -218,20 +220,31 @@ class PddNetwork(nn.Module):
         windows : two sequences of slice, optional
             Which features of fixed and moving image are given, along z, y, x; all by default. They must be those that
             the block can reach.
+        masks : tuple of Tensor
+            Which parts of the images count, without windows; see :data:`itk_pdd.network.masking.Masks`.
         """
         control = layout.control if block is None else layout.control.part(block)
         firsts = None if windows is None else [[part.start for part in window] for window in windows]
-        return self.searches[warp](fixed, moving, control=control, displacements=layout.displacements, firsts=firsts)
+        return self.searches[warp](
+            fixed, moving, control=control, displacements=layout.displacements, firsts=firsts, masks=masks
+        )
 
     @torch.no_grad()
     def displacements(
-        self, fixed: Tensor, moving: Tensor, layout: Lattice, *, warp: int = 0, iterations: int | None = None
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        layout: Lattice,
+        *,
+        warp: int = 0,
+        iterations: int | None = None,
+        masks: Masks = (None, None),
     ) -> Tensor:
         """Displacements of the control points in image voxels, with instance optimisation where there is one.
 
         Parameters
         ----------
-        fixed, moving, layout, warp
+        fixed, moving, layout, warp, masks
             See :meth:`search`.
         iterations : int, optional
             Steps of the instance optimisation instead of those of the settings.
@@ -241,7 +254,7 @@ class PddNetwork(nn.Module):
         Tensor, shape (*control points, 3)
             Components x, y, z.
         """
-        distribution = self.search(fixed, moving, layout, warp=warp)
+        distribution = self.search(fixed, moving, layout, warp=warp, masks=masks)
         vectors = distribution.mean()
         settings = self.settings.optimisation
         if iterations is not None:

@@ -21,6 +21,7 @@ from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import PddCard
 from itk_pdd.network.distribution import DisplacementDistribution
 from itk_pdd.network.instance import diffusion, optimise
+from itk_pdd.network.masking import masked
 from itk_pdd.network.pddnet import PddNetwork, dense, descriptors, lattice
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
@@ -164,9 +165,6 @@ def test_a_device_that_does_not_work_is_passed_over_or_named(monkeypatch):
 
 def test_what_a_model_cannot_use_is_told():
     fixed = textured(GRID)
-    mask = Volume(np.ones(GRID.shape, bool), GRID)
-    with pytest.warns(RegistrationWarning, match="model mind does not use them"):
-        register_volumes(fixed, fixed, model=mind_model(), fixed_mask=mask)
     with pytest.raises(RegistrationError, match=r"spacing is 3\.0, but model mind works at the spacing"):
         register_volumes(fixed, fixed, model=mind_model(), spacing=3.0)
     with pytest.raises(RegistrationError, match="2 channels, but model mind"):
@@ -301,3 +299,41 @@ def test_folders_are_read_back_and_faults_are_named(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(content[:-3])
     with pytest.raises(RegistrationError, match=r"weights\.safetensors is damaged"):
         register_volumes(fixed, moving, model=tmp_path)
+
+
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_what_a_mask_leaves_out_pulls_nothing(side):
+    """Half of the image moves the other way: with a mask of the other half nobody notices."""
+    shift = np.array([6.0, 0.0, 0.0])
+    moving = textured(GRID)
+    # What is at x in the fixed image is at x + shift in the moving one, in the half of small y; else at x - shift.
+    right, wrong = (resample(moving, GRID, mapping=lambda points, by=by: points + by) for by in (shift, -shift))
+    near = GRID.points()[..., 1] < GRID.centre[1]
+    fixed = Volume(np.where(near, right.array, wrong.array), GRID)
+    mask = Volume(near, GRID)
+    model = mind_model(Warp(0.4, 11, 8))
+    found = register_volumes(fixed, moving, model=model, **{f"{side}_mask": mask}).field.vectors[..., 0]
+    plain = register_volumes(fixed, moving, model=model).field.vectors[..., 0]
+    inner = (slice(6, -6), slice(None), slice(8, -8))
+    seen, hidden = near[inner], ~near[inner]
+    assert abs(found[inner][seen].mean() - 6.0) < 0.7
+    # Nothing is known of the other half but what the neighbours say.
+    assert plain[inner][hidden].mean() < -3.0
+    assert found[inner][hidden].mean() > 0.5
+
+
+def test_masked_costs_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    costs = torch.rand(2, 2, 2, 3, 3, 3, generator=generator)
+    positions = [torch.tensor([1.0, 3.0], dtype=torch.float64)] * 3
+    offsets = [torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)] * 3
+    fixed, moving = torch.ones(5, 5, 5), torch.ones(5, 5, 5)
+    fixed[3] = 0
+    moving[:, :, 4] = 0
+    found = masked(costs, (fixed, moving), positions, offsets)
+    assert (found[1] == 0).all()  # all control points at z = 3
+    torch.testing.assert_close(found[0, :, 0], costs[0, :, 0])  # x = 1 reaches 0 to 2
+    there = costs[0, :, 1]  # x = 3 reaches 4, which is masked
+    torch.testing.assert_close(found[0, :, 1, ..., :2], there[..., :2])
+    mean = there[..., :2].mean(dim=(1, 2, 3), keepdim=True).expand_as(there[..., 2:])
+    torch.testing.assert_close(found[0, :, 1, ..., 2:], mean)
