@@ -30,7 +30,7 @@ LAMPS = {
 """Sign, title and meaning of each word of a verdict."""
 LIGHTS = {GOOD: "good", LOOK: "look", FAILED: "poor"}
 """Names of the colours in the style sheet."""
-_SCRIPTS = ("volume.js", "drawing.js", "controls.js", "viewer.js", "page.js")
+_SCRIPTS = ("volume.js", "drawing.js", "controls.js", "share.js", "viewer.js", "page.js")
 
 
 @dataclass(frozen=True)

@@ -260,8 +260,46 @@ def test_every_control_has_a_test(plain):
     assert set(plain.script(CONTROLS)) == TRIED
     buttons = "return [...document.querySelectorAll('button:not(.sort)')].map((b) => b.textContent)"
     assert {text.split()[0] for text in plain.script(buttons)} == {
-        "◐", "After", "Before", "Reset", "All", "Axial", "Coronal", "Sagittal"
+        "◐", "After", "Before", "Reset", "Link", "All", "Axial", "Coronal", "Sagittal"
     }  # fmt: skip
+
+
+def test_a_link_shows_the_same_view(plain, single):
+    """Slices, planes and controls are in the address; words that mean nothing there change nothing."""
+    for control, value in (
+        ("mode", "checkerboard"),
+        ("map", "jacobian"),
+        ("curtain", 30),
+        ("zoom", 40),
+        ("window", 70),
+    ):
+        plain.set(control, value)
+    plain.press("PageUp", "[data-view=axial]")
+    plain.press("2", "[data-view=axial]")
+    seen, words = plain.pixels("coronal"), "return viewInWords(viewer)"
+    view = plain.script(words)
+    plain.press("l", "[data-view=coronal]")
+    address = plain.script("return location.hash.slice(1)")
+    assert address.endswith(view) and "link to this view" in plain.script("return viewer.readout.textContent")
+    plain.open(single, address)
+    plain.viewer()
+    plain.settle()
+    assert plain.script(words) == view
+    assert np.array_equal(plain.pixels("coronal"), seen)
+    plain.open(single, "x&at=5+500+1&planes=none&mode=nothing&zoom=1e9&contours=0")
+    plain.viewer()
+    assert plain.script("return document.querySelector('[data-control=contours]').checked") is False
+    assert plain.script("return [viewer.cross.length, viewer.state.shown, viewer.state.mode, viewer.state.zoom]") == [
+        3, "all", "overlay", 0
+    ]  # fmt: skip
+
+
+def test_the_legend_tells_the_colours_of_labels(plain, scene):
+    keys = "return [...document.querySelectorAll('.label-key')].map((key) => key.textContent)"
+    assert plain.script(keys) == []
+    plain.set("contours", True)
+    plain.settle()
+    assert plain.script(keys) == [str(label) for label in np.unique(scene.fixed_labels.array) if label]
 
 
 def test_the_page_opens_with_the_result(browser, single):

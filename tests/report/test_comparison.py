@@ -131,7 +131,7 @@ def test_rows_of_the_summary_are_in_the_csv_too(results, tmp_path):
 def test_the_page_carries_its_scripts_and_arrays_as_they_are(page):
     text = page.read_text(encoding="utf-8")
     template = resources.files("itk_pdd.report") / "template"
-    for name in ("style.css", "volume.js", "drawing.js", "viewer.js", "page.js"):
+    for name in ("style.css", "volume.js", "drawing.js", "share.js", "viewer.js", "page.js"):
         assert (template / name).read_text(encoding="utf-8").strip() in text
     [data] = re.findall(r'<script type="application/json" id="report-data">(.*?)</script>', text)
     [pair] = json.loads(data)["pairs"]

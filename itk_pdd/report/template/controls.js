@@ -8,7 +8,7 @@ const KEYS = [
   ["↑ ↓", "next or previous slice (in a plane)"], ["Page Up, Page Down", "ten slices"], ["Home, End", "first, last slice"],
   ["m, n", "next, previous method"], ["v", "next way to show the images"], ["b", "before or after"],
   ["c, g, j, x", "contours, grid, Jacobian, cross"], ["+, −, 0", "zoom in, out, as at the start"],
-  ["a, 1, 2, 3", "all planes, or one"],
+  ["a, 1, 2, 3", "all planes, or one"], ["l", "a link to this view"],
 ];
 
 /** An element with attributes and children. */
@@ -65,6 +65,9 @@ function controlsOf(viewer) {
     slider("opacity", "Map opacity", 100 * state.opacity, (v) => { state.opacity = v / 100; }),
     look("window", "Window"), look("level", "Level"), look("zoom", "Zoom"),
     make("button", { type: "button", "data-reset": "", title: "key 0", onclick: () => viewer.reset() }, "Reset"),
+    // The address of a page within a notebook is no link.
+    /^(file|https?):$/.test(location.protocol) ? make("button", { type: "button", "data-share": "",
+      title: "key l: the address of the page becomes a link to this view", onclick: () => shareView(viewer) }, "Link") : "",
     make("div", { class: "ticks" }, tick("contours", "Contours", viewer.hasLabels),
       tick("grid", "Deformed grid", pair.methods.some((m) => m.field)), tick("crosshair", "Cross", true)),
     viewer.planes.length > 1 ? make("div", { class: "buttons", role: "group", "aria-label": "Planes" }, ...planes) : "");

@@ -89,10 +89,21 @@ function contourPaths(slice, across, down) {
   return paths;
 }
 
+/** The colours of the labels of a volume, for the legend: twenty at most. */
+function labelKey(volume) {
+  volume.labels ??= [...new Set(volume.data)].filter(Boolean).sort((a, b) => a - b);
+  const keys = volume.labels.slice(0, 20).map((label) => {
+    const swatch = make("span", { class: "swatch" });
+    swatch.style.background = LABEL_COLOURS[(label - 1) % LABEL_COLOURS.length];
+    return make("span", { class: "label-key" }, swatch, `${label}`);
+  });
+  return [...keys, volume.labels.length > 20 ? " …" : ""];
+}
+
 /** Draw the contours of a label slice, solid or dotted. */
 function drawContours(context, slice, across, down, dotted) {
   context.save();
-  context.lineWidth = 1.25;
+  context.lineWidth = 1;
   for (const [label, path] of contourPaths(slice, across, down)) {
     context.strokeStyle = LABEL_COLOURS[(label - 1) % LABEL_COLOURS.length];
     context.globalAlpha = dotted ? 0.8 : 1;

@@ -5,7 +5,7 @@ let viewer = null;
 
 /** Open the page of a pair, or the summary where the address names none. */
 function openPage() {
-  const name = decodeURIComponent(location.hash.slice(1));
+  const [first, ...view] = location.hash.slice(1).split("&"), name = decodeURIComponent(first);
   const pair = report.pairs.find((p) => p.id === name) || (report.single ? report.pairs[0] : null);
   if (viewer) viewer.dispose();
   viewer = null;
@@ -27,6 +27,7 @@ function openPage() {
     return;
   }
   viewer = new Viewer(host, pair);
+  if (view.length) showView(viewer, view.join("&"));
 }
 
 /** Let a click on a header sort its table; what is no number comes last. */

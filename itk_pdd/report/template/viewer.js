@@ -135,6 +135,7 @@ class Viewer {
       m: () => choose("method", 1), n: () => choose("method", -1), v: () => choose("mode", 1),
       b: () => this.put("curtain", state.curtain > 50 ? 0 : 100),
       "+": () => this.put("zoom", state.zoom + 8), "-": () => this.put("zoom", state.zoom - 8), 0: () => this.reset(),
+      l: () => this.host.querySelector("[data-share]")?.click(),
       c: () => toggle("contours"), g: () => toggle("grid"), x: () => toggle("crosshair"),
       j: () => {
         const box = this.box("map");
@@ -328,6 +329,7 @@ class Viewer {
     if (state.contours) legend.push("contours: solid fixed, dotted moving");
     if (state.grid) legend.push(`grid: lines that were straight in the moving image, ${gridStep(Math.max(...pair.shape.map((n, i) => n * pair.spacing[2 - i])))} mm apart`);
     this.legend.replaceChildren(legend.join(" · "));
+    if (state.contours && volumes.fixedLabels) this.legend.append(...labelKey(volumes.fixedLabels));
     if (state.map !== "none") this.legend.append(legend.length ? " · " : "", ...this.colourBar());
   }
 
