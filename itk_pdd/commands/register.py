@@ -320,7 +320,8 @@ def _report_writer(
 def _chosen(options: dict[str, Any]) -> str:
     """Name the options that are not as by default, and the seed."""
     usual = {name: each.default for name, each in inspect.signature(register).parameters.items()}
-    kept = {k: v for k, v in options.items() if v not in (None, False) and (k == "seed" or v != usual.get(k))}
+    given = {k: v for k, v in options.items() if v is not None and v is not False}
+    kept = {k: v for k, v in given.items() if k == "seed" or v != usual.get(k)}
     return ", ".join(k.replace("_", "-") if v is True else f"{k.replace('_', '-')} {v}" for k, v in kept.items())
 
 

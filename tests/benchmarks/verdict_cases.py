@@ -317,7 +317,7 @@ def synthetic(first: int = 0, count: int = 60, splits: tuple[str, ...] = SPLITS[
         )
 
     def other(number: int) -> Volume:
-        return make_pair(seed=5000 + number, **{**looks[number % len(looks)], "kind": "shapes"}).moving
+        return make_pair(seed=5000 + number, **{**looks[(first + number) % len(looks)], "kind": "shapes"}).moving
 
     # A pair and its neighbour in the list have other looks: both halves have all of them.
     numbers = range(first, first + count)

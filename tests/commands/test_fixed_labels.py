@@ -71,6 +71,11 @@ def test_log_and_report_tell_the_same(done) -> None:
     assert {"labels"} <= data["fixed"].keys() & data["before"].keys() & data["methods"][0].keys(), "contours of both"
 
 
+def test_the_report_names_the_options_that_were_chosen(done) -> None:
+    assert re.search(r">Options</td>\s*<td[^>]*>seed 0</td>", done.page)  # all else is as by default
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", done.page)
+
+
 def test_an_alignment_alone_compares_with_the_physical_coordinates(files, done) -> None:
     path = files.folder / "affine.json"
     labels = "--fixed-labels", files.fixed_labels, "--moving-labels", files.moving_labels
