@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,13 +142,34 @@ def connected(place: Place, *, need: int, pairs: int) -> Iterator[tuple[Any, int
                 distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "itk_pdd.cohort.pair"])
             count, threads, limit = shares(place, need, pairs)
             log.info("workers: %d of %d threads and %.2g GB each", count, threads, limit / 1e9)
-            cluster = stack.enter_context(
-                distributed.LocalCluster(
+            stack.enter_context(_safe_path())
+            try:
+                started = distributed.LocalCluster(
                     n_workers=count, threads_per_worker=1, processes=True, memory_limit=limit, dashboard_address=":0",
                     resources={MEMORY: limit}, silence_logs=logging.CRITICAL,
-                )
-            )  # fmt: skip
+                )  # fmt: skip
+            except RuntimeError as error:
+                reason = error.__cause__ or error
+                raise RegistrationError(
+                    f"the workers cannot be started ({reason}): look at the messages above, or start them yourself "
+                    "and name their scheduler"
+                ) from error
+            cluster = stack.enter_context(started)
         yield stack.enter_context(distributed.Client(cluster)), threads
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep the workers' first process from importing what lies in the folder at hand."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def shares(place: Place, need: int, pairs: int) -> tuple[int, int, int]:

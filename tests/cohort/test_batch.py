@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -157,6 +159,23 @@ def test_a_worker_that_dies_costs_its_pair_alone(tmp_path):
     assert {name for name, record in found.items() if record["status"] == "failed"} == {"deadly"}
     assert "3 times its worker ended without a word" in found["deadly"]["reason"]
     assert [found[name]["attempts"] for name in names] == [1, 3, 2, 1, 1, 1, 1, 1]
+
+
+def test_workers_import_nothing_from_the_folder_at_hand(tmp_path):
+    for name in ("distributed.py", "itk_pdd.py"):
+        (tmp_path / name).write_text("raise SystemExit('imported from the folder at hand')\n")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "run.py").write_text(
+        "from itk_pdd.cohort.cluster import Place, connected\n"
+        "if __name__ == '__main__':\n"
+        "    with connected(Place(workers=1, memory=1.0), need=10**8, pairs=1) as (client, _):\n"
+        "        print(client.submit(max, 1, 2).result())\n"
+    )
+    # Not with -P, which would protect the workers as well.
+    words = [sys.executable, str(tmp_path / "scripts" / "run.py")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    found = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "2\n"), found.stderr
 
 
 def test_what_cannot_be_begun(tmp_path, scans):
