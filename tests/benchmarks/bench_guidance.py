@@ -48,6 +48,7 @@ from itk_pdd.training.curve import write_table
 
 LARGE_ORGANS, SPLEEN = (1, 2, 3, 6, 7), 1
 MOVED_MM = 40.0
+PATCH = 128  # voxels along each axis
 WRONG, AMONG = 300, 10
 Row = dict[str, Any]
 Wanted = Callable[[str, str], bool]
@@ -210,14 +211,12 @@ def feature_rows(wanted: Wanted, count: int | None) -> Iterator[Row]:
     files = {"torchscript": folder / "organs.pt"}
     torch.jit.trace(Organs(model.network), example, check_trace=False).save(str(files["torchscript"]))
     try:
-        axes = {0: {2: "z", 3: "y", 4: "x"}}
-        torch.onnx.export(
-            Organs(model.network), (example,), str(folder / "organs.onnx"), input_names=["image"], dynamo=False,
-            dynamic_axes={"image": axes[0]},
-        )  # fmt: skip
+        # The exporter cannot fold blocks of an unknown size: that of a patch, see itk_pdd.network.features.
+        patch = torch.zeros(1, 1, *[PATCH] * 3)
+        torch.onnx.export(Organs(model.network), (patch,), str(folder / "organs.onnx"), dynamo=False)
         files["onnx"] = folder / "organs.onnx"
     except (ImportError, RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        print(f"without ONNX: {error}")
+        print(f"without ONNX: {str(error)[:200]}")
     card = {
         "spacing": model.card.image_spacing, "low": model.card.intensity.low, "high": model.card.intensity.high,
         "multiple": model.card.network.fold * model.card.network.multiple, "values": "probabilities",

@@ -83,6 +83,25 @@ def test_landmarks_that_agree_are_believed_against_the_images() -> None:
     assert trusted(points, residuals, np.full(6, 0.5), doubt).obeyed.tolist() == [True, True, False, True, True, True]
 
 
+@pytest.mark.parametrize("off", [0.0, 10.0], ids=["images_right", "images_wrong"])
+def test_random_landmarks_among_right_ones_are_told_apart(off) -> None:
+    shape, right, wrong = (60, 120, 110), [], []
+    size = np.array(shape[::-1])
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        points = np.concatenate([rng.uniform(0.3 * size, 0.7 * size, (10, 3)), rng.uniform(0, size, (300, 3))])
+        residuals = rng.uniform(0, size, (310, 3)) - points
+        # What the search missed, smoothly, and the error of whoever set the landmarks.
+        missed = np.outer(1 + 0.3 * np.sin(points[:10, 0] / 20), (off, 0, off / 2))
+        residuals[:10] = missed + rng.normal(0, 1, (10, 3))
+        chance = np.concatenate([rng.uniform(0, 0.2, 10), rng.uniform(0, 1, 300)])
+        obeyed = trusted(points, residuals, np.full(310, 0.5), Doubt(chance, chance < 0.02), shape).obeyed
+        right.append(obeyed[:10].sum())
+        wrong.append(obeyed[10:].sum())
+    assert min(right) >= 8
+    assert max(wrong) <= 1
+
+
 def test_a_correction_meets_points_without_folds() -> None:
     grid = GRIDS[0]
     points = np.array([[0.0, 0, 0], [9.0, 3, -5], [-21.3, 10, 7]])
