@@ -23,7 +23,7 @@ SMALL = {
                             "iterations": 25}]},
     "syn-cc": {"iterations": [40, 20, 0]},
     "syn": {"iterations": [40, 20, 10]},
-    "convexadam": {"grid_sp": 3, "disp_hw": 3},
+    "convexadam": {"grid_sp": 3, "disp_hw": 3, "selected_niter": 20},
 }  # fmt: skip
 GUIDES = ("fixed_labels", "moving_labels", "fixed_points", "moving_points")
 PARAMETERS = [("MaximumNumberOfIterations 500", "MaximumNumberOfIterations 150"), ("Resolutions 4", "Resolutions 2")]

@@ -154,7 +154,7 @@ def test_the_model_of_the_package_is_no_worse_than_without(data):
 
 def test_the_model_of_the_package_has_learned():
     """Beside MIND-SSC, its bits make the true displacements of unseen shapes more probable than those it began with."""
-    source = ViewSource(label_maps(3, seed=987), size=48)
+    source = ViewSource(label_maps(3, seed=987), size=32)
     views = [source.draw(np.random.default_rng([4, number])) for number in range(4)]
     losses = {}
     for name, network in (
