@@ -168,7 +168,7 @@ class _Level:
     intensities : int, optional
         Steps on the intensities, before those on their derivatives; None for all.
     borders : bool
-        Compare nothing but the borders of labels.
+        Of the classes, compare what is near their borders alone.
     """
 
     size: int
@@ -217,7 +217,7 @@ def _slope(
         guides, weight = _class_slope(fixed, moving, level.size), np.float32(settings.guides)
         return lambda field: compared(field) + operations.array(weight * guides(operations.numpy(field)))
     classes = _class_slope(fixed, moving, level.size, borders=level.borders)
-    if not settings.correlation or level.borders:
+    if not settings.correlation:
         return classes
     # Classes tell nothing about structures without a label: bones, fat and the wall of the body follow the intensities.
     intensities, share = _correlation_slope(fixed, moving, level, operations), np.float32(settings.correlation)
