@@ -261,7 +261,7 @@ ORGANS = (
         help="Steps of the instance optimisation; 0 for none.",
     ),
     click.option(
-        "--diffusion", type=Number(min=0), default=1.0, show_default=True,
+        "--diffusion", type=Number(min=0), default=3.0, show_default=True,
         help="Smoothness of the displacements in the instance optimisation.",
     ),
     click.option(

@@ -43,7 +43,7 @@ from itk_pdd.training.curve import write_table
 
 TEMPERATURE, MIND_TEMPERATURE = 20_000.0, 4_800.0
 WARPS = (Warp(0.4, 15, 32), Warp(0.15, 11, 39), Warp(0.08, 9, 53))
-OPTIMISATION = InstanceOptimisation(50, 1.0)
+OPTIMISATION = InstanceOptimisation(50, 3.0)
 EXTENT = (256.0, 160.0, 192.0)
 CORRELATION = 0.04
 MEASURED = ("folding", "sd_log_j3", "bones", "body")

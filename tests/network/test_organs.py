@@ -133,7 +133,7 @@ def test_command_makes_both_models(network: PddNetwork, tmp_path) -> None:
     settings = model.network.settings
     assert settings.warps == (Warp(0.4, 9, 10),)
     assert settings.extent == (28.0, 30.0, 32.0)
-    assert settings.optimisation == InstanceOptimisation(7, 1.0)
+    assert settings.optimisation == InstanceOptimisation(7, 3.0)
     assert model.card.training["scans"] == ["a"]
     torch.testing.assert_close(model.network.organs.unet.state_dict(), network.organs.unet.state_dict())
     # Both organs are of one size, so they count alike.
