@@ -31,7 +31,7 @@ from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.settings import SMALLEST_JACOBIAN
 from itk_pdd.solver.working import working_grid
 
-__all__ = ["PddModel"]
+__all__ = ["PddModel", "composed"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -250,16 +250,21 @@ class PddModel:
         grid : Grid
             The working grid.
         """
+        grid = self.working_grid(problem.fixed.grid)
+        return composed(self.fields(problem, options, organs), grid, self.smallest_jacobian), grid
+
+    def fields(self, problem: Problem, options: Options, organs: Organs | None) -> list[DisplacementField]:
+        """Run all searches, see :meth:`searched`; the displacements of each, in millimetres, the first search first."""
+        grid = self.working_grid(problem.fixed.grid)
         return on_device(
             options.device,
-            lambda operations: self._displacements(problem, str(operations.device), options.progress, organs),
+            lambda operations: self._fields(problem, str(operations.device), options.progress, organs, grid),
         )
 
-    def _displacements(
-        self, problem: Problem, device: str, report: Callable[[float, str], None], organs: Organs | None
-    ) -> tuple[PointMap, Grid]:
+    def _fields(
+        self, problem: Problem, device: str, report: Callable[[float, str], None], organs: Organs | None, grid: Grid
+    ) -> list[DisplacementField]:
         initial, smallest = problem.initial, self.smallest_jacobian
-        grid = self.working_grid(problem.fixed.grid)
         network = self.network.to(device)
         seen: Seen
         if network.organs is not None and organs is not None:
@@ -286,10 +291,25 @@ class PddModel:
                 # Few control points are soon unfolded; folds between them are left to the working grid.
                 vectors = without_folds(vectors, scale=_steps(layout.positions())[::-1].tolist(), minimum=smallest)
             fields.append(_field(vectors, layout, grid))
-        if smallest is not None:
-            # Determinants multiply: those of several fields together may be smaller than of each.
-            fields = _without_folds(fields, grid, smallest ** len(fields))
-        return _Composed(fields, None), grid
+        return fields
+
+
+def composed(fields: list[DisplacementField], grid: Grid, smallest: float | None) -> PointMap:
+    """Compose the fields of searches to one mapping.
+
+    Parameters
+    ----------
+    fields : list of DisplacementField
+        From :meth:`PddModel.fields`.
+    grid : Grid
+        The working grid.
+    smallest : float, optional
+        Jacobian determinant of each field below which voxels of the working grid are unfolded; by default none are.
+    """
+    if smallest is not None:
+        # Determinants multiply: those of several fields together may be smaller than of each.
+        fields = _without_folds(fields, grid, smallest ** len(fields))
+    return _Composed(fields, None)
 
 
 class _Composed:

@@ -8,7 +8,8 @@ probabilities, but for the hand-made features. It looks at every patient once. D
 a patient lacks counts as 0, as the published protocol has it. Rows are written as they come, and the same command goes
 on after an interruption.
 
-``folding_pct`` and ``sd_log_j3`` are those of the field that a method gives; "unfolded" follows only where it is named.
+``folding`` (percent) and ``sd_log_j3`` are those of the fields as the searches give them; before a descent they are
+unfolded.
 """
 
 from __future__ import annotations
@@ -25,11 +26,10 @@ from bench_accuracy import LARGE_ORGANS, mean_with_zeros, read_rows
 from itk_pdd.evaluation import datasets
 from itk_pdd.evaluation.scoring import Case, load_case, score
 from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.models import DEFAULT
 from itk_pdd.models.combined import CombinedModel
 from itk_pdd.models.organs import pdd_of_organs
-from itk_pdd.models.pddmodel import PddModel
+from itk_pdd.models.pddmodel import PddModel, composed
 from itk_pdd.network.card import PddCard
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
@@ -38,7 +38,7 @@ from itk_pdd.network.settings import InstanceOptimisation, PddSettings, Warp
 from itk_pdd.solver.engine import DenseModel
 from itk_pdd.solver.organs import Organs
 from itk_pdd.solver.problem import Options, Problem
-from itk_pdd.solver.settings import Refinement
+from itk_pdd.solver.settings import SMALLEST_JACOBIAN, Refinement
 from itk_pdd.training.curve import write_table
 
 TEMPERATURE, MIND_TEMPERATURE = 20_000.0, 4_800.0
@@ -46,6 +46,7 @@ WARPS = (Warp(0.4, 15, 32), Warp(0.15, 11, 39), Warp(0.08, 9, 53))
 OPTIMISATION = InstanceOptimisation(50, 3.0)
 EXTENT = (256.0, 160.0, 192.0)
 CORRELATION = 0.04
+Method = tuple[PddModel | DenseModel, int]
 MEASURED = ("folding", "sd_log_j3", "bones", "body")
 
 
@@ -62,37 +63,38 @@ def hand_made() -> PddModel:
     """MIND-SSC features, and no training at all."""
     network = PddNetwork(settings(1, features="mind-ssc"))
     network.searches[0].regularisation.log_temperature.data.fill_(float(np.log(MIND_TEMPERATURE)))
-    return PddModel(network, PddCard("mind-ssc", "", network.settings, Intensity("range", -125, 275), 2.0))
+    card = PddCard("mind-ssc", "", network.settings, Intensity("range", -125, 275), 2.0)
+    return PddModel(network, card, smallest_jacobian=None)
 
 
-def methods(segmentation: SemanticNetwork) -> dict[str, PddModel | DenseModel]:
-    """The rows of the table."""
+def methods(segmentation: SemanticNetwork) -> dict[str, Method]:
+    """The rows of the table: a model, and how many of its searches are used."""
     refinement = Refinement.of_classes(CORRELATION)
 
-    def learned(*arguments: int, unfold: bool = False, **options: bool) -> PddModel:
-        model = pdd_of_organs(
-            segmentation, settings(*arguments, **options), name="organs", temperatures=[TEMPERATURE] * 3
-        )
-        return model if unfold else replace(model, smallest_jacobian=None)
+    def learned(warps: int, **options: bool) -> PddModel:
+        network = settings(warps, **options)
+        model = pdd_of_organs(segmentation, network, name="organs", temperatures=[TEMPERATURE] * 3)
+        return replace(model, smallest_jacobian=None)
 
     def descended(pdd: PddModel) -> CombinedModel:
         defaults = {name: getattr(DEFAULT, name) for name in DEFAULT.__dataclass_fields__}
         return CombinedModel(**defaults | {"refinement": refinement, "pdd": pdd})
 
-    two, three = (learned(count, optimised=True, unfold=True) for count in (2, 3))
+    two_plain, three = learned(2), learned(3, optimised=True)
     return {
-        "MIND-SSC": replace(hand_made(), smallest_jacobian=None),
-        "without mean field": learned(1, mean_field=False),
-        "full": learned(1),
-        "full, instance optimisation": learned(1, optimised=True),
-        "two warps": learned(2),
-        "two warps, instance optimisation": learned(2, optimised=True),
-        "two warps, instance optimisation, unfolded": two,
-        "three warps, instance optimisation, unfolded": three,
-        "two warps, instance optimisation, descent": descended(two),
-        "three warps, instance optimisation, descent": descended(three),
-        "the default's searches with organs, descent": replace(DEFAULT, class_weight=15.0, refinement=refinement),
-    }
+        "MIND-SSC": (hand_made(), 1),
+        "without mean field": (learned(1, mean_field=False), 1),
+        "full": (two_plain, 1),
+        "two warps": (two_plain, 2),
+        "full, instance optimisation": (three, 1),
+        "two warps, instance optimisation": (three, 2),
+        "three warps, instance optimisation": (three, 3),
+        "two warps, instance optimisation, descent": (descended(three), 2),
+        "three warps, instance optimisation, descent": (descended(three), 3),
+        "the default's searches with organs, descent": (
+            replace(DEFAULT, class_weight=15.0, refinement=refinement), 0,
+        ),
+    }  # fmt: skip
 
 
 def pairs_of(patients: list[str] | None) -> Iterator[datasets.Pair]:
@@ -107,19 +109,25 @@ def pairs_of(patients: list[str] | None) -> Iterator[datasets.Pair]:
         yield datasets.Pair(*images, *labels)
 
 
-def fields_of(wanted: dict[str, PddModel | DenseModel], case: Case, organs: Organs) -> Iterator[DisplacementField]:
+def fields_of(wanted: dict[str, Method], case: Case, organs: Organs) -> Iterator[DisplacementField]:
     """Register by several methods with organs that are known already; those of one network share its searches."""
     problem, options = Problem((case.fixed,), (case.moving,)), Options()
-    searched: dict[int, Mapping] = {}
-    for model in wanted.values():
+    searched: dict[int, list[DisplacementField]] = {}
+    for model, count in wanted.values():
         pdd = model.pdd if isinstance(model, CombinedModel) else model
-        if isinstance(pdd, PddModel) and id(pdd) not in searched:
+        if not isinstance(pdd, PddModel):
+            yield model.registered(problem, options, organs=organs).field
+            continue
+        grid = pdd.working_grid(case.fixed.grid)
+        if id(pdd) not in searched:
             own = organs if pdd.network.organs is not None else None
-            searched[id(pdd)] = pdd.searched(problem, options, own)[0]
-        if isinstance(model, DenseModel):
-            yield model.registered(problem, options, start=searched.get(id(pdd)), organs=organs).field
+            searched[id(pdd)] = pdd.fields(problem, options, own)
+        fields = searched[id(pdd)][:count]
+        if isinstance(model, CombinedModel):
+            start = composed(fields, grid, SMALLEST_JACOBIAN)
+            yield model.registered(problem, options, start=start, organs=organs).field
         else:
-            yield DisplacementField.from_function(searched[id(pdd)], case.fixed.grid)
+            yield DisplacementField.from_function(composed(fields, grid, None), case.fixed.grid)
 
 
 def main() -> None:
