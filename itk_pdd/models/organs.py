@@ -10,6 +10,7 @@ import torch
 
 from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import PddCard
+from itk_pdd.network.pdd import ProbabilisticDenseDisplacements
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.network.settings import PddSettings
@@ -57,6 +58,7 @@ def pdd_of_organs(
     weights = torch.tensor([entry.volume**_RARE for entry in card.classes[1:]])
     network.organs.factors.data.copy_((weights / weights.mean()).sqrt())
     for search, temperature in zip(network.searches, temperatures, strict=False):
+        assert isinstance(search, ProbabilisticDenseDisplacements)
         search.regularisation.log_temperature.data.fill_(math.log(temperature))
     made = PddCard(
         name, description, settings, card.intensity, card.image_spacing, classes=card.classes, purpose=card.purpose,

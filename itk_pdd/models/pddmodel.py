@@ -223,12 +223,13 @@ class PddModel:
 
     def organs(self, problem: Problem, options: Options) -> Organs | None:
         """Name the organs of both images, where their probabilities are the features."""
-        if self.network.organs is None:
+        features = self.network.organs
+        if features is None:
             return None
 
         def found(operations: Operations) -> Organs:
             device = str(operations.device)
-            network = SemanticNetwork(self.network.organs.unet.to(device), self.card.segmentation())
+            network = SemanticNetwork(features.unet.to(device), self.card.segmentation())
             return organs_of(problem, network, key=id(self.network), device=device, force=options.force)
 
         return on_device(options.device, found)
@@ -270,11 +271,11 @@ class PddModel:
         if network.organs is not None and organs is not None:
             seen = SeenOrgans(network.organs, organs, grid, device)
         else:
-            images = (
+            own, other = (
                 prepare_image(volume, max(grid.spacing), self.card.intensity)
                 for volume in (problem.fixed, problem.moving)
             )
-            seen = SeenImages(network, *images, grid, device)
+            seen = SeenImages(network, own, other, grid, device)
         report(0.05, "features")
         first = seen.fixed(network.lattice(grid.shape))
         fields: list[DisplacementField] = []

@@ -41,6 +41,8 @@ __all__ = ["DenseModel"]
 
 log = logging.getLogger("itk_pdd")
 
+PointMap = Callable[[np.ndarray], np.ndarray]
+"""Takes physical points (..., dim) to physical points."""
 _UNLIMITED = 2**62  # voxels
 _RESULTS = 32  # of a fixed image on one grid: three stages have fewer
 _LABEL_WEIGHT = 15.0  # cost of a difference in all labels, beside 1 for one in all MIND-SSC features
@@ -57,7 +59,7 @@ class DenseModel(Settings):
         return self.registered(problem, options)
 
     def registered(
-        self, problem: Problem, options: Options, *, start: Mapping | None = None, organs: Organs | None = None
+        self, problem: Problem, options: Options, *, start: PointMap | None = None, organs: Organs | None = None
     ) -> Result:
         """Register two images.
 
@@ -70,7 +72,7 @@ class DenseModel(Settings):
             The images.
         options : Options
             How to register.
-        start : Mapping, optional
+        start : callable, optional
             Where the descent begins, from fixed points to those that the initial transform takes; there are no searches
             then.
         organs : Organs, optional
@@ -330,12 +332,13 @@ class DenseModel(Settings):
         return replace(fixed, descriptor=codes), replace(moving, descriptor=codes)
 
 
-def _begun(start: Mapping, grid: Grid) -> BlockField:
+def _begun(start: PointMap, grid: Grid) -> BlockField:
     """Sample a mapping in 3-D on blocks of the working grid."""
     blocks = grid.blocks(_BEGIN)
     points = blocks.points()
     vectors = (start(points) - points) @ np.linalg.inv(grid.matrix).T
-    field = BlockField.zeros(_BEGIN, grid.shape, grid.dimension)
+    z, y, x = grid.shape
+    field = BlockField.zeros(_BEGIN, (z, y, x), grid.dimension)
     return field.with_vectors(np.ascontiguousarray(vectors, np.float32))
 
 

@@ -257,7 +257,7 @@ def _class_slope(
         # A sum over the classes, not a mean.
         found = sum(feature_gradient(*both, field, channels=1, masks=masks)[0] for both in maps)
         if borders and next(calls) == 0:
-            near = _wider((found != 0).any(axis=-1), _NEAR_VOXELS)
+            near = _wider(np.any(found != 0, axis=-1), _NEAR_VOXELS)
             masks[0] = near if masks[0] is None else near & masks[0]
         return found
 
