@@ -63,7 +63,9 @@ class _Model(click.Option):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Look for the models when the help is shown; loading the package's models would take a second."""
         trained = sorted(card.parent.name for card in (Path(itk_pdd.__file__).parent / "models").glob("*/card.json"))
-        self.help = f"A model's name ({', '.join(('mind-ssc', *trained))}; auto is the first) or its folder."
+        # Names are not to be broken at their hyphens: they are copied from here.
+        names = "\n".join(("mind-ssc (auto)", *trained))
+        self.help = f"The folder of a model, or one of\n\n\b\n{names}"
         return super().get_help_record(ctx)
 
 
