@@ -66,6 +66,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             continue
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
+        if target == ROOT / "docs" / "commands.md":  # docs/conf.py writes it from the help of the commands
+            assert '"commands.md"' in (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+            continue
         assert target.exists(), link
         if anchor:
             assert anchor in slugs(target.read_text(encoding="utf-8")), link
