@@ -57,21 +57,22 @@ def organs_of(problem: Problem, network: SemanticNetwork, *, key: object, device
     """
     card = network.card
     # Before it looks at an image, which takes minutes where that is much too large.
-    for name, image in (("fixed", problem.fixed), ("moving", problem.moving)):
-        _refuse(card, name, unlike_training(card, image), force)
+    _refuse(
+        card, {"fixed": unlike_training(card, problem.fixed), "moving": unlike_training(card, problem.moving)}, force
+    )
     kept = problem.kept or Kept()
     fixed = kept.get(("organs", key, device), lambda: network.probabilities(problem.fixed))
     found = Organs(card, fixed, network.probabilities(problem.moving))
-    for name, answer in (("fixed", found.fixed), ("moving", found.moving)):
-        _refuse(card, name, unsure(card, *answer), force)
+    _refuse(card, {"fixed": unsure(card, *found.fixed), "moving": unsure(card, *found.moving)}, force)
     return found
 
 
-def _refuse(card: ModelCard, name: str, problem: str | None, force: bool) -> None:
-    """Raise an error, or warn where the user insists, if an image is not what the network is for."""
-    if problem is None:
+def _refuse(card: ModelCard, problems: dict[str, str | None], force: bool) -> None:
+    """Raise an error, or warn once where the user insists, if an image is not what the network is for."""
+    found = [f"{name} {problem}" for name, problem in problems.items() if problem]
+    if not found:
         return
-    text = f"model {card.name} is not made for these images: {name} {problem}"
+    text = f"model {card.name} is not made for these images: {found[0]}"
     if not force:
         raise RegistrationError(
             f"{text}: use model='auto', which is for any images, or force=True if it is right all the same"

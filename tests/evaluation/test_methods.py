@@ -86,7 +86,7 @@ def test_settings_of_ones_own_override_single_values(tmp_path):
     (tmp_path / "greedy.json").write_text("{}")
     with pytest.raises(RegistrationError, match=r"greedy\.json"):
         load_settings("greedy", tmp_path)
-    with pytest.raises(RegistrationError, match="presets abdomen, hippocampus"):
+    with pytest.raises(RegistrationError, match="presets abdomen, guided-labels, guided-points, hippocampus"):
         load_settings("greedy", "liver")
 
 

@@ -66,7 +66,7 @@ function controlsOf(viewer) {
     look("window", "Window"), look("level", "Level"), look("zoom", "Zoom"),
     make("button", { type: "button", "data-reset": "", title: "key 0", onclick: () => viewer.reset() }, "Reset"),
     // The address of a page within a notebook is no link.
-    /^(file|https?):$/.test(location.protocol) ? make("button", { type: "button", "data-share": "",
+    !["about:", "blob:", "data:"].includes(location.protocol) ? make("button", { type: "button", "data-share": "",
       title: "key l: the address of the page becomes a link to this view", onclick: () => shareView(viewer) }, "Link") : "",
     make("div", { class: "ticks" }, tick("contours", "Contours", viewer.hasLabels),
       tick("grid", "Deformed grid", pair.methods.some((m) => m.field)), tick("crosshair", "Cross", true)),
