@@ -17,8 +17,8 @@ at each validation and every five minutes, so the same command, run again, goes 
 ``runs/`` is ignored by git. Options in ``--train`` come last and replace those of the recipe; warps given there are
 the only ones.
 
-On one core of 2026, an iteration of the segmentation takes 2 to 3 s (1800 are 1 to 1.5 hours), one of the paper's
-features 5 to 7 s. Finished models are measured by ``paper.py OUT/final/organs -o OUT/rows.csv``, or as a user has them
+On one core, an iteration of the segmentation took about 3 s (1800 of them 95 minutes), one of the paper's features 5 to
+7 s. Finished models are measured by ``paper.py OUT/final/organs -o OUT/rows.csv``, or as a user has them
 by ``bench_accuracy.py --data learn2reg --model OUT/final/NAME -o OUT/learn2reg.csv``.
 """
 
