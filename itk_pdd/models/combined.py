@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.geometry.grid import Grid
 from itk_pdd.models.pddmodel import PddModel
 from itk_pdd.network.card import CombinedCard
 from itk_pdd.solver.devices import checked_device, computing_threads
@@ -92,8 +91,3 @@ class CombinedModel(DenseModel):
         )
         result = self.registered(problem, rest, start=start, organs=organs)
         return replace(result, capture_range_mm=0.5 * pdd.capture_range_mm(grid))
-
-    def capture_range_mm(self, grid: Grid) -> float:
-        """Compute the farthest displacement along an axis that the first search tries, on a working grid."""
-        assert self.pdd is not None
-        return self.pdd.capture_range_mm(grid)
