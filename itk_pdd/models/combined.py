@@ -59,8 +59,13 @@ class CombinedModel(DenseModel):
                 f"model {card.name} descends on organ probabilities, but {card.search} does not compare them: name a "
                 "PDD network that does"
             )
-        settings = {name: getattr(default, name) for name in default.__dataclass_fields__}
-        return cls(**settings | {"name": card.name, "refinement": Refinement.of_classes(card.correlation), "pdd": pdd})
+        return cls.of(pdd, default, name=card.name, correlation=card.correlation)
+
+    @classmethod
+    def of(cls, pdd: PddModel, default: DenseModel, *, name: str, correlation: float) -> CombinedModel:
+        """Make the model of a PDD network; see :meth:`from_folder` and :class:`itk_pdd.network.card.CombinedCard`."""
+        settings = {each: getattr(default, each) for each in default.__dataclass_fields__}
+        return cls(**settings | {"name": name, "refinement": Refinement.of_classes(correlation), "pdd": pdd})
 
     def register(self, problem: Problem, options: Options) -> Result:
         """Register two images.

@@ -77,8 +77,7 @@ def methods(segmentation: SemanticNetwork) -> dict[str, Method]:
         return replace(model, smallest_jacobian=None)
 
     def descended(pdd: PddModel) -> CombinedModel:
-        defaults = {name: getattr(DEFAULT, name) for name in DEFAULT.__dataclass_fields__}
-        return CombinedModel(**defaults | {"refinement": refinement, "pdd": pdd})
+        return CombinedModel.of(pdd, DEFAULT, name="descended", correlation=CORRELATION)
 
     two_plain, three = learned(2), learned(3, optimised=True)
     return {
