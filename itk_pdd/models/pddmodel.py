@@ -16,7 +16,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.kernels.operations import Operations
-from itk_pdd.models.seen import Seen, SeenImages, SeenOrgans, seen_masks
+from itk_pdd.models.seen import Seen, SeenImages, SeenOrgans, grid_of, seen_masks
 from itk_pdd.network.card import WEIGHTS, PddCard
 from itk_pdd.network.export import write_model
 from itk_pdd.network.pddnet import Lattice, PddNetwork
@@ -337,15 +337,8 @@ def _without_folds(fields: list[DisplacementField], grid: Grid, minimum: float) 
 
 def _field(vectors: np.ndarray, layout: Lattice, grid: Grid) -> DisplacementField:
     """Convert displacements of control points in voxels of a grid to a field in millimetres."""
-    positions = layout.positions()
-    control = Grid.create(
-        layout.control.shape[::-1],
-        np.asarray(grid.spacing) * _steps(positions)[::-1],
-        grid.to_physical(np.asarray([float(p[0]) for p in positions[::-1]])),
-        np.asarray(grid.direction),
-    )
     physical = vectors @ grid.matrix.T.astype(np.float32)
-    return DisplacementField(np.ascontiguousarray(physical), control)
+    return DisplacementField(np.ascontiguousarray(physical), grid_of(layout.positions(), grid))
 
 
 def _steps(positions: Sequence[Tensor]) -> np.ndarray:

@@ -17,7 +17,7 @@ from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.solver.organs import Organs
 from itk_pdd.solver.problem import Problem
 
-__all__ = ["Seen", "SeenImages", "SeenOrgans", "seen_masks"]
+__all__ = ["Seen", "SeenImages", "SeenOrgans", "grid_of", "seen_masks"]
 
 _Function = Callable[[np.ndarray], np.ndarray]
 
@@ -87,11 +87,11 @@ class SeenOrgans:
 
     def fixed(self, layout: Lattice) -> Tensor:
         """See :class:`Seen`."""
-        return self._at(0, _points(self._grid, layout.features))
+        return self._at(0, grid_of(layout.features, self._grid).points())
 
     def moving(self, layout: Lattice, mapping: _Function | None) -> Tensor:
         """See :class:`Seen`."""
-        points = _points(self._grid, layout.features)
+        points = grid_of(layout.features, self._grid).points()
         return self._at(1, points if mapping is None else mapping(points))
 
     @torch.inference_mode()
@@ -107,9 +107,7 @@ def seen_masks(
 
     What lies beyond the moving image is no more known than what its mask leaves out.
     """
-    first = grid.to_physical(np.asarray([float(along[0]) for along in layout.features[::-1]]))
-    spacing = np.asarray(grid.spacing) * np.asarray(layout.step[::-1])
-    features = Grid.create(layout.shape[::-1], spacing, first, np.asarray(grid.direction))
+    features = grid_of(layout.features, grid)
 
     def on_features(mask: Volume | None, where: _Function | None) -> Tensor | None:
         if mask is None:
@@ -121,7 +119,9 @@ def seen_masks(
     return on_features(problem.fixed_mask, None), on_features(problem.moving_mask, mapping)
 
 
-def _points(grid: Grid, positions: Sequence[Tensor]) -> np.ndarray:
-    """Physical points (z, y, x, 3) of voxel indices along z, y, x of a grid."""
-    indices = np.meshgrid(*(along.numpy() for along in positions), indexing="ij")
-    return grid.to_physical(np.stack(indices[::-1], axis=-1))
+def grid_of(positions: Sequence[Tensor], grid: Grid) -> Grid:
+    """Make the grid of evenly spaced voxel indices along z, y, x of another grid, two or more along each."""
+    steps = np.asarray([float(along[1] - along[0]) for along in positions[::-1]])
+    first = grid.to_physical(np.asarray([float(along[0]) for along in positions[::-1]]))
+    size = [len(along) for along in positions[::-1]]
+    return Grid.create(size, np.asarray(grid.spacing) * steps, first, np.asarray(grid.direction))
