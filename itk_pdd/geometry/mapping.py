@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,20 @@ from itk_pdd.geometry.field import DisplacementField, FieldMapping
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.inversion import ITERATIONS
 
-__all__ = ["AffineMapping", "Chain", "FieldMapping", "Mapping", "check_reach", "joined", "parts_of", "spread_points"]
+__all__ = [
+    "AffineMapping",
+    "Chain",
+    "FieldMapping",
+    "Mapping",
+    "PointMap",
+    "check_reach",
+    "joined",
+    "parts_of",
+    "spread_points",
+]
+
+PointMap = Callable[[np.ndarray], np.ndarray]
+"""Takes physical points (..., dim) to physical points; a :class:`Mapping` is one."""
 
 
 class Mapping(Protocol):

@@ -15,6 +15,7 @@ from torch import Tensor
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import PointMap
 from itk_pdd.kernels.operations import Operations
 from itk_pdd.models.seen import Seen, SeenImages, SeenOrgans, grid_of, seen_masks
 from itk_pdd.network.card import WEIGHTS, PddCard
@@ -35,8 +36,6 @@ __all__ = ["PddModel", "composed"]
 
 log = logging.getLogger("itk_pdd")
 
-PointMap = Callable[[np.ndarray], np.ndarray]
-"""Takes physical points (..., 3) to physical points."""
 
 _BYTES_OF_MIND = 210  # per voxel, while MIND-SSC features are made
 
@@ -316,7 +315,7 @@ def composed(fields: list[DisplacementField], grid: Grid, smallest: float | None
 class _Composed:
     """A mapping through displacement fields that go on beyond their borders, the last first, then another mapping."""
 
-    def __init__(self, fields: Sequence[DisplacementField], then: Callable[[np.ndarray], np.ndarray] | None) -> None:
+    def __init__(self, fields: Sequence[DisplacementField], then: PointMap | None) -> None:
         self.fields, self.then = tuple(fields), then
 
     def __call__(self, points: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.geometry.mapping import PointMap
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
 from itk_pdd.network.organs import OrganFeatures, smoothed
@@ -19,8 +20,6 @@ from itk_pdd.solver.problem import Problem
 
 __all__ = ["Seen", "SeenImages", "SeenOrgans", "grid_of", "seen_masks"]
 
-_Function = Callable[[np.ndarray], np.ndarray]
-
 
 class Seen(Protocol):
     """Features of two images."""
@@ -28,7 +27,7 @@ class Seen(Protocol):
     def fixed(self, layout: Lattice) -> Tensor:
         """Features (channels, z', y', x') of the fixed image."""
 
-    def moving(self, layout: Lattice, mapping: _Function | None) -> Tensor:
+    def moving(self, layout: Lattice, mapping: PointMap | None) -> Tensor:
         """Features of the moving image where a mapping takes physical points of the fixed one."""
 
 
@@ -54,7 +53,7 @@ class SeenImages:
         """See :class:`Seen`."""
         return self._features(resample(self._images[0], self._grid))
 
-    def moving(self, layout: Lattice, mapping: _Function | None) -> Tensor:
+    def moving(self, layout: Lattice, mapping: PointMap | None) -> Tensor:
         """See :class:`Seen`. Beyond the border of the moving image it goes on."""
         return self._features(resample(self._images[1], self._grid, mapping=mapping))
 
@@ -89,7 +88,7 @@ class SeenOrgans:
         """See :class:`Seen`."""
         return self._at(0, grid_of(layout.features, self._grid).points())
 
-    def moving(self, layout: Lattice, mapping: _Function | None) -> Tensor:
+    def moving(self, layout: Lattice, mapping: PointMap | None) -> Tensor:
         """See :class:`Seen`."""
         points = grid_of(layout.features, self._grid).points()
         return self._at(1, points if mapping is None else mapping(points))
@@ -101,7 +100,7 @@ class SeenOrgans:
 
 
 def seen_masks(
-    problem: Problem, layout: Lattice, grid: Grid, mapping: _Function, device: str
+    problem: Problem, layout: Lattice, grid: Grid, mapping: PointMap, device: str
 ) -> tuple[Tensor | None, Tensor | None]:
     """Masks of both images on the grid of the features, the moving one warped; None where there is none.
 
@@ -109,7 +108,7 @@ def seen_masks(
     """
     features = grid_of(layout.features, grid)
 
-    def on_features(mask: Volume | None, where: _Function | None) -> Tensor | None:
+    def on_features(mask: Volume | None, where: PointMap | None) -> Tensor | None:
         if mask is None:
             return None
         share = Volume(mask.array.astype(np.float32), mask.grid)

@@ -12,7 +12,7 @@ import numpy as np
 from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid, slabs
-from itk_pdd.geometry.mapping import Mapping
+from itk_pdd.geometry.mapping import Mapping, PointMap
 from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.kernels.operations import Operations
 from itk_pdd.kernels.thermometer.cpu import share_bits
@@ -41,8 +41,6 @@ __all__ = ["DenseModel"]
 
 log = logging.getLogger("itk_pdd")
 
-PointMap = Callable[[np.ndarray], np.ndarray]
-"""Takes physical points (..., dim) to physical points."""
 _UNLIMITED = 2**62  # voxels
 _RESULTS = 32  # of a fixed image on one grid: three stages have fewer
 _LABEL_WEIGHT = 15.0  # cost of a difference in all labels, beside 1 for one in all MIND-SSC features
