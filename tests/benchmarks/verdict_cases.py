@@ -1,13 +1,13 @@
 """Registrations of every kind, good ones and failures, for the table of verdicts (``verdicts.py``).
 
 A pair is two images with labels or landmarks and the rough alignment that suits it. A case is a pair as it is, or
-spoiled in one way. Subjects are split: the rules are learned on the halves "development 1" and "development 2", and
-measured on "held-out", people and images that nothing was chosen on (``verdict_untouched.py``).
+spoiled in one way. Subjects are split: the rules are learned on the halves "development 1" and "development 2". They
+are measured on people and images that nothing was learned from: "held-out" (``verdict_untouched.py``), which was looked
+at several times, and "clean" (``verdict_clean.py``), which was looked at once.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ from itk_pdd.solver.problem import Problem
 from itk_pdd.synthesis import make_pair
 
 LARGE_ORGANS = (1, 2, 3, 6, 7)
-SPLITS = ("development 1", "development 2", "held-out")
+SPLITS = ("development 1", "development 2", "held-out", "clean new", "clean known")
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,6 @@ class Case:
 Pair = tuple[str, str, Callable[[], Made]]
 
 
-def all_cases(data: Path) -> list[Case]:
-    """List the cases to learn the rule by; those of a group come mixed with those of the others."""
-    return mixed(hippocampi(data), synthetic(), slices(data), abdomens(data), rest(data))
-
-
 def mixed(*each: Iterable[Case]) -> list[Case]:
     """Put the cases of several groups in an order in which they come mixed."""
     groups = [list(group) for group in each]
@@ -91,7 +86,7 @@ def mixed(*each: Iterable[Case]) -> list[Case]:
 
 
 @functools.lru_cache(maxsize=24)
-def _read(path: Path) -> Volume:
+def read(path: Path) -> Volume:
     return Volume.from_image(str(path), name=path.name)
 
 
@@ -102,12 +97,12 @@ def labels_of(path: Path) -> Volume:
 
 @functools.lru_cache(maxsize=24)
 def coarse(path: Path, spacing: float, labels: bool = False) -> Volume:
-    volume = labels_of(path) if labels else _read(path)
+    volume = labels_of(path) if labels else read(path)
     grid = volume.grid.with_spacing(spacing)
     return resample(volume, grid, interpolation="nearest" if labels else "linear")
 
 
-def _identity(dimension: int) -> AffineMapping:
+def identity(dimension: int) -> AffineMapping:
     return AffineMapping(np.eye(dimension + 1))
 
 
@@ -213,9 +208,14 @@ def _spoiled(made: Made, kind: str, other: Volume, seed: int) -> Made:
 
 
 def expanded(
-    group: str, pairs: Iterable[Pair], other: Callable[[int], Volume], kinds: tuple[str, ...], spoiled: int
+    group: str,
+    pairs: Iterable[Pair],
+    other: Callable[[int], Volume],
+    kinds: tuple[str, ...],
+    spoiled: int,
+    seed: int = 0,
 ) -> Iterator[Case]:
-    """Cases of every pair: as it is, and spoiled in so many ways, one after the other."""
+    """Cases of every pair: as it is, and spoiled in so many ways; ``seed`` is added to those of noise and contrasts."""
     # Both halves, and both directions of a pair, meet every kind.
     turns = {split: itertools.cycle(kinds) for split in SPLITS}
     for number, (name, split, make) in enumerate(pairs):
@@ -223,20 +223,27 @@ def expanded(
         for _ in range(spoiled):
             kind = next(turns[split])
             yield Case(name, group, kind, split,
-                       lambda m=make, k=kind, n=number: _spoiled(m(), k, other(n), n))  # fmt: skip
+                       lambda m=make, k=kind, n=number: _spoiled(m(), k, other(n), seed + n))  # fmt: skip
 
 
 def without(*kinds: str) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind not in kinds)
 
 
-def hippocampi(data: Path, first: int = 0, count: int = 64, splits: tuple[str, ...] = SPLITS[:2]) -> Iterator[Case]:
-    """Hippocampi of different people, with their centres on each other."""
+def hippocampi(
+    data: Path,
+    first: int = 0,
+    count: int = 64,
+    splits: tuple[str, ...] = SPLITS[:2],
+    others: tuple[str, str] = ("lung_mr/image_0004.nii.gz", "abdomen_ct/image_0001.nii.gz"),
+    seed: int = 0,
+) -> Iterator[Case]:
+    """Hippocampi of different people, with their centres on each other; ``others`` are images of other parts."""
     folder = data / "hippocampus_mr"
     names = sorted(path.name for path in (folder / "images").glob("*.nii.gz"))
 
     def made(a: str, b: str) -> Made:
-        fixed, moving = _read(folder / "images" / a), _read(folder / "images" / b)
+        fixed, moving = read(folder / "images" / a), read(folder / "images" / b)
         labels = labels_of(folder / "labels" / a), labels_of(folder / "labels" / b)
         start = centres(fixed.grid, moving.grid)
         return Made(Problem((fixed,), (moving,), start), start, labels)
@@ -247,8 +254,7 @@ def hippocampi(data: Path, first: int = 0, count: int = 64, splits: tuple[str, .
         block = (i // 2) * 2
         a, b = (names[block], names[block + 1])[:: 1 if i % 2 == 0 else -1]
         pairs.append((f"{a[12:15]}-{b[12:15]}", splits[(i // 2) % len(splits)], functools.partial(made, a, b)))
-    others = [data / "lung_mr/image_0004.nii.gz", data / "abdomen_ct/image_0001.nii.gz"]
-    return expanded("hippocampus", pairs, lambda n: coarse(others[n // 2 % 2], 2.0), KINDS, 2)
+    return expanded("hippocampus", pairs, lambda n: coarse(data / others[n // 2 % 2], 2.0), KINDS, 2, seed)
 
 
 def abdomens(
@@ -256,6 +262,7 @@ def abdomens(
     names: Sequence[int] = (*range(1, 11), *range(31, 41)),
     count: int = 32,
     splits: tuple[str, ...] = SPLITS[:2],
+    seed: int = 0,
 ) -> Iterator[Case]:
     """Abdomens of different people at 4 mm, roughly aligned."""
     folder = data / "abdomen_ct"
@@ -263,7 +270,7 @@ def abdomens(
     def made(a: int, b: int) -> Made:
         images = [coarse(folder / f"image_{n:04d}.nii.gz", 4.0) for n in (a, b)]
         labels = [coarse(folder / f"label_{n:04d}.nii.gz", 4.0, True) for n in (a, b)]
-        return Made(Problem((images[0],), (images[1],)), _identity(3), (labels[0], labels[1]), LARGE_ORGANS)
+        return Made(Problem((images[0],), (images[1],)), identity(3), (labels[0], labels[1]), LARGE_ORGANS)
 
     pairs = []
     for i in range(count):
@@ -272,11 +279,12 @@ def abdomens(
         step, first = 1 + turn // len(subjects), turn % len(subjects)
         a, b = (subjects[first], subjects[(first + step) % len(subjects)])[:: 1 if i % 2 == 0 else -1]
         pairs.append((f"{a:04d}-{b:04d}", splits[half], functools.partial(made, a, b)))
-    return expanded("abdomen", pairs, lambda n: _read(data / "lung_mr/image_0006.nii.gz"), without("wrong model"), 1)
+    other = functools.partial(read, data / "lung_mr/image_0006.nii.gz")
+    return expanded("abdomen", pairs, lambda n: other(), without("wrong model"), 1, seed)
 
 
-def slices(data: Path) -> Iterator[Case]:
-    """Coronal slices of brains of different people, aligned by an affine search: halves of five people each."""
+def slices(data: Path, chosen: Iterable[tuple[int, int, str]] | None = None, seed: int = 0) -> Iterator[Case]:
+    """Coronal slices of brains of different people, aligned by an affine search: by default halves of five people."""
     folder = data / "brain_mr_2d"
 
     def made(a: int, b: int) -> Made:
@@ -289,15 +297,15 @@ def slices(data: Path) -> Iterator[Case]:
         problem = prepare(*files, initialise="affine", threads=1)
         return Made(problem, problem.initial, (labels[0], labels[1]), tuple(shared))
 
-    pairs = []
-    for a, b in itertools.permutations(range(1, 11), 2):
-        if (a > 5) == (b > 5):
-            pairs.append((f"{a:02d}-{b:02d}", SPLITS[a > 5], functools.partial(made, a, b)))
+    if chosen is None:
+        ways = itertools.permutations(range(1, 11), 2)
+        chosen = [(a, b, SPLITS[a > 5]) for a, b in ways if (a > 5) == (b > 5)]
+    pairs = [(f"{a:02d}-{b:02d}", split, functools.partial(made, a, b)) for a, b, split in chosen]
     others = [data / "classic_2d/CT_2D_head_fixed.mha", data / "classic_2d/CT_2D_head_moving.mha"]
-    return expanded("brain 2-D", pairs, lambda n: _read(others[n % 2]), without("wrong model"), 2)
+    return expanded("brain 2-D", pairs, lambda n: read(others[n % 2]), without("wrong model"), 2, seed)
 
 
-def synthetic(first: int = 0, count: int = 60, splits: tuple[str, ...] = SPLITS[:2]) -> Iterator[Case]:
+def synthetic(first: int = 0, count: int = 60, splits: tuple[str, ...] = SPLITS[:2], seed: int = 0) -> Iterator[Case]:
     """Synthetic pairs with known displacements."""
     looks = [
         {"size": (72, 64, 56), "spacing": 4.0, "kind": "abdomen"},
@@ -313,7 +321,7 @@ def synthetic(first: int = 0, count: int = 60, splits: tuple[str, ...] = SPLITS[
         pair = make_pair(seed=1000 + number, displacement=share * 14 * look["spacing"], **look)
         fixed, moving = pair.fixed, pair.moving
         return Made(
-            Problem((fixed,), (moving,)), _identity(fixed.grid.dimension), (pair.fixed_labels, pair.moving_labels)
+            Problem((fixed,), (moving,)), identity(fixed.grid.dimension), (pair.fixed_labels, pair.moving_labels)
         )
 
     def other(number: int) -> Volume:
@@ -322,71 +330,4 @@ def synthetic(first: int = 0, count: int = 60, splits: tuple[str, ...] = SPLITS[
     # A pair and its neighbour in the list have other looks: both halves have all of them.
     numbers = range(first, first + count)
     pairs = [(f"{n:03d}", splits[n % len(splits)], functools.partial(made, n)) for n in numbers]
-    return expanded("synthetic", pairs, other, without("wrong model"), 1)
-
-
-def rest(data: Path) -> Iterator[Case]:
-    """Pairs of few subjects: lungs in CT and MR, livers in MR, abdomens before any alignment."""
-    lung, liver, native = data / "lung_ct", data / "liver_mr_4d", data / "abdomen_ct_native"
-
-    def directed(fixed: Volume, moving: Volume, points: tuple[np.ndarray, np.ndarray], way: int) -> Made:
-        images, ends = (fixed, moving)[::way], points[::way]
-        start = centres(images[0].grid, images[1].grid)
-        return Made(Problem((images[0],), (images[1],), start), start, points=(ends[0], ends[1]))
-
-    def lungs(way: int) -> Made:
-        images = [coarse(lung / f"3DCT_lung_{name}.mha", 3.0) for name in ("baseline", "followup")]
-        images = [Volume(np.maximum(v.array, -1024), v.grid) for v in images]
-        table = np.genfromtxt(lung / "landmarks.csv", delimiter=",", skip_header=1)
-        return directed(*images, (table[:, :3], table[:, 3:]), way)
-
-    def livers(fixed: Path, moving: Path, way: int) -> Made:
-        points = [_landmarks(path) for path in (fixed, moving)]
-        return directed(_read(fixed), _read(moving), (points[0], points[1]), way)
-
-    def natives(a: int, b: int, start: bool) -> Made:
-        from itk_pdd.registration import prepare
-
-        images = [coarse(native / f"image_{n:04d}.nii.gz", 4.0) for n in (a, b)]
-        labels = [coarse(native / f"label_{n:04d}.nii.gz", 4.0, True) for n in (a, b)]
-        proper = prepare(images[0].to_itk(), images[1].to_itk(), initialise="affine", threads=1).initial
-        problem = Problem((images[0],), (images[1],), proper if start else _identity(3))
-        return Made(problem, proper, (labels[0], labels[1]), LARGE_ORGANS)
-
-    def lobes(a: int, b: int) -> Made:
-        images = [_read(data / f"lung_mr/image_{n:04d}.nii.gz") for n in (a, b)]
-        labels = [labels_of(data / f"lung_mr/label_{n:04d}.nii.gz") for n in (a, b)]
-        start = centres(images[0].grid, images[1].grid)
-        return Made(Problem((images[0],), (images[1],), start), start, (labels[0], labels[1]))
-
-    abdomen = lambda n: _read(data / "abdomen_ct/image_0002.nii.gz")  # noqa: E731
-    pairs: list[Pair] = [(f"lung CT {way}", SPLITS[0], functools.partial(lungs, way)) for way in (1, -1)]
-    for number, subject in enumerate(sorted(p for p in liver.iterdir() if p.is_dir())):
-        phases = sorted(p for p in subject.iterdir() if not p.name.endswith(".csv"))
-        first = next(p for p in phases if "exhMaster" in p.name)
-        for moving, way in itertools.product([p for p in phases if p != first], (1, -1)):
-            pairs.append((f"liver {subject.name} {moving.name[:8]} {way}", SPLITS[number],
-                          functools.partial(livers, first, moving, way)))  # fmt: skip
-    pairs += [(f"lung MR {a}-{b}", SPLITS[1], functools.partial(lobes, a, b)) for a, b in ((4, 6), (6, 4))]
-    kinds = without("label map as image", "wrong model")
-    yield from expanded("few", pairs, abdomen, kinds, 2)
-    numbers = sorted(int(p.name[6:10]) for p in native.glob("image_*.nii.gz"))
-    for a, b in itertools.permutations(numbers, 2):
-        if abs(numbers.index(a) - numbers.index(b)) == 2:
-            split = SPLITS[numbers.index(a) % 2]
-            yield Case(f"native {a}-{b}", "few", "as it is", split, functools.partial(natives, a, b, True))
-            yield Case(f"native {a}-{b}", "few", "no start", split, functools.partial(natives, a, b, False))
-
-
-def _landmarks(image: Path) -> np.ndarray:
-    """Read the points of a phase: those in the liver and those outside."""
-    stem = image.name.split(".")[0]
-    found = []
-    for path in sorted(image.parent.glob(f"{stem}*LM*.csv")):
-        with path.open(newline="") as stream:
-            for row in csv.reader(stream):
-                try:
-                    found.append([float(value) for value in row[-3:]])
-                except ValueError:
-                    continue
-    return np.asarray(found)
+    return expanded("synthetic", pairs, other, without("wrong model"), 1, seed)

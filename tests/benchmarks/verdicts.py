@@ -1,8 +1,8 @@
 """Choose the rules of the verdict on one part of the registrations and measure them on the other.
 
-``collect`` registers the cases of ``verdict_cases.py`` and ``verdict_untouched.py``, writes a row each, and goes on
-where it stopped. ``choose`` learns the rules on the pairs of the development. ``table`` writes the words of the rules
-in the package by kind, on held-out pairs, and their rates.
+``collect`` registers the cases of ``verdict_cases.py``, ``verdict_few.py``, ``verdict_untouched.py`` and
+``verdict_clean.py``, writes a row each, and goes on where it stopped. ``choose`` learns the rules on the pairs of the
+development. ``table`` writes the words of the rules in the package by kind, on the clean pairs, and their rates.
 
     python tests/benchmarks/verdicts.py collect rows.csv --data DATA --minutes 7
     python tests/benchmarks/verdicts.py choose rows.csv
@@ -31,7 +31,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import binomtest
-from verdict_cases import SPLITS, Made, all_cases
+from verdict_cases import SPLITS, Made, abdomens, hippocampi, mixed, slices, synthetic
+from verdict_clean import clean_cases
+from verdict_few import few_cases
 from verdict_untouched import untouched_cases
 
 from itk_pdd import registration
@@ -84,7 +86,8 @@ def collect(path: Path, data: Path, minutes: float, groups: list[str] | None, sp
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     done = {row["name"] for row in rows_of(path)} if path.exists() else set()
-    end, cases = time.monotonic() + 60 * minutes, [*all_cases(data), *untouched_cases(data)]
+    learning = mixed(hippocampi(data), synthetic(), slices(data), abdomens(data), few_cases(data))
+    end, cases = time.monotonic() + 60 * minutes, [*learning, *untouched_cases(data), *clean_cases(data)]
     todo = [c for c in cases if c.name not in done and c.split in splits and (not groups or c.group in groups)]
     print(f"{len(cases)} cases, {len(todo)} to do", flush=True)
     with path.open("a", newline="") as stream:
