@@ -44,26 +44,17 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Tell where the pairs of a cohort are registered.
+    """Tell where the pairs of a cohort are registered."""
 
-    Attributes
-    ----------
-    scheduler : str, optional
-        Address of a running Dask scheduler (``tcp://host:8786``), or the file that it wrote (``--scheduler-file``).
-    cluster : {"slurm", "pbs"}, optional
-        Queueing system that starts the workers as jobs; their settings are those of dask-jobqueue's configuration.
-    workers : int, optional
-        Processes; by default as many as this machine's processors and memory allow, or one job.
-    threads : int, optional
-        Threads of each; by default the processors of this machine are shared out.
-    memory : float, optional
-        GB that the workers of this machine may hold together, or that each job gets; by default what is free.
-    """
-
+    # address of a running Dask scheduler (``tcp://host:8786``), or the file that it wrote (``--scheduler-file``)
     scheduler: str | None = None
+    # "slurm", "pbs": queueing system that starts the workers as jobs; their settings are those of dask-jobqueue's
+    # configuration
     cluster: str | None = None
+    # processes; by default as many as this machine's processors and memory allow, or one job
     workers: int | None = None
-    threads: int | None = None
+    threads: int | None = None  # threads of each; by default the processors of this machine are shared out
+    # GB that the workers of this machine may hold together, or that each job gets; by default what is free
     memory: float | None = None
 
 

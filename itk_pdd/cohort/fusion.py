@@ -17,26 +17,14 @@ _BLOCK = 60_000  # voxels whose weights are solved at a time
 
 @dataclass(frozen=True)
 class Fusion:
-    """Settings of a fusion.
+    """Settings of a fusion."""
 
-    Attributes
-    ----------
-    window : float
-        Standard deviation, in voxels, of the Gaussian in which intensities are made comparable.
-    radius : int
-        Of the patches in which images are compared, in voxels.
-    power : float
-        Power of the expected errors: a larger one trusts the most similar atlases more.
-    ridge : float
-        Share of the mean error that is added to the errors of each atlas: a larger one makes the weights more equal.
-    softness : float
-        Factor of the calibrated standard deviation by which the borders of the labels are blurred; 0 for none.
-    """
-
-    window: float = 3.0
-    radius: int = 2
-    power: float = 2.0
+    window: float = 3.0  # standard deviation, in voxels, of the Gaussian in which intensities are made comparable
+    radius: int = 2  # of the patches in which images are compared, in voxels
+    power: float = 2.0  # power of the expected errors: a larger one trusts the most similar atlases more
+    # share of the mean error that is added to the errors of each atlas: a larger one makes the weights more equal
     ridge: float = 1.0
+    # factor of the calibrated standard deviation by which the borders of the labels are blurred; 0 for none
     softness: float = 1.0
 
 
@@ -46,21 +34,11 @@ FUSION = Fusion()
 
 @dataclass(frozen=True)
 class Fused:
-    """Fused labels.
+    """Fused labels."""
 
-    Attributes
-    ----------
-    labels : numpy.ndarray
-        The most probable label of each voxel.
-    values : tuple of int
-        The labels, ascending.
-    probabilities : numpy.ndarray
-        float32, (labels, z, y, x); they add up to 1.
-    """
-
-    labels: np.ndarray
-    values: tuple[int, ...]
-    probabilities: np.ndarray
+    labels: np.ndarray  # the most probable label of each voxel
+    values: tuple[int, ...]  # the labels, ascending
+    probabilities: np.ndarray  # float32, (labels, z, y, x); they add up to 1
 
     @property
     def entropy(self) -> np.ndarray:

@@ -38,26 +38,13 @@ _NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Item:
-    """One pair of a cohort.
+    """One pair of a cohort."""
 
-    Attributes
-    ----------
-    name : str
-        Names its results; the letters, digits and ``. + - _`` of a file name.
-    files : mapping
-        Paths by their roles (:data:`FILES`); a list of them for several initial transforms.
-    model : str, optional
-        Model of this pair; by default that of the cohort.
-    problem : str
-        Why it cannot be registered; empty if it can.
-    targets : mapping
-        Paths of its outputs, relative to the folder of the results; by default :data:`OUTPUTS` in a folder of its name.
-    """
-
-    name: str
-    files: Mapping[str, Any]
-    model: str | None = None
-    problem: str = ""
+    name: str  # names its results; the letters, digits and ``. + - _`` of a file name
+    files: Mapping[str, Any]  # paths by their roles (:data:`FILES`); a list of them for several initial transforms
+    model: str | None = None  # model of this pair; by default that of the cohort
+    problem: str = ""  # why it cannot be registered; empty if it can
+    # paths of its outputs, relative to the folder of the results; by default :data:`OUTPUTS` in a folder of its name
     targets: Mapping[str, str] = field(default_factory=dict)
 
     def target(self, output: str) -> str:

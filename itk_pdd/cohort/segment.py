@@ -46,21 +46,11 @@ class Atlas:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Outcome of :func:`segment_files`.
+    """Outcome of :func:`segment_files`."""
 
-    Attributes
-    ----------
-    fused : Fused
-        Labels, probabilities and entropy.
-    used : tuple of str
-        Atlases whose labels were fused.
-    left : dict
-        Atlases that were not used, with the reasons.
-    """
-
-    fused: Fused
-    used: tuple[str, ...]
-    left: dict[str, str]
+    fused: Fused  # labels, probabilities and entropy
+    used: tuple[str, ...]  # atlases whose labels were fused
+    left: dict[str, str]  # atlases that were not used, with the reasons
 
 
 def read_atlases(path: str | os.PathLike[str]) -> list[Atlas]:

@@ -46,24 +46,12 @@ _AFFINE_ROUNDS = 2
 
 @dataclass(frozen=True)
 class Template:
-    """Outcome of :func:`make_template`.
+    """Outcome of :func:`make_template`."""
 
-    Attributes
-    ----------
-    path : pathlib.Path
-        The image of the template.
-    sharpness : dict
-        Sharpness of the average after each round.
-    dice : float or None
-        Mean overlap of the scans' labels with those of the template, where labels were given.
-    failed : dict
-        Scans that could not be registered, with the reasons.
-    """
-
-    path: Path
-    sharpness: dict[str, float]
-    dice: float | None
-    failed: dict[str, str]
+    path: Path  # the image of the template
+    sharpness: dict[str, float]  # sharpness of the average after each round
+    dice: float | None  # mean overlap of the scans' labels with those of the template, where labels were given
+    failed: dict[str, str]  # scans that could not be registered, with the reasons
 
 
 @dataclass(frozen=True)

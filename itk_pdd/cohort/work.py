@@ -25,24 +25,12 @@ _LOSSES = 3 * ATTEMPTS  # of a pair, before it was begun or after
 
 @dataclass(frozen=True)
 class Work:
-    """A pair to register.
-
-    Attributes
-    ----------
-    item : Item
-        The pair.
-    order : mapping
-        What :func:`itk_pdd.cohort.pair.perform` takes.
-    need : int
-        Bytes of memory.
-    lost : tuple of str
-        Addresses of the workers that have lost it.
-    """
+    """A pair to register."""
 
     item: Item
-    order: Mapping[str, Any] = field(default_factory=dict)
+    order: Mapping[str, Any] = field(default_factory=dict)  # what :func:`itk_pdd.cohort.pair.perform` takes
     need: int = 0
-    lost: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()  # addresses of the workers that have lost it
 
 
 def work_off(

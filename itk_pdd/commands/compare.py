@@ -22,18 +22,10 @@ _SHOWN = ("dice", "hd95", "tre_mean", "folding", "sd_log_j3", "seconds", "memory
 
 @dataclass(frozen=True)
 class Comparison:
-    """Outcome of a comparison.
+    """Outcome of a comparison."""
 
-    Attributes
-    ----------
-    table : str
-        Means over all labels, one line per method.
-    problems : list of str
-        One sentence for each pair that could not be used, and one if every registration failed.
-    """
-
-    table: str
-    problems: list[str]
+    table: str  # means over all labels, one line per method
+    problems: list[str]  # one sentence for each pair that could not be used, and one if every registration failed
 
 
 def compare_files(

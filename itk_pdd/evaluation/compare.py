@@ -37,32 +37,15 @@ _POLL = 0.1  # seconds between two looks at the processes
 
 @dataclass(frozen=True)
 class Run:
-    """One registration of the comparison.
-
-    Attributes
-    ----------
-    pair : str
-        Name of the pair.
-    method : str
-        Name of the method.
-    key : str
-        Name of its files.
-    job : mapping
-        Instructions for the process; empty if it cannot be done at all.
-    problem : str
-        Why it cannot be done, empty if it can.
-    skipped : bool
-        True if the problem is that of the pair, not that of the method.
-    listed : bool
-        True if the pair is in the list; False for a swapped pair, which the inverse consistency needs.
-    """
+    """One registration of the comparison."""
 
     pair: str
     method: str
-    key: str
-    job: Mapping[str, Any]
-    problem: str = ""
-    skipped: bool = False
+    key: str  # name of its files
+    job: Mapping[str, Any]  # instructions for the process; empty if it cannot be done at all
+    problem: str = ""  # why it cannot be done, empty if it can
+    skipped: bool = False  # True if the problem is that of the pair, not that of the method
+    # True if the pair is in the list; False for a swapped pair, which the inverse consistency needs
     listed: bool = True
 
 

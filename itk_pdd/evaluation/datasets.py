@@ -34,26 +34,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Pair:
-    """Files of two images to be registered, and of their labels, landmarks and masks.
-
-    Parameters
-    ----------
-    fixed, moving : pathlib.Path
-        The images.
-    fixed_labels, moving_labels : pathlib.Path, optional
-        Label maps for Dice and surface distances.
-    fixed_points, moving_points : pathlib.Path, optional
-        Corresponding landmarks (see :func:`read_points`); both may name the same file.
-    fixed_mask, moving_mask : pathlib.Path, optional
-        Regions of interest.
-    """
+    """Files of two images to be registered, and of their labels, landmarks and masks."""
 
     fixed: Path
     moving: Path
+    # label maps for Dice and surface distances
     fixed_labels: Path | None = None
     moving_labels: Path | None = None
+    # corresponding landmarks (see :func:`read_points`); both may name the same file
     fixed_points: Path | None = None
     moving_points: Path | None = None
+    # regions of interest
     fixed_mask: Path | None = None
     moving_mask: Path | None = None
 

@@ -46,30 +46,14 @@ _PDD = [sys.executable, "-m", "itk_pdd.cli.register", "{fixed}", "{moving}", "-o
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method of the comparison.
+    """A method of the comparison."""
 
-    Parameters
-    ----------
-    name : str
-        Name in the tables.
-    kind : {"initial", "baseline", "command"}
-        How it is run.
-    command : tuple of str
-        Words of the command template (kind ``command``).
-    settings : mapping
-        Content of its settings file.
-    version : str
-        Version of the package it comes from, empty if unknown.
-    problem : str
-        Why it cannot be run at all, empty if it can.
-    """
-
-    name: str
-    kind: str
-    command: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    version: str = ""
-    problem: str = ""
+    name: str  # name in the tables
+    kind: str  # "initial", "baseline", "command": how it is run
+    command: tuple[str, ...] = ()  # words of the command template (kind ``command``)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # content of its settings file
+    version: str = ""  # version of the package it comes from, empty if unknown
+    problem: str = ""  # why it cannot be run at all, empty if it can
 
 
 def available() -> dict[str, str]:

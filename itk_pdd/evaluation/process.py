@@ -21,24 +21,12 @@ _POLL = 0.05  # seconds between two looks at the memory
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a program.
+    """Outcome of a program."""
 
-    Attributes
-    ----------
-    reason : str or None
-        Why it failed, in one sentence; None if it ended well.
-    seconds : float
-        Wall time from start to end.
-    cpu_seconds : float
-        Time the processors spent on it; NaN if it was killed for exceeding a limit.
-    peak_memory : int
-        Largest resident memory in bytes, of the program and all it started together.
-    """
-
-    reason: str | None
-    seconds: float
-    cpu_seconds: float
-    peak_memory: int
+    reason: str | None  # why it failed, in one sentence; None if it ended well
+    seconds: float  # wall time from start to end
+    cpu_seconds: float  # time the processors spent on it; NaN if it was killed for exceeding a limit
+    peak_memory: int  # largest resident memory in bytes, of the program and all it started together
 
 
 def run_limited(

@@ -48,28 +48,15 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules that hold for all methods alike.
+    """Rules that hold for all methods alike."""
 
-    Attributes
-    ----------
-    clamp : tuple of float, optional
-        Intensities are clamped to this range before registration.
-    start : {"none", "centre"}
-        ``centre`` shifts the moving image before registration so that the centres of both grids coincide; the shift
-        becomes part of the field that is measured.
-    threads : int
-        Threads of each method.
-    time_limit : float, optional
-        Seconds of wall time for each registration.
-    memory_limit : float, optional
-        GiB of memory for each registration.
-    """
-
-    clamp: tuple[float, float] | None = None
+    clamp: tuple[float, float] | None = None  # intensities are clamped to this range before registration
+    # "none", "centre": ``centre`` shifts the moving image before registration so that the centres of both grids
+    # coincide; the shift becomes part of the field that is measured
     start: str = "none"
-    threads: int = 1
-    time_limit: float | None = None
-    memory_limit: float | None = None
+    threads: int = 1  # threads of each method
+    time_limit: float | None = None  # seconds of wall time for each registration
+    memory_limit: float | None = None  # GiB of memory for each registration
 
 
 def write_json(content: Any, path: Path) -> None:

@@ -33,21 +33,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Score:
-    """Measures of one registration.
+    """Measures of one registration."""
 
-    Attributes
-    ----------
-    labels : dict
-        For each label its ``dice``, ``jaccard``, ``hd95`` and ``asd`` (average surface distance), both in mm.
-    overall : dict
-        Measures of the whole pair: ``tre_mean``, ``tre_median``, ``tre_p90`` (mm), ``folding`` (% of voxels),
-        ``sd_log_j3`` (Learn2Reg), ``sd_log_j``, ``ncc``, ``mi``; a measure without data is left out.
-    absent : dict
-        Labels that occur in one of the two label maps only, and which one lacks them.
-    """
-
+    # for each label its ``dice``, ``jaccard``, ``hd95`` and ``asd`` (average surface distance), both in mm
     labels: dict[int, dict[str, float]] = field(default_factory=dict)
+    # measures of the whole pair: ``tre_mean``, ``tre_median``, ``tre_p90`` (mm), ``folding`` (% of voxels),
+    # ``sd_log_j3`` (Learn2Reg), ``sd_log_j``, ``ncc``, ``mi``; a measure without data is left out
     overall: dict[str, float] = field(default_factory=dict)
+    # labels that occur in one of the two label maps only, and which one lacks them
     absent: dict[int, str] = field(default_factory=dict)
 
     def mean(self, measure: str = "dice", labels: Iterable[int] | None = None) -> float:

@@ -12,22 +12,14 @@ __all__ = ["Summary", "bootstrap_interval", "holm", "summarise", "wilcoxon"]
 
 @dataclass(frozen=True)
 class Summary:
-    """One measure of one method over the pairs.
+    """One measure of one method over the pairs."""
 
-    Attributes
-    ----------
-    n : int
-        Number of pairs with a value.
-    mean, sd, median : float
-        Over the pairs; the SD is that of a sample (n - 1). NaN where there are too few.
-    ci_low, ci_high : float
-        95 % confidence interval of the mean, by bootstrap over the pairs.
-    """
-
-    n: int
+    n: int  # number of pairs with a value
+    # over the pairs; the SD is that of a sample (n - 1). NaN where there are too few.
     mean: float
     sd: float
     median: float
+    # 95 % confidence interval of the mean, by bootstrap over the pairs
     ci_low: float
     ci_high: float
 

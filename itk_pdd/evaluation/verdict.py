@@ -73,26 +73,16 @@ class Sign:
 
 @dataclass(frozen=True)
 class Rivals:
-    """Hold the likeness of two images after quick registrations from the same start and from others.
+    """Hold the likeness of two images after quick registrations from the same start and from others."""
 
-    Parameters
-    ----------
-    again, start : float
-        Likeness (see :func:`itk_pdd.evaluation.signs.image_signs`) from the same start, after and before.
-    chance, chance_start : float
-        The same where one image was turned or mirrored first; medians.
-    best : float
-        The largest likeness from another start, turned ones among them.
-    way : str
-        Which start that was.
-    """
-
+    # likeness (see :func:`itk_pdd.evaluation.signs.image_signs`) from the same start, after and before
     again: float
     start: float
+    # the same where one image was turned or mirrored first; medians
     chance: float
     chance_start: float
-    best: float
-    way: str
+    best: float  # the largest likeness from another start, turned ones among them
+    way: str  # which start that was
 
     def figures(self, likeness: float) -> dict[str, float]:
         """Compare with each other and with the likeness of the registration itself."""

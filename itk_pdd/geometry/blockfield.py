@@ -17,27 +17,14 @@ __all__ = ["BlockField", "relaid"]
 
 @dataclass(frozen=True)
 class BlockField:
-    """Displacements at the centres of equal blocks of working voxels.
+    """Displacements at the centres of equal blocks of working voxels."""
 
-    Parameters
-    ----------
-    vectors : array
-        Displacements in working voxels, an array of the operations: float32, shape (z, y, x, 3), components x, y, z.
-    size : int
-        Working voxels per block along each axis.
-    shape : tuple of int
-        Working voxels along z, y, x; a 2-D image is one slice.
-    dimension : int
-        2 or 3. Blocks of a 2-D image are one slice deep.
-    operations : Operations
-        Those of the device that holds the vectors.
-    """
-
+    # displacements in working voxels, an array of the operations: float32, shape (z, y, x, 3), components x, y, z
     vectors: Array
-    size: int
-    shape: tuple[int, int, int]
-    dimension: int
-    operations: Operations = HOST
+    size: int  # working voxels per block along each axis
+    shape: tuple[int, int, int]  # working voxels along z, y, x; a 2-D image is one slice
+    dimension: int  # 2 or 3. Blocks of a 2-D image are one slice deep.
+    operations: Operations = HOST  # those of the device that holds the vectors
 
     @classmethod
     def zeros(

@@ -148,19 +148,10 @@ class DisplacementField:
 
 @dataclass(frozen=True)
 class FieldMapping:
-    """The mapping x -> x + u(x) of a displacement field.
+    """The mapping x -> x + u(x) of a displacement field."""
 
-    Parameters
-    ----------
-    displacement : DisplacementField
-        The field, in physical (LPS) millimetres.
-    outside : {"nearest", "zero"}
-        What counts beyond its grid: the nearest displacement, or none (as in ITK).
-    name : str
-        What to call it in errors.
-    """
-
-    displacement: DisplacementField
+    displacement: DisplacementField  # the field, in physical (LPS) millimetres
+    # "nearest", "zero": what counts beyond its grid: the nearest displacement, or none (as in ITK)
     outside: str = "nearest"
     name: str = "transform"
 

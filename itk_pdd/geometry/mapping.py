@@ -71,15 +71,9 @@ class Mapping(Protocol):
 
 @dataclass(frozen=True)
 class AffineMapping:
-    """An affine mapping of physical points.
+    """An affine mapping of physical points."""
 
-    Parameters
-    ----------
-    matrix : numpy.ndarray
-        Homogeneous matrix (dim + 1, dim + 1), components x, y, z, in physical (LPS) millimetres.
-    """
-
-    matrix: np.ndarray
+    matrix: np.ndarray  # homogeneous matrix (dim + 1, dim + 1), components x, y, z, in physical (LPS) millimetres
 
     @classmethod
     def translation(cls, offset: np.ndarray) -> AffineMapping:
@@ -132,15 +126,9 @@ class AffineMapping:
 
 @dataclass(frozen=True)
 class Chain:
-    """Several mappings, applied one after the other.
+    """Several mappings, applied one after the other."""
 
-    Parameters
-    ----------
-    parts : tuple of Mapping
-        A fixed point goes through the first one first.
-    """
-
-    parts: tuple[Mapping, ...]
+    parts: tuple[Mapping, ...]  # a fixed point goes through the first one first
 
     @property
     def dimension(self) -> int:

@@ -39,21 +39,11 @@ class OutputError(RegistrationError):
 
 @dataclass(frozen=True)
 class Output:
-    """Name an output file and the formats it can have.
-
-    Parameters
-    ----------
-    path : path-like
-        The target.
-    name : str
-        Its name in errors, for instance the option that asked for it.
-    extensions : sequence of str
-        The extensions of the formats it can have.
-    """
+    """Name an output file and the formats it can have."""
 
     path: str | os.PathLike[str]
-    name: str
-    extensions: Sequence[str]
+    name: str  # its name in errors, for instance the option that asked for it
+    extensions: Sequence[str]  # the extensions of the formats it can have
 
 
 def extension(path: str | os.PathLike[str]) -> str:

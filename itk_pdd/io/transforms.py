@@ -52,20 +52,10 @@ class LinearTransform(AffineMapping):
 
 @dataclass(frozen=True)
 class OtherTransform:
-    """Any other transform of SimpleITK, a B-spline for instance, as a mapping of points; nothing is sampled.
+    """Any other transform of SimpleITK, a B-spline for instance, as a mapping of points; nothing is sampled."""
 
-    Parameters
-    ----------
-    transform : SimpleITK.Transform
-        From fixed to moving points; beyond its domain it does what ITK does there.
-    domain : Grid or None
-        The meshes of a B-spline.
-    name : str
-        What to call it in errors.
-    """
-
-    transform: SimpleITK.Transform
-    domain: Grid | None
+    transform: SimpleITK.Transform  # from fixed to moving points; beyond its domain it does what ITK does there
+    domain: Grid | None  # the meshes of a B-spline
     name: str
 
     @property

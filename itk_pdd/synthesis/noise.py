@@ -16,18 +16,10 @@ _NODES_PER_SIGMA = 2.0
 
 @dataclass(frozen=True)
 class NoiseTile:
-    """Gaussian noise of zero mean and unit variance on a periodic tile.
+    """Gaussian noise of zero mean and unit variance on a periodic tile."""
 
-    Parameters
-    ----------
-    values : numpy.ndarray
-        float32 values on the nodes of the tile, axes (z,) y, x.
-    step : float
-        Distance of the nodes, in the unit of the coordinates it is sampled at.
-    """
-
-    values: np.ndarray
-    step: float
+    values: np.ndarray  # float32 values on the nodes of the tile, axes (z,) y, x
+    step: float  # distance of the nodes, in the unit of the coordinates it is sampled at
 
     @classmethod
     def draw(cls, rng: np.random.Generator, dimension: int, sigma: float, extent: float, largest: int) -> NoiseTile:

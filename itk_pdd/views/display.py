@@ -47,41 +47,22 @@ _NODES = 64  # nodes of the displayed field along its longest axis: a quarter of
 
 @dataclass(frozen=True)
 class Picture:
-    """Voxels for display.
+    """Voxels for display."""
 
-    Attributes
-    ----------
-    array : numpy.ndarray
-        uint8 or uint16, axes z, y, x.
-    kind : {"grey", "labels", "jacobian", "map"}
-        Meaning of the numbers; it decides how the picture is made smaller.
-    knots : sequence of pairs of float
-        Of a grey picture: codes with the intensities they stand for (:data:`itk_pdd.views.grey.Knots`).
-    """
-
-    array: np.ndarray
-    kind: str
-    knots: Knots = ()
+    array: np.ndarray  # uint8 or uint16, axes z, y, x
+    kind: str  # "grey", "labels", "jacobian", "map": meaning of the numbers; it decides how the picture is made smaller
+    knots: Knots = ()  # of a grey picture: codes with the intensities they stand for (:data:`itk_pdd.views.grey.Knots`)
 
 
 @dataclass(frozen=True)
 class View:
-    """Pictures of one image or of one registration.
+    """Pictures of one image or of one registration."""
 
-    Attributes
-    ----------
-    pictures : mapping
-        By name: ``image``, ``labels``, ``jacobian``, ``uncertainty``.
-    nodes : numpy.ndarray, optional
-        float32 (z, y, x, dim) displacements in millimetres along the canonical axes, at nodes that are spread evenly
-        from the first to the last voxel.
-    scales : mapping
-        Largest value of a picture of kind ``map``, in its unit.
-    """
-
-    pictures: Mapping[str, Picture]
+    pictures: Mapping[str, Picture]  # by name: ``image``, ``labels``, ``jacobian``, ``uncertainty``
+    # float32 (z, y, x, dim) displacements in millimetres along the canonical axes, at nodes that are spread evenly from
+    # the first to the last voxel
     nodes: np.ndarray | None = None
-    scales: Mapping[str, float] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)  # largest value of a picture of kind ``map``, in its unit
 
 
 def grey(volume: Volume, limits: tuple[float, float]) -> Picture:

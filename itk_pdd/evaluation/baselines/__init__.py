@@ -27,34 +27,19 @@ SETTINGS = Path(__file__).parent / "settings"
 
 @dataclass(frozen=True)
 class Task:
-    """One registration to be done by a baseline.
+    """One registration to be done by a baseline."""
 
-    Parameters
-    ----------
-    fixed, moving : pathlib.Path
-        The images, NIfTI.
-    field : pathlib.Path
-        Where to write the field: an image of vectors in LPS millimetres on the grid of the fixed image.
-    folder : pathlib.Path
-        Scratch folder.
-    settings : mapping
-        Content of the settings file.
-    threads : int
-        Number of threads to use.
-    fixed_labels, moving_labels : pathlib.Path, optional
-        Labels of the images, NIfTI, for methods whose settings say that these guide.
-    fixed_points, moving_points : pathlib.Path, optional
-        Corresponding landmarks, CSV with the columns x, y, z in LPS millimetres, for such methods.
-    """
-
+    # the images, NIfTI
     fixed: Path
     moving: Path
-    field: Path
+    field: Path  # where to write the field: an image of vectors in LPS millimetres on the grid of the fixed image
     folder: Path
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # content of the settings file
     threads: int = 1
+    # labels of the images, NIfTI, for methods whose settings say that these guide
     fixed_labels: Path | None = None
     moving_labels: Path | None = None
+    # corresponding landmarks, CSV with the columns x, y, z in LPS millimetres, for such methods
     fixed_points: Path | None = None
     moving_points: Path | None = None
 

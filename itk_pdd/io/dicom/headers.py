@@ -44,56 +44,28 @@ _READ = frozenset((
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice: where it is stored, where it lies, and what its stored values mean.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    series : str
-        The series instance UID.
-    frame, frames : int
-        Which of how many frames of the file.
-    size : (int, int)
-        Columns and rows.
-    spacing : (float, float)
-        mm between columns and between rows.
-    axes : array (2, 3), optional
-        Unit vectors along a row and along a column, x, y, z. None if the header has none.
-    position : array (3,), optional
-        Centre of the first voxel, x, y, z in mm. None if the header has none.
-    number : int
-        Instance number, or the frame's index.
-    thickness : float, optional
-        mm from slice to slice as the header says, for slices without positions.
-    slope, intercept : float
-        Of the modality values.
-    modality : str
-        For instance "CT".
-    plain : bool
-        Whether ITK's reader gives the modality values: of one frame, in a file with a preamble, and not where it would
-        invert quantities that are only shown inverted (MONOCHROME1).
-    known_spacing : bool
-        Whether the header has a pixel spacing.
-    tags : dict
-        The attributes of ``DISTINGUISHING`` that the header has, as text.
-    """
+    """One slice: where it is stored, where it lies, and what its stored values mean."""
 
     path: Path
-    series: str
+    series: str  # the series instance UID
+    # which of how many frames of the file
     frame: int
     frames: int
-    size: tuple[int, int]
-    spacing: tuple[float, float]
-    axes: np.ndarray | None
-    position: np.ndarray | None
-    number: int
-    thickness: float | None
+    size: tuple[int, int]  # columns and rows
+    spacing: tuple[float, float]  # mm between columns and between rows
+    axes: np.ndarray | None  # unit vectors along a row and along a column, x, y, z. None if the header has none.
+    position: np.ndarray | None  # centre of the first voxel, x, y, z in mm. None if the header has none.
+    number: int  # instance number, or the frame's index
+    thickness: float | None  # mm from slice to slice as the header says, for slices without positions
+    # of the modality values
     slope: float
     intercept: float
-    modality: str
+    modality: str  # for instance "CT"
+    # whether ITK's reader gives the modality values: of one frame, in a file with a preamble, and not where it would
+    # invert quantities that are only shown inverted (MONOCHROME1)
     plain: bool
-    known_spacing: bool
+    known_spacing: bool  # whether the header has a pixel spacing
+    # the attributes of ``DISTINGUISHING`` that the header has, as text
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property

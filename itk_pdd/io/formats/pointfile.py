@@ -19,30 +19,16 @@ _SYSTEMS = {"0": "RAS", "1": "LPS", "RAS": "RAS", "LPS": "LPS"}
 
 @dataclass(frozen=True)
 class PointFile:
-    """The points of a file, and how to write the file again with other ones.
+    """The points of a file, and how to write the file again with other ones."""
 
-    Parameters
-    ----------
-    points : numpy.ndarray
-        Positions (n, dim) in physical LPS millimetres, components x, y, z.
-    rewrite : callable
-        Takes positions of the same shape, LPS, to the content of the file with these; all else stays as it was.
-    system : {"LPS", "RAS"}
-        Coordinate system of the file.
-    stated : bool
-        True if the file names its coordinate system.
-    handles : int
-        How many of the last points are no points of the file, but places by which a box or a plane in it is turned.
-    names : tuple of str
-        A name for each point of the file, all different; empty where it has not.
-    """
-
-    points: np.ndarray
+    points: np.ndarray  # positions (n, dim) in physical LPS millimetres, components x, y, z
+    # takes positions of the same shape, LPS, to the content of the file with these; all else stays as it was
     rewrite: Callable[[np.ndarray], bytes]
-    system: str
-    stated: bool
+    system: str  # "LPS", "RAS": coordinate system of the file
+    stated: bool  # True if the file names its coordinate system
+    # how many of the last points are no points of the file, but places by which a box or a plane in it is turned
     handles: int = 0
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # a name for each point of the file, all different; empty where it has not
 
     @property
     def own(self) -> np.ndarray:

@@ -36,17 +36,9 @@ _RAS = np.diag([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True)
 class TensorImage:
-    """Symmetric tensors on a grid.
+    """Symmetric tensors on a grid."""
 
-    Parameters
-    ----------
-    values : numpy.ndarray
-        float64 matrices (z, y, x, 3, 3); rows and columns are the physical (LPS) axes x, y, z.
-    grid : Grid
-        Where they lie.
-    """
-
-    values: np.ndarray
+    values: np.ndarray  # float64 matrices (z, y, x, 3, 3); rows and columns are the physical (LPS) axes x, y, z
     grid: Grid
 
 

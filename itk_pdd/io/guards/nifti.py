@@ -57,40 +57,20 @@ _FIELDS: dict[int, dict[str, tuple[str, int]]] = {
 
 @dataclass(frozen=True)
 class Flaws:
-    """Hold the faults of a file.
+    """Hold the faults of a file."""
 
-    Parameters
-    ----------
-    missing : int
-        Bytes it lacks.
-    not_finite : int
-        Numbers that are NaN or infinite.
-    first : tuple of int
-        Index (x, y, z, ...) of the first of them.
-    """
-
-    missing: int = 0
-    not_finite: int = 0
-    first: tuple[int, ...] = ()
+    missing: int = 0  # bytes it lacks
+    not_finite: int = 0  # numbers that are NaN or infinite
+    first: tuple[int, ...] = ()  # index (x, y, z, ...) of the first of them
 
 
 @dataclass(frozen=True)
 class Head:
-    """The header of a NIfTI or Analyze file.
+    """The header of a NIfTI or Analyze file."""
 
-    Parameters
-    ----------
-    content : bytes
-        What the file begins with, 540 bytes or all there are.
-    order : {"<", ">"}
-        Order of the bytes of a number, as :mod:`struct` writes it.
-    version : int
-        1 or 2; 1 for Analyze.
-    """
-
-    content: bytes
-    order: str
-    version: int
+    content: bytes  # what the file begins with, 540 bytes or all there are
+    order: str  # "<", ">": order of the bytes of a number, as :mod:`struct` writes it
+    version: int  # 1 or 2; 1 for Analyze
 
     def numbers(self, field: str) -> tuple[Any, ...]:
         """Give the numbers of a field, by its name in the standard."""
@@ -120,21 +100,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Intent:
-    """Hold the intent of a file: the meaning of its numbers, after the header.
+    """Hold the intent of a file: the meaning of its numbers, after the header."""
 
-    Parameters
-    ----------
-    code : int
-        1007 for vectors.
-    name : str
-        Free text; "NREG_TRANS" in NiftyReg's transforms.
-    parameter : float
-        The first of the three parameters.
-    """
-
-    code: int = 0
-    name: str = ""
-    parameter: float = 0.0
+    code: int = 0  # 1007 for vectors
+    name: str = ""  # free text; "NREG_TRANS" in NiftyReg's transforms
+    parameter: float = 0.0  # the first of the three parameters
 
 
 @dataclass(frozen=True)
