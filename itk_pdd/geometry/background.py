@@ -16,15 +16,10 @@ _NEAR_ZERO = 0.03  # of the range: the noise about a background of 0
 def background_of(array: np.ndarray) -> float:
     """Estimate the value that an image has where there is nothing, such as -1000 for the air of a CT or 0 for an MR.
 
-    It is the most frequent value at the border of the image, if it belongs to the darkest or the brightest tenth of
-    its intensities; otherwise the border shows anatomy, and the smallest intensity is taken. In an image without
-    negative values, a value next to 0 is the noise about it: 0 is taken. An image of one value has no background: 0.
-    NaN and infinite values do not count.
-
-    Parameters
-    ----------
-    array : numpy.ndarray
-        Intensities, 2-D or 3-D.
+    It is the most frequent value at the border of the image, if it belongs to the darkest or the brightest tenth of its
+    intensities; otherwise the border shows anatomy, and the smallest intensity is taken. In an image without negative
+    values, a value next to 0 is the noise about it: 0 is taken. An image of one value has no background: 0. NaN and
+    infinite values do not count.
     """
     sample = _finite(array[(slice(None, None, _step(array, _SAMPLE)),) * array.ndim])
     border = _finite(np.concatenate([array.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)]))

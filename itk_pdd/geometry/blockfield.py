@@ -75,13 +75,7 @@ class BlockField:
         return field.restricted(size) if size > field.size else field
 
     def to_field(self, grid: Grid) -> DisplacementField:
-        """Convert to physical millimetres.
-
-        Parameters
-        ----------
-        grid : Grid
-            The working grid.
-        """
+        """Convert to physical millimetres; ``grid`` is the working grid."""
         vectors = self.operations.numpy(self.vectors)
         physical = (vectors[0, ..., :2] if self.dimension == 2 else vectors) @ grid.matrix.T.astype(np.float32)
         return DisplacementField(np.ascontiguousarray(physical, dtype=np.float32), grid.blocks(self.size))
@@ -92,14 +86,8 @@ def relaid(
 ) -> np.ndarray:  # fmt: skip
     """Interpolate values linearly from the centres of blocks of working voxels to those of blocks of another size.
 
-    Parameters
-    ----------
-    values : numpy.ndarray
-        Axes z, y, x, and optionally channels.
-    block, target : tuple of int
-        Working voxels per block along z, y, x: of the values, and of the result.
-    shape : tuple of int
-        Working voxels along z, y, x.
+    ``values`` have the axes z, y, x, and optionally channels; ``block`` and ``target`` are working voxels per block
+    along z, y, x, and ``shape`` all working voxels along these.
     """
     positions = tuple(
         ((np.arange(-(-n // t)) + 0.5) * t - 0.5 - (b - 1) / 2) / b

@@ -195,21 +195,10 @@ class FieldMapping:
     def invert(
         self, points: np.ndarray, *, tolerance: float | None = None, iterations: int = ITERATIONS
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the points that the extended mapping takes to given ones, and how far from these they end.
+        """Find the points that the extended mapping takes to given ones, and how far from these they end, in mm.
 
-        Parameters
-        ----------
-        points : numpy.ndarray
-            Points (..., dim) in millimetres.
-        tolerance : float, optional
-            Distance in millimetres that is good enough; 0.0001 voxel by default.
-        iterations : int
-            Upper limit for each method.
-
-        Returns
-        -------
-        solutions, residuals : numpy.ndarray
-            Points (..., dim) and distances (...) in millimetres.
+        ``tolerance`` is the distance in millimetres that is good enough, by default 0.0001 voxel; ``iterations`` bounds
+        each of the two methods of :func:`itk_pdd.geometry.inversion.invert_points`.
         """
         function, step = self.extended(), self.voxel
         tolerance = _POINT_TOLERANCE * step if tolerance is None else tolerance

@@ -69,14 +69,14 @@ class InverseError:
 def inverse_vectors(
     mapping: Invertible, grid: Grid, *, tolerance: float = TOLERANCE, iterations: int = ITERATIONS
 ) -> tuple[np.ndarray, InverseError]:
-    """Compute the displacements of the inverse on a grid, and their error.
+    """Compute the displacements of the inverse on the grid of the moving image, and their error.
 
     Parameters
     ----------
     mapping : Invertible
         From fixed to moving points.
     grid : Grid
-        Where the inverse is wanted: the grid of the moving image.
+        Where the inverse is wanted; refused if no point of the fixed image is mapped into it.
     tolerance : float
         Distance in voxels of ``grid`` that is good enough at a voxel; smaller is slower.
     iterations : int
@@ -88,11 +88,6 @@ def inverse_vectors(
         float32 (z, y, x, dim), components x, y, z, in millimetres: from moving to fixed points.
     error : InverseError
         How exact they are.
-
-    Raises
-    ------
-    RegistrationError
-        If no point of the fixed image is mapped into the grid.
     """
     vectors = np.empty((*grid.shape, grid.dimension), np.float32)
     voxel, reached, solved = min(grid.spacing), 0, 0

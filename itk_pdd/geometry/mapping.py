@@ -198,13 +198,7 @@ class Chain:
 
 
 def joined(parts: Sequence[Mapping]) -> Mapping:
-    """Join mappings to one: an affine mapping if all are linear, the only one, or a chain.
-
-    Parameters
-    ----------
-    parts : sequence of Mapping
-        A fixed point goes through the first one first.
-    """
+    """Join mappings, the first applied first, to one: an affine mapping if all are linear, the only one, or a chain."""
     if len(parts) == 1:
         return parts[0]
     chain = Chain(tuple(single for part in parts for single in parts_of(part)))
@@ -218,24 +212,10 @@ def parts_of(mapping: Mapping) -> tuple[Mapping, ...]:
 
 
 def check_reach(mapping: Mapping, grid: Grid) -> np.ndarray:
-    """Refuse mappings that do not fit each other: no voxel of the grid gets to some field.
+    """Refuse mappings that do not fit each other: no voxel of the grid of the fixed image gets to some field.
 
-    Parameters
-    ----------
-    mapping : Mapping
-        From fixed to moving points.
-    grid : Grid
-        Grid of the fixed image.
-
-    Returns
-    -------
-    numpy.ndarray
-        Moving points (n, dim) of fixed points spread over the grid.
-
-    Raises
-    ------
-    RegistrationError
-        If no point lies in some field; a warning is issued where less than half of them do.
+    A warning is issued where less than half of them do. Returns the moving points (n, dim) of fixed points spread over
+    the grid.
     """
     points = spread_points(grid)
     for number, part in enumerate(parts_of(mapping.extended())):

@@ -63,20 +63,11 @@ def resample(
 
 
 def interpolate(values: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """Values at the voxels of another grid, linearly interpolated; beyond the border that of the nearest voxel counts.
+    """Interpolate values (z,) y, x, and optionally channels, linearly at the voxels of another grid.
 
-    Parameters
-    ----------
-    values : numpy.ndarray
-        Numbers on ``source``, axes (z,) y, x, and optionally channels last.
-    source, target : Grid
-        Where the values are, and where they are wanted. Nothing is smoothed, however far apart the voxels of ``target``
-        lie. Where the axes are parallel it is faster.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, shape (*target.shape, channels), contiguous; ``values`` itself where nothing changes.
+    Beyond the border that of the nearest voxel counts. Nothing is smoothed, however far apart the voxels of ``target``
+    lie. Where the axes are parallel it is faster. The result is float32, contiguous; ``values`` itself where nothing
+    changes.
     """
     from itk_pdd.kernels.interpolation.cpu import sample_linear
 

@@ -92,19 +92,9 @@ def field_to_simpleitk(field: DisplacementField) -> SimpleITK.DisplacementFieldT
 
 
 def field_from_image(image: Any, *, name: str = "field") -> DisplacementField:
-    """A vector image of ITK or SimpleITK as a field.
+    """Take a vector image of ITK or SimpleITK, displacements in physical (LPS) millimetres, as a field.
 
-    Parameters
-    ----------
-    image : itk.Image or SimpleITK.Image
-        Displacements in physical (LPS) millimetres, as many components as dimensions.
-    name : str
-        What to call it in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If it is not such an image or holds NaN or infinite numbers.
+    It needs as many components as dimensions, and finite numbers.
     """
     grid = grid_of(image, name)
     components = image.GetNumberOfComponentsPerPixel()
@@ -129,13 +119,7 @@ def field_from_simpleitk(transform: SimpleITK.Transform, *, name: str = "transfo
 
 
 def read_field(path: str | os.PathLike[str], *, name: str = "field") -> DisplacementField:
-    """Read a field from an image file (.nii.gz, .mha, .nrrd, ...) or from a transform file (.h5, .tfm, ...).
-
-    Raises
-    ------
-    RegistrationError
-        If the file is missing or holds no displacement field.
-    """
+    """Read a field from an image file (.nii.gz, .mha, .nrrd, ...) or from a transform file (.h5, .tfm, ...)."""
     import SimpleITK
 
     if outputs.extension(path).lower() not in files.TRANSFORM_EXTENSIONS:
@@ -147,20 +131,10 @@ def read_field(path: str | os.PathLike[str], *, name: str = "field") -> Displace
 
 
 def read_field_image(path: str | os.PathLike[str], *, name: str = "field") -> DisplacementField:
-    """Read a field from an image file.
+    """Read a field from an image file of LPS displacements in millimetres, as ITK, ANTs and greedy write them.
 
-    Parameters
-    ----------
-    path : path-like
-        LPS displacements in millimetres, as ITK, ANTs and greedy write them; in NIfTI also the fields of NiftyReg and
-        the positions of SPM (``y_*.nii``), which their headers name.
-    name : str
-        What to call it in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If the file is missing or holds no field, or one whose vectors nothing explains.
+    In NIfTI also the fields of NiftyReg and the positions of SPM (``y_*.nii``), which their headers name. Vectors that
+    nothing explains are refused.
     """
     image = files.read_image(path, name=name)
     head = read_head(path) if nifti_ending(path) else None
@@ -237,21 +211,9 @@ def field_writer(field: DisplacementField) -> Callable[[Path], None]:
 
 
 def write_field(field: DisplacementField, path: str | os.PathLike[str], *, name: str = "field") -> None:
-    """Write a field, whole or not at all.
+    """Write a field, whole or not at all; OutputError if it cannot be written.
 
-    Parameters
-    ----------
-    field : DisplacementField
-        The field, in physical (LPS) millimetres.
-    path : path-like
-        ``.nii``, ``.nii.gz`` (intent code 1007, as ITK, ANTs and greedy read it), ``.mha``, ``.mhd``, ``.nrrd`` or
-        ``.nhdr`` make a float32 vector image; ``.h5``, ``.hdf5``, ``.tfm``, ``.txt`` or ``.mat`` a transform.
-    name : str
-        What to call it in errors.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
+    ``.nii``, ``.nii.gz`` (intent code 1007, as ITK, ANTs and greedy read it), ``.mha``, ``.mhd``, ``.nrrd`` or
+    ``.nhdr`` make a float32 vector image; ``.h5``, ``.hdf5``, ``.tfm``, ``.txt`` or ``.mat`` a transform.
     """
     outputs.write_all([(outputs.Output(path, name, files.FIELD_EXTENSIONS), field_writer(field))])

@@ -55,18 +55,8 @@ def read_image(
 ) -> SimpleITK.Image:
     """Read an image of any format ITK knows, or DICOM slices.
 
-    Parameters
-    ----------
-    path : str, path-like or sequence of them
-        A file; a folder, of which the DICOM series with the most slices is read (the log says which); or the DICOM
-        files of one image. A single DICOM slice becomes a 2-D image.
-    name : str
-        Name of the image in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If there is no such file, or it is not an image.
+    ``path`` is a file; a folder, of which the DICOM series with the most slices is read (the log says which); or the
+    DICOM files of one image. A single DICOM slice becomes a 2-D image. ``name`` is what errors call it.
     """
     if not isinstance(path, str | os.PathLike):
         return read_dicom([_existing(file, name) for file in path], name=name)
@@ -154,13 +144,7 @@ def _existing(path: str | os.PathLike[str], name: str) -> Path:
 
 
 def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transform") -> SimpleITK.Transform:
-    """Read an ITK transform file (.h5, .hdf5, .tfm, .txt, .mat; ANTs' affine .mat too).
-
-    Raises
-    ------
-    RegistrationError
-        If there is no such file, or it holds no transform.
-    """
+    """Read an ITK transform file (.h5, .hdf5, .tfm, .txt, .mat; ANTs' affine .mat too)."""
     import SimpleITK
 
     path = _existing(path, name)
@@ -192,15 +176,10 @@ def read_transform(path: str | os.PathLike[str], *, name: str = "initial_transfo
 
 
 def write_image(image: SimpleITK.Image, path: str | os.PathLike[str]) -> None:
-    """Write an image and read it back: some of ITK's writers do not notice a full disk.
+    """Write an image in the format of its extension and read it back: some of ITK's writers do not notice a full disk.
 
-    Parameters
-    ----------
-    image : SimpleITK.Image
-        Scalars or vectors; a vector image in NIfTI gets the intent code 1007.
-    path : path-like
-        Its extension, one of ``IMAGE_EXTENSIONS``, gives the format. Compressed where the format can be (floats in
-        NIfTI need room for a file that is not, for a moment).
+    A vector image in NIfTI gets the intent code 1007. Compressed where the format can be (floats in NIfTI need room for
+    a file that is not, for a moment).
     """
     import SimpleITK
 

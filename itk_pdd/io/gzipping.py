@@ -17,17 +17,10 @@ _LAST = b"\x03\x00"  # an empty block that ends the stream
 
 
 def compress_file(source: Path, target: Path, *, threads: int) -> None:
-    """Compress a file of floating-point numbers.
+    """Compress a file of floating-point numbers, as many blocks at a time as there are threads.
 
     Their bits repeat in no longer pattern than a byte's run: looking for others takes three times as long and saves
     nothing.
-
-    Parameters
-    ----------
-    source, target : pathlib.Path
-        The file, and where its compressed copy goes.
-    threads : int
-        How many blocks are compressed at a time.
     """
     checksum = size = 0
     with open(target, "wb") as out, ThreadPoolExecutor(threads) as pool:

@@ -65,13 +65,7 @@ def image_kind(*images: Any) -> str:
 
 
 def opened(image: Any, name: str) -> Any:
-    """Give an image of SimpleITK, or of ITK complete in memory, from an image, a filter that makes one, or a file.
-
-    Raises
-    ------
-    RegistrationError
-        If it is none of these, the file cannot be read, or the filter fails.
-    """
+    """Give an image of SimpleITK, or of ITK complete in memory, from an image, a filter that makes one, or a file."""
     if isinstance(image, str | os.PathLike):
         return read_image(image, name=name)
     if is_simpleitk(image):
@@ -97,12 +91,7 @@ def opened(image: Any, name: str) -> Any:
 def grid_of(image: Any, name: str, *, channels: bool = False) -> Grid:
     """Give the grid of an image of ITK or SimpleITK, a start index other than 0 taken into the origin; checked.
 
-    With ``channels`` a 4-D image is one of 3-D whose last axis counts its channels.
-
-    Raises
-    ------
-    RegistrationError
-        If it is neither 2-D nor 3-D, or its geometry is impossible.
+    It is 2-D or 3-D. With ``channels`` a 4-D image is one of 3-D whose last axis counts its channels.
     """
     if is_simpleitk(image):
         size, index = image.GetSize(), np.zeros(image.GetDimension())
@@ -130,10 +119,7 @@ def grid_of(image: Any, name: str, *, channels: bool = False) -> Grid:
 def array_of(image: Any, name: str) -> np.ndarray:
     """Copy the voxels of an image of ITK or SimpleITK: axes (z,) y, x and, where there are several, the components.
 
-    Raises
-    ------
-    RegistrationError
-        If not all voxels are in memory, itk gives no array of them, or they are complex numbers.
+    Refused are complex numbers, images that are not whole in memory, and those of which itk gives no array.
     """
     if is_simpleitk(image):
         import SimpleITK
@@ -173,20 +159,9 @@ def simpleitk_image(array: np.ndarray, grid: Grid) -> SimpleITK.Image:
 def itk_image(array: np.ndarray, grid: Grid, kind: Any = None) -> Any:
     """Copy an array, axes (z,) y, x and possibly components, into an image of ITK.
 
-    Parameters
-    ----------
-    array : numpy.ndarray
-        The voxels.
-    grid : Grid
-        Where they lie.
-    kind : type, optional
-        The class of the image, such as ``itk.Image[itk.Vector[itk.F, 3], 3]``; by default the one that
-        ``itk.image_from_array`` makes of such voxels, bool as unsigned char.
-
-    Raises
-    ------
-    RegistrationError
-        If PyPI's itk has no images of such voxels (int8 and int64).
+    ``kind`` is its class, such as ``itk.Image[itk.Vector[itk.F, 3], 3]``; by default the one that
+    ``itk.image_from_array`` makes of such voxels, bool as unsigned char. PyPI's itk has no images of int8 and int64:
+    they are refused.
     """
     import itk
 
@@ -213,13 +188,7 @@ def itk_image(array: np.ndarray, grid: Grid, kind: Any = None) -> Any:
 
 
 def image_to_simpleitk(image: Any, *, name: str = "image") -> SimpleITK.Image:
-    """Give an itk.Image, a SimpleITK.Image, a Volume, an ITK filter or a file as a SimpleITK image; pixel type kept.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such image, neither 2-D nor 3-D, or complex.
-    """
+    """Give an itk.Image, a SimpleITK.Image, a Volume, an ITK filter or a file as a SimpleITK image; pixel type kept."""
     if isinstance(image, Volume):
         return simpleitk_image(image.array, image.grid)
     image = opened(image, name)
@@ -244,17 +213,10 @@ def reference_grid(reference: Any, *, name: str = "reference") -> Grid:
 
 
 def answer(result: SimpleITK.Image, image: Any, reference: Any = None, *, same_pixels: bool = True) -> Any:
-    """Give a result in the kind of what came in.
+    """Give a result in the kind of what came in: SimpleITK's if some of it is and nothing is itk's, else itk's.
 
-    Parameters
-    ----------
-    result : SimpleITK.Image
-        What was computed.
-    image, reference : itk.Image, SimpleITK.Image, str or path-like
-        What was given. The answer is SimpleITK's if some of it is and nothing is itk's, and itk's otherwise; on the
-        region of an itk ``reference``, its start index included.
-    same_pixels : bool
-        Whether the result has the pixel type of an itk ``image``.
+    It lies on the region of an itk ``reference``, its start index included, and has the type of an itk ``image``,
+    unless not ``same_pixels``.
     """
     if image_kind(image, reference) == "simpleitk":
         return result

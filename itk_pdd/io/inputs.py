@@ -61,18 +61,10 @@ class _PackedImage:
 
 
 def pack(item: Any) -> Any:
-    """An input as something that survives pickling with every voxel at its place.
+    """Turn an input of :func:`itk_pdd.register` into something that survives pickling with every voxel at its place.
 
-    Parameters
-    ----------
-    item : object
-        What :func:`itk_pdd.register` takes. ITK filters become the images they make, since pipelines cannot be
-        pickled; composite transforms are flattened; fields of transforms get start index 0.
-
-    Raises
-    ------
-    RegistrationError
-        If it is an ITK object that holds neither an image nor a transform.
+    ITK filters become the images they make, since pipelines cannot be pickled; composite transforms are flattened;
+    fields of transforms get start index 0.
     """
     if isinstance(item, list | tuple):
         return type(item)(pack(part) for part in item)

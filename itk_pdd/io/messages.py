@@ -36,13 +36,7 @@ def itk_reason(error: BaseException) -> str:
 
 
 def check_file_name(path: str | os.PathLike[str], *, name: str, error: type[RegistrationError]) -> None:
-    """Refuse a file name that is not UTF-8: ITK ends the process over it.
-
-    Raises
-    ------
-    error
-        If the path cannot be encoded.
-    """
+    """Refuse a file name that is not UTF-8, by an ``error``: ITK ends the process over it."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:

@@ -53,19 +53,9 @@ def extension(path: str | os.PathLike[str]) -> str:
 
 
 def check_outputs(outputs: Sequence[Output], *, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
-    """Check that files can be written, before the work whose results they hold.
+    """Check that files can be written and overwrite no input, before the work whose results they hold.
 
-    Parameters
-    ----------
-    outputs : sequence of Output
-        The files to write.
-    inputs : sequence of path-like
-        Files that must not be overwritten.
-
-    Raises
-    ------
-    OutputError
-        If a format is unknown, a folder is missing, full or not writable, or two files would be the same.
+    OutputError if a format is unknown, a folder is missing, full or not writable, or two files would be the same.
     """
     seen: dict[Path, str] = {Path(path).resolve(): "an input" for path in inputs}
     for output in outputs:
@@ -95,18 +85,10 @@ def check_outputs(outputs: Sequence[Output], *, inputs: Sequence[str | os.PathLi
 
 
 def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
-    """Write all files, or none: if one fails, no new file appears and no old file is lost.
+    """Write all files, or none: if one fails, no new file appears and no old file is lost, and OutputError says why.
 
-    Parameters
-    ----------
-    writers : sequence of (Output, callable)
-        Each callable writes its file to the path it is given: the file's own name in a temporary folder beside the
-        target. All files are moved into place at the end.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written.
+    Each callable writes its file to the path it is given: the file's own name in a temporary folder beside the target.
+    All files are moved into place at the end.
     """
     global _files_written
     check_outputs([output for output, _ in writers])
@@ -136,11 +118,6 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path to write to; move the file to ``path`` if the block ends without an error.
 
     The temporary path has the file's own name, in a temporary folder beside the target.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written.
     """
     target = Path(path).resolve()
     with contextlib.ExitStack() as stack:
@@ -213,13 +190,7 @@ def _system_reason(error: OSError) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file and flush it to the disk.
-
-    Raises
-    ------
-    OutputError
-        If the file is shorter than its content.
-    """
+    """Write a file and flush it to the disk; OutputError if it is shorter than its content."""
     with path.open("wb") as stream:
         stream.write(content)
         stream.flush()

@@ -34,29 +34,12 @@ POINT_EXTENSIONS = tuple(_READERS)
 def read_points(
     path: str | os.PathLike[str], *, dimension: int = 3, system: str | None = None, name: str = "points"
 ) -> PointFile:
-    """Read the points of a file.
+    """Read the points of a file, in LPS millimetres, and how to write it again in its own system.
 
-    Parameters
-    ----------
-    path : path-like
-        ``.csv`` with columns x, y, z (as ANTs' tables), 3D Slicer's ``.fcsv`` or ``.mrk.json``; or a surface in
-        ``.vtk`` (legacy), ``.vtp``, ``.stl``, ``.ply``, ``.obj``, ``.surf.gii`` or FreeSurfer's own format.
-    dimension : int
-        Number of coordinates; in 2-D a third one is left alone.
-    system : {"LPS", "RAS", None}
-        Coordinate system. By default what the file says; LPS where it says nothing (CSV, VTK, STL, PLY, OBJ).
-    name : str
-        What to call it in errors.
-
-    Returns
-    -------
-    PointFile
-        Points in LPS millimetres, and how to write the file again in its own system.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such file, holds no points or not finite ones, or says another system than ``system``.
+    ``.csv`` with columns x, y, z (as ANTs' tables), 3D Slicer's ``.fcsv`` or ``.mrk.json``; or a surface in ``.vtk``
+    (legacy), ``.vtp``, ``.stl``, ``.ply``, ``.obj``, ``.surf.gii`` or FreeSurfer's own format. With ``dimension`` 2 a
+    third coordinate is left alone. ``system`` is "LPS", "RAS" or, by default, what the file says; LPS where it says
+    nothing (CSV, VTK, STL, PLY, OBJ). A file that says another one is refused.
     """
     path = Path(path)
     if system not in (None, "LPS", "RAS"):

@@ -146,11 +146,6 @@ def as_mapping(transform: Any, *, dimension: int | None = None, name: str = "tra
     Mapping
         An :class:`AffineMapping`, exact, if all are linear; a :class:`FieldMapping`, which moves nothing beyond its
         grid, as in ITK; an exact :class:`OtherTransform`; or a :class:`Chain` of these.
-
-    Raises
-    ------
-    RegistrationError
-        If something is no transform, cannot be read, has another dimension, is singular, or the list is empty.
     """
     items = list(transform) if isinstance(transform, list | tuple) else [transform]
     if not items:

@@ -26,23 +26,9 @@ MM_PER_UNIT = {name: factor for factor, names in _NAMES.items() for name in name
 
 
 def set_stated_spacing(image: SimpleITK.Image, stated: tuple[float, ...], unit: str, *, where: str) -> None:
-    """Give an image the spacing that its file states in a way that ITK does not read, in millimetres.
+    """Give an image, in place, the spacing in ``unit`` that its file states in a way that ITK does not read.
 
-    Parameters
-    ----------
-    image : SimpleITK.Image
-        What was read; changed in place.
-    stated : tuple of float
-        Spacing along x, y(, z) in ``unit``.
-    unit : str
-        As the file has it; where it is no unit of length the spacing stays as it was read.
-    where : str
-        The image and its file, for warnings.
-
-    Warns
-    -----
-    RegistrationWarning
-        If the unit is not millimetres, because it is converted or not known.
+    A warning says that the unit is not millimetres, but converted, or no unit of length: then the spacing stays.
     """
     stated = stated[: image.GetDimension()]
     text = f"{where} has voxels of {' x '.join(f'{s:.4g}' for s in stated)} {unit}"
@@ -60,23 +46,8 @@ def set_stated_spacing(image: SimpleITK.Image, stated: tuple[float, ...], unit: 
 def check_nrrd_units(fields: dict[str, str], *, where: str) -> None:
     """Tell that an NRRD file states its lengths in another unit than the millimetres that ITK takes them for.
 
-    Parameters
-    ----------
-    fields : dict of str to str
-        The header, keys in small letters.
-    where : str
-        The image and its file, for warnings.
-
-    Raises
-    ------
-    RegistrationError
-        If its axes have different units.
-
-    Warns
-    -----
-    RegistrationWarning
-        If they are in another unit than millimetres. The numbers are kept, as in all programs built on ITK: a field
-        in the same numbers fits the image there.
+    The numbers are kept, with a warning, as in all programs built on ITK: a field in the same numbers fits the image
+    there. Axes of different units are refused. ``fields`` is the header, keys in small letters.
     """
     text = fields.get("space units", fields.get("units", ""))
     units = {MM_PER_UNIT[word.lower()] for word in re.findall(r'"([^"]*)"', text) if word.lower() in MM_PER_UNIT}

@@ -108,23 +108,9 @@ def simplest(mapping: Mapping) -> Mapping:
 def kept_apart(field: DisplacementField, initial: Mapping | None) -> Chain:
     """Take a field that includes its initial transform apart: "initial after deformable part".
 
-    Parameters
-    ----------
-    field : DisplacementField
-        From fixed to moving points, the initial transform included.
-    initial : Mapping or None
-        The initial transform, from fixed to moving points.
-
-    Returns
-    -------
-    Chain
-        Its first part is the deformable part on the grid of the fixed image, its last the initial transform; beyond
-        that grid the initial transform goes on alone.
-
-    Raises
-    ------
-    RegistrationError
-        If the initial transform is a field that folds, so that the parts cannot be told apart.
+    The first part of the chain is the deformable part on the grid of the fixed image, its last the initial transform;
+    beyond that grid the initial transform goes on alone. An initial transform that folds is refused: the parts cannot
+    be told apart.
     """
     if initial is None:
         return Chain((FieldMapping(field),))

@@ -14,13 +14,7 @@ __all__ = ["fitted", "grid_for"]
 
 
 def grid_for(mapping: Mapping, reference: Any) -> Grid:
-    """Return the grid of the reference, or of the field where there is no reference.
-
-    Raises
-    ------
-    RegistrationError
-        If there is neither, or the dimensions differ.
-    """
+    """Return the grid of the reference, or of the field without one; its dimension has to be that of the mapping."""
     grid = mapping.grid if reference is None else reference_grid(reference)
     if grid is None:
         raise RegistrationError(
@@ -34,21 +28,9 @@ def grid_for(mapping: Mapping, reference: Any) -> Grid:
 
 
 def fitted(source: Grid, transform: Any, reference: Any, name: str) -> tuple[Mapping, Grid]:
-    """Return the transform and the grid onto which an image on the grid ``source`` is warped.
+    """Return the transform and the grid onto which an image on the grid ``source`` is warped; see :func:`warp_image`.
 
-    Parameters
-    ----------
-    source : Grid
-        Grid of the moving image.
-    transform, reference
-        As for :func:`itk_pdd.warp_image`.
-    name : str
-        What to call the image in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If the dimensions differ, or no point of the reference is mapped into the image.
+    Refused if the dimensions differ, or no point of the reference is mapped into the image.
     """
     mapping = as_mapping(transform)
     if mapping.dimension != source.dimension:

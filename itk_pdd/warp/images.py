@@ -209,18 +209,10 @@ def outside_value(default: float, dtype: np.dtype) -> float:
 def warp_simpleitk(
     image: SimpleITK.Image, field: DisplacementField, *, labels: bool = False, default: float | None = None
 ) -> SimpleITK.Image:
-    """Resample an image of the moving space onto the grid of a field.
+    """Resample an image of the moving space onto the grid of a field; the pixel type is kept.
 
-    Parameters
-    ----------
-    image : SimpleITK.Image
-        The image; its pixel type is kept.
-    field : DisplacementField
-        From fixed to moving points.
-    labels : bool
-        Take the nearest neighbour instead of interpolating linearly.
-    default : float, optional
-        Value where the image has none; by default 0 for labels, and the image's own background else.
+    ``labels`` takes the nearest neighbour instead of interpolating linearly. ``default`` is the value where the image
+    has none; by default 0 for labels, and the image's own background else.
     """
     import SimpleITK
 
@@ -244,24 +236,11 @@ def warp_simpleitk(
 def warp_channels(
     fixed: Any, moving: Any, channels: Sequence[Volume], field: DisplacementField, *, default: float | None = None
 ) -> Any:
-    """Warp the moving image and return it in the kind of the images that came in.
+    """Warp the moving image, read as ``channels``, and return it in the kind of the images that came in.
 
-    Parameters
-    ----------
-    fixed, moving : itk.Image, SimpleITK.Image, str, path-like or list
-        The images as they were given.
-    channels : sequence of Volume
-        The moving image as it was read.
-    field : DisplacementField
-        From fixed to moving points, on the grid of the fixed image.
-    default : float, optional
-        Value where the moving image has none; by default the background of each channel.
-
-    Returns
-    -------
-    itk.Image or SimpleITK.Image
-        On the region of the fixed image, its start index included; the pixel type is the moving image's. Where the
-        channels were not the components of one image, it is an image of float vectors.
+    It lies on the region of the fixed image, its start index included; the pixel type is the moving image's. Where the
+    channels were not the components of one image, it is an image of float vectors. ``default`` is the value where the
+    moving image has none, by default the background of each channel.
     """
     import SimpleITK
 

@@ -28,30 +28,11 @@ log = logging.getLogger("itk_pdd")
 def read_dicom(source: Path | Iterable[Path], *, name: str) -> SimpleITK.Image:
     """Read one image from DICOM: a folder of slices, a list of files, or a single file.
 
-    A single slice becomes a 2-D image, everything else a 3-D image. Of several series in a folder the largest is
-    read; of several stacks in a series (localisers, echoes, time points) the one with more slices than any other.
-
-    Parameters
-    ----------
-    source : pathlib.Path or iterable of pathlib.Path
-        A folder (its sub-folders and hidden files are ignored), one file, or the files of one image.
-    name : str
-        Name of the image in errors.
-
-    Returns
-    -------
-    SimpleITK.Image
-        Modality values (after the rescale slope and intercept of each slice), in patient coordinates (LPS, mm).
-
-    Raises
-    ------
-    RegistrationError
-        If there is no image, if two stacks are equally large, or if slices cannot be decoded or stacked.
-
-    Warns
-    -----
-    RegistrationWarning
-        If slices of the series are left out, resampled (gantry tilt, uneven spacing), or without a position.
+    A single slice becomes a 2-D image, everything else a 3-D image; values are those after rescale slope and intercept,
+    in patient coordinates (LPS, mm). Sub-folders and hidden files are ignored. Of several series in a folder the
+    largest is read; of several stacks in a series (localisers, echoes, time points) the one with more slices than any
+    other. Two equally large ones are an error. A warning says which slices are left out or resampled (gantry tilt,
+    uneven spacing).
     """
     if isinstance(source, Path):
         where = str(source)

@@ -104,21 +104,9 @@ def pydicom_quiet() -> Iterator[ModuleType]:
 
 
 def read_slices(path: Path, *, name: str, required: bool) -> list[Slice]:
-    """Read the slices of one file; none if it is not DICOM or holds no image.
+    """Read the slices of one file; none if it is not DICOM, or holds no image and none is ``required``.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        Any file.
-    name : str
-        Name of the image in errors.
-    required : bool
-        Whether a DICOM file without an image is an error.
-
-    Raises
-    ------
-    RegistrationError
-        If the header is damaged, or the file is of a kind that is not read (mosaics, segmentation objects, films).
+    Damaged headers are refused, and files of a kind that is not read (mosaics, segmentation objects, films).
     """
     if not is_dicom(path):
         return []

@@ -23,23 +23,12 @@ _SAME_PLACE_PIXELS = 1e-2  # slices closer than this lie at the same place
 
 
 def choose_stack(slices: Sequence[Slice], *, name: str, where: str) -> list[Slice]:
-    """Return the slices of one image, sorted by position.
+    """Return the slices of one image, sorted by position, from those of one series.
 
     Slices are grouped by orientation, size and spacing. Where two slices of a group lie at the same place, it is split
     by the first attribute (or two) that tells them apart: echo, time, acquisition, and so on. The largest stack is
-    meant; localisers only if there is nothing else.
-
-    Parameters
-    ----------
-    slices : sequence of Slice
-        The slices of one series.
-    name, where : str
-        The image and its source, for errors.
-
-    Raises
-    ------
-    RegistrationError
-        If two stacks are equally large, or two different slices lie at the same place.
+    meant; localisers only if there is nothing else. Two equally large stacks, or two different slices at the same
+    place, are an error.
     """
     stacks: list[tuple[str, list[Slice]]] = []
     for group in _alike(slices):

@@ -30,30 +30,11 @@ _PIXEL_MODULE = (
 
 
 def assemble(stack: Sequence[Slice], *, name: str, where: str) -> tuple[SimpleITK.Image, list[str]]:
-    """Make an image of the slices of a stack, sorted by position.
+    """Make an image of the slices of a stack, sorted by position, and a remark on each thing that a user should know.
 
     Slices that are not stacked along their normal (gantry tilt), or not evenly, are resampled linearly: each is shifted
     within its plane, and gaps are filled from the slices on both sides. Outside of the slices the smallest value of the
     image is used.
-
-    Parameters
-    ----------
-    stack : sequence of Slice
-        Slices of one orientation, size and spacing.
-    name, where : str
-        The image and its source, for errors.
-
-    Returns
-    -------
-    image : SimpleITK.Image
-        2-D if there is one slice.
-    remarks : list of str
-        One sentence for each thing that the user should be told.
-
-    Raises
-    ------
-    RegistrationError
-        If a slice cannot be decoded, or the slices cannot be stacked.
     """
     first, remarks = stack[0], []
     axes = np.eye(2, 3) if first.axes is None else first.axes
@@ -204,23 +185,9 @@ def _image(array: np.ndarray, spacing: Sequence[float], origin: np.ndarray, dire
 def _straightened(
     array: np.ndarray, positions: np.ndarray, first: Slice, axes: np.ndarray, remarks: list[str], where: str, name: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Resample slices onto an even, orthogonal stack where they are none.
+    """Resample slices (slices, y, x), first voxels at ``positions`` (slices, 3), onto an even, orthogonal stack.
 
-    Parameters
-    ----------
-    array : array (slices, y, x)
-        The voxels.
-    positions : array (slices, 3)
-        Of the first voxel of each slice, x, y, z in mm, in order along the normal.
-
-    Returns
-    -------
-    array : array (z, y, x)
-        The voxels of the stack.
-    origin : array (3,)
-        Of its first voxel, x, y, z in mm.
-    step : float
-        mm from slice to slice.
+    Returns the voxels (z, y, x), the place of the first one (x, y, z in mm), and the mm from slice to slice.
     """
     count, columns_rows = len(positions), np.asarray(first.spacing)
     along = (positions - positions[0]) @ first.normal

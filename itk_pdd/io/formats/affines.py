@@ -31,32 +31,13 @@ _VOXELS, _RAS = 0, 1  # what the matrix of an LTA file maps
 
 
 def read_affine(path: Path, kind: str, fixed: Grid | None, moving: Grid | None, *, name: str) -> np.ndarray:
-    """Read an affine matrix of another program.
+    """Read an affine matrix of another program: the homogeneous matrix (4, 4) from fixed to moving points in LPS mm.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    kind : {"ras", "fsl", "lta", "afni", "xfm"}
-        "ras" is a 4 x 4 matrix of greedy, c3d or NiftyReg, from fixed to moving RAS points; "fsl" a matrix of FLIRT,
-        from the moving to the fixed image in FSL's own coordinates; "lta" FreeSurfer's linear transform, from the
-        moving (source) to the fixed (target) image; "afni" a line of twelve numbers (``.aff12.1D``), from fixed
-        (base) to moving (source) points in LPS; "xfm" a linear transform of MINC, from moving (source) to fixed
-        (target) RAS points.
-    fixed, moving : Grid, optional
-        Grids of the images; only "fsl" needs them.
-    name : str
-        What to call it in errors.
-
-    Returns
-    -------
-    numpy.ndarray
-        Homogeneous matrix (4, 4) from fixed to moving points in LPS millimetres.
-
-    Raises
-    ------
-    RegistrationError
-        If the file cannot be read or does not hold such a matrix, or an image is missing.
+    ``kind`` "ras" is a 4 x 4 matrix of greedy, c3d or NiftyReg, from fixed to moving RAS points; "fsl" a matrix of
+    FLIRT, from the moving to the fixed image in FSL's own coordinates, the only one that needs the grids of both
+    images; "lta" FreeSurfer's linear transform, from the moving (source) to the fixed (target) image; "afni" a line of
+    twelve numbers (``.aff12.1D``), from fixed (base) to moving (source) points in LPS; "xfm" a linear transform of
+    MINC, from moving (source) to fixed (target) RAS points.
 
     References
     ----------
@@ -118,13 +99,7 @@ def _text(matrix: np.ndarray, kind: str, fixed: Grid | None, moving: Grid | None
 
 
 def check_named(path: str, name: str) -> None:
-    """Refuse a file that holds a matrix and does not say which program's.
-
-    Raises
-    ------
-    RegistrationError
-        If it is an array of numpy, or a text of sixteen numbers and nothing else.
-    """
+    """Refuse a matrix that does not say which program's it is: an array of numpy, or a text of sixteen numbers."""
     if path.lower().endswith(".npy"):
         raise RegistrationError(
             f"{name}: {path} is an array of numpy, expected a transform file: give the array itself in Python, or "

@@ -23,21 +23,7 @@ _POINTSET = 1008  # GIFTI's intent of points
 def read_gifti(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
     """Read the points of a GIFTI surface, which are RAS millimetres; all other arrays stay.
 
-    Parameters
-    ----------
-    content : bytes
-        The file.
-    dimension : int
-        3.
-    system : {"LPS", "RAS", None}
-        Coordinate system that is expected; None for any.
-    name : str
-        What to call it in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such file, or its coordinates are FreeSurfer's, relative to the centre of a volume.
+    Coordinates of FreeSurfer, relative to the centre of a volume, are refused.
     """
     import nibabel
 

@@ -43,27 +43,10 @@ def is_elastix(path: str | os.PathLike[str]) -> bool:
 def read_elastix(path: str | os.PathLike[str], readers: Readers, *, name: str = "transform") -> list[Any]:
     """Read a ``TransformParameters.txt`` of elastix with the initial transforms it names; itk-elastix is not needed.
 
-    Parameters
-    ----------
-    path : path-like
-        The file. Translations, Euler, similarity and affine transforms, B-splines (recursive ones too), deformation
-        fields and ITK transform files are known. Other files it names are looked for where elastix looks: as written,
-        then beside the file.
-    readers : mapping of callable
-        How to read a "field" and a "transform" of ITK that the file names.
-    name : str
-        What to call it in errors.
-
-    Returns
-    -------
-    list
-        SimpleITK transforms, exact (nothing is sampled), and what the readers gave; a fixed point goes through the
-        first one first.
-
-    Raises
-    ------
-    RegistrationError
-        If the file cannot be read or holds what SimpleITK has no transform for.
+    Translations, Euler, similarity and affine transforms, B-splines (recursive ones too), deformation fields and ITK
+    transform files are known. Other files it names are looked for where elastix looks: as written, then beside the
+    file; ``readers`` say how a "field" and a "transform" of ITK are read. Returns SimpleITK transforms, exact (nothing
+    is sampled), and what the readers gave; a fixed point goes through the first one first.
     """
     parts: list[Any] = []
     seen: set[Path] = set()
@@ -209,13 +192,8 @@ def _field_file(entries: Entries, path: Path, name: str) -> Path:
 def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
     """Compose the parameter file by which ``transformix -tp`` (and ``-in``, ``-def``, ``-jac``) applies a field image.
 
-    Parameters
-    ----------
-    field_file : path-like
-        File of the field. Only its name is written, so that the folder of both can be moved: transformix looks for it
-        in its working directory, this package beside the parameter file.
-    grid : Grid
-        Grid of the field: transformix resamples onto it.
+    transformix resamples onto the grid of the field. Only the name of the field's file is written, so that the folder
+    of both can be moved: transformix looks for it in its working directory, this package beside the parameter file.
     """
 
     def numbers(values: Any) -> str:

@@ -37,21 +37,13 @@ class _Columns:
 
 
 def read_csv(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
-    """Read the points of a table with or without a head line.
+    """Read the points of a table with or without a head line; a column z is left alone in 2-D.
 
-    Parameters
-    ----------
-    content : bytes
-        The file: columns separated by commas, semicolons or tabs; lines that begin with "#" are left alone. The head
-        names the columns x, y and z, also as "X (mm)", "pos_x" or "x [um]" (then in this unit), or l, p, s or r, a, s
-        (3D Slicer's tables, whose undefined points stay as they are). Without a head the coordinates follow a column
-        of names or a column that counts the lines, or are the first columns.
-    dimension : int
-        Number of coordinates wanted; a column z is left alone in 2-D.
-    system : {"LPS", "RAS", None}
-        Coordinate system; if None, what the head says, else LPS, as in ITK and ANTs.
-    name : str
-        What to call it in errors.
+    Columns are separated by commas, semicolons or tabs; lines that begin with "#" are left alone. The head names the
+    columns x, y and z, also as "X (mm)", "pos_x" or "x [um]" (then in this unit), or l, p, s or r, a, s (3D Slicer's
+    tables, whose undefined points stay as they are). Without a head the coordinates follow a column of names or a
+    column that counts the lines, or are the first columns. The system is what the head says, else LPS, as in ITK and
+    ANTs.
     """
     text = _text(content, name)
     first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")

@@ -19,24 +19,8 @@ def read_markups(content: bytes, dimension: int, system: str | None, name: str) 
     """Read the control points of all markups, in the systems and units they name (by default LPS and mm).
 
     Points that are not defined yet stay as they are. A plane or region also has a frame (centre, orientation, size,
-    matrices): it moves with its centre and turns and stretches with its axes, whose ends are the handles of the
-    result. Values of measurements are dropped, because they are no longer true; Slicer computes them again.
-
-    Parameters
-    ----------
-    content : bytes
-        The file.
-    dimension : int
-        Number of coordinates wanted; the third one is left alone in 2-D.
-    system : {"LPS", "RAS", None}
-        Coordinate system that is expected; None for any.
-    name : str
-        What to call it in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such file, names an unknown system or unit, or holds no defined points.
+    matrices): it moves with its centre and turns and stretches with its axes, whose ends are the handles of the result.
+    Values of measurements are dropped, because they are no longer true; Slicer computes them again.
 
     References
     ----------

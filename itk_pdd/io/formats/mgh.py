@@ -25,13 +25,7 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_mgh(path: Path, *, name: str) -> SimpleITK.Image:
-    """Read an image of FreeSurfer, its RAS coordinates turned into LPS; several frames make a 4-D image.
-
-    Raises
-    ------
-    RegistrationError
-        If it cannot be read.
-    """
+    """Read an image of FreeSurfer, its RAS coordinates turned into LPS; several frames make a 4-D image."""
     import nibabel
     import SimpleITK
     from nibabel.imageglobals import logger
@@ -69,10 +63,7 @@ def read_mgh(path: Path, *, name: str) -> SimpleITK.Image:
 def write_mgh(image: SimpleITK.Image, path: Path) -> None:
     """Write a 3-D image for FreeSurfer; the components of vectors become frames.
 
-    Raises
-    ------
-    OutputError
-        If it is not 3-D, or its voxels fit into none of the types of the format.
+    OutputError if it is not 3-D, or its voxels fit into none of the types of the format.
     """
     import nibabel
     import SimpleITK

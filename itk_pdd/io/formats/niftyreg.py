@@ -35,28 +35,9 @@ def mirrored(vectors: np.ndarray) -> np.ndarray:
 
 
 def from_niftyreg(vectors: np.ndarray, grid: Grid, kind: float, *, name: str = "field") -> np.ndarray:
-    """Turn the vectors of a NiftyReg file into displacements.
+    """Turn the vectors (z, y, x, dim) of a NiftyReg file, RAS mm, into displacements in LPS millimetres.
 
-    Parameters
-    ----------
-    vectors : numpy.ndarray
-        What the file holds (z, y, x, dim): RAS positions or displacements in millimetres.
-    grid : Grid
-        Where the vectors lie, in LPS.
-    kind : float
-        First parameter of the intent: 0 for positions, 1 for displacements.
-    name : str
-        What to call it in errors.
-
-    Returns
-    -------
-    numpy.ndarray
-        Displacements (z, y, x, dim) in LPS millimetres.
-
-    Raises
-    ------
-    RegistrationError
-        If it is neither a deformation nor a displacement field.
+    ``kind`` is the first parameter of the intent: 0 for positions, 1 for displacements; others are refused.
     """
     if round(kind) == _POSITIONS:
         return displacements_from_ras(vectors, grid)

@@ -68,10 +68,7 @@ def carry_segments(source: Any, target: SimpleITK.Image) -> None:
 def labels_writer(labels: SimpleITK.Image, output: Any) -> Callable[[Path], None]:
     """Give a function that writes labels; names of segments are kept in NRRD alone, which a warning says.
 
-    Raises
-    ------
-    RegistrationError
-        If there are several layers and the format knows none.
+    Several layers in a format that knows none are refused.
     """
     layers, nrrd = labels.GetNumberOfComponentsPerPixel() > 1, extension(output) in _NRRD
     if layers and not nrrd:

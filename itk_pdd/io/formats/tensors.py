@@ -55,19 +55,9 @@ def holds_tensors(path: str | os.PathLike[str]) -> bool:
 def read_tensors(path: str | os.PathLike[str], *, name: str = "image") -> TensorImage:
     """Read an image of symmetric tensors.
 
-    Parameters
-    ----------
-    path : path-like
-        A NIfTI file of intent 1005, whose six numbers are the lower triangle, taken in the axes of the voxels (the
-        standard names no axes, and programs differ); or a NRRD file of the kind 3D-symmetric-matrix,
-        3D-masked-symmetric-matrix or 3D-matrix, whose measurement frame takes the numbers to its space.
-    name : str
-        What to call it in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If the file cannot be read as such, or its geometry is impossible.
+    A NIfTI file of intent 1005, whose six numbers are the lower triangle, taken in the axes of the voxels (the standard
+    names no axes, and programs differ); or a NRRD file of the kind 3D-symmetric-matrix, 3D-masked-symmetric-matrix or
+    3D-matrix, whose measurement frame takes the numbers to its space.
     """
     read = _read_nifti if str(path).lower().endswith((".nii", ".nii.gz")) else _read_nrrd
     try:

@@ -31,22 +31,10 @@ class _Stack:
 
 
 def apply_description(image: SimpleITK.Image, path: Path, *, where: str) -> None:
-    """Give an image that was read from a TIFF file the spacing of its description.
+    """Give an image that was read from a TIFF file the spacing of its description, in place.
 
-    Parameters
-    ----------
-    image : SimpleITK.Image
-        What ITK has read; changed in place. ITK reads a resolution in inches or centimetres, but no distance of pages
-        and no unit in words.
-    path : pathlib.Path
-        The file.
-    where : str
-        The image and its file, for errors and warnings.
-
-    Raises
-    ------
-    RegistrationError
-        If the pages are channels or time points as well as slices, or ITK has not read all of them.
+    ITK reads a resolution in inches or centimetres, but no distance of pages and no unit in words. Pages that are
+    channels or time points as well as slices are refused, and files of which ITK has not read all pages.
     """
     tags = _tags(path)
     text = str(tags.get(_DESCRIPTION, ""))

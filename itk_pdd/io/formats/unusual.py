@@ -20,17 +20,7 @@ _PNG_DEPTH_BYTE, _PNG_COLOUR_BYTE, _GREY_WITH_ALPHA = 24, 25, 4
 def read_unusual(path: Path, *, name: str) -> SimpleITK.Image:
     """Read a PNG of grey pixels with an alpha channel as an image of two components.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        A file of which SimpleITK said that it does not know its pixels.
-    name : str
-        What to call the image in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If it is another kind of image, tensors for instance.
+    SimpleITK has said of the file that it does not know its pixels; other kinds, tensors for instance, are refused.
     """
     import SimpleITK
     from PIL import Image

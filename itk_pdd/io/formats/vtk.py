@@ -17,18 +17,9 @@ _TYPES = {b"float": ">f4", b"double": ">f8"}
 
 
 def read_vtk(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
-    """Points of a legacy VTK file (POLYDATA, UNSTRUCTURED_GRID, STRUCTURED_GRID).
+    """Read the points of a legacy VTK file (POLYDATA, UNSTRUCTURED_GRID, STRUCTURED_GRID).
 
-    Parameters
-    ----------
-    content : bytes
-        The file.
-    dimension : int
-        Number of coordinates wanted; z is left alone in 2-D.
-    system : {"LPS", "RAS", None}
-        Coordinate system; if None, what 3D Slicer's "SPACE=" in the title says, else LPS.
-    name : str
-        What to call it in errors.
+    The system is ``system``, else what 3D Slicer's "SPACE=" in the title says, else LPS. In 2-D z is left alone.
     """
     lines = content[:2048].split(b"\n", 3)
     if len(lines) < 4 or not lines[0].startswith(b"# vtk DataFile") or b"POINTS" not in content:

@@ -26,20 +26,9 @@ _DECOMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
 
 
 def read_vtp(content: bytes, dimension: int, system: str | None, name: str) -> PointFile:
-    """Read the points of a .vtp file: text, base64 or appended, compressed or not.
+    """Read the points of a .vtp file: text, base64 or appended, compressed or not; they are written as text.
 
-    The points are written as text, in whatever form they were.
-
-    Parameters
-    ----------
-    content : bytes
-        The file.
-    dimension : int
-        Number of coordinates wanted; z is left alone in 2-D.
-    system : {"LPS", "RAS", None}
-        Coordinate system; if None, what 3D Slicer's "SPACE=" in a comment says, else LPS.
-    name : str
-        What to call it in errors.
+    The system is ``system``, else what 3D Slicer's "SPACE=" in a comment says, else LPS. In 2-D z is left alone.
     """
     markup, marker, appended = content.partition(b"<AppendedData")
     root = re.search(rb"<VTKFile\b[^>]*>", markup)

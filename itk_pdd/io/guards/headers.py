@@ -32,17 +32,8 @@ _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT":
 def check_header(path: Path, *, name: str) -> None:
     """Refuse a MetaImage, NRRD, NIfTI or VTK file whose header holds impossible numbers; other formats are let pass.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        An existing file.
-    name : str
-        What to call the image in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If a number of dimensions, a size, a spacing, an origin or a direction is none, not finite, or beyond reason.
+    These are numbers of dimensions, sizes, spacings, origins and directions that are none, not finite, or beyond
+    reason.
     """
     ending = path.name.lower()
     where = f"{name}: {path}"
@@ -60,13 +51,7 @@ def check_header(path: Path, *, name: str) -> None:
 
 
 def check_transform_text(path: Path, *, name: str) -> None:
-    """Refuse a transform file of ITK in text that announces a grid of another size than it holds numbers for.
-
-    Raises
-    ------
-    RegistrationError
-        If the number of points of a B-spline or a field is none, or not that of its parameters.
-    """
+    """Refuse a transform file of ITK in text that announces a grid of another size than it holds numbers for."""
     content = path.read_bytes()
     if not content.startswith(b"#Insight Transform File"):
         return

@@ -186,12 +186,7 @@ def read_intent(path: str | os.PathLike[str]) -> Intent:
 
 
 def examine_nifti(path: str | os.PathLike[str]) -> Flaws:
-    """Look for flaws in a NIfTI or Analyze image; none are found in what is no such file at all.
-
-    Parameters
-    ----------
-    path : path-like
-        A ``.nii`` or ``.nii.gz`` file, or either file of a pair of ``.hdr`` and ``.img``.
+    """Look for flaws in a NIfTI or Analyze image, also a pair of ``.hdr`` and ``.img``; none are found in other files.
 
     References
     ----------

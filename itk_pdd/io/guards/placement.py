@@ -34,12 +34,7 @@ def sform_of(head: Head) -> np.ndarray | None:
 
 
 def qform_of(head: Head) -> np.ndarray | None:
-    """Give the qform (4, 4) from voxel indices to LPS millimetres; None if it has no code.
-
-    References
-    ----------
-    The NIfTI-1 data format, method 2, https://nifti.nimh.nih.gov
-    """
+    """Give the qform (4, 4) from voxel indices to LPS millimetres; None if it has no code (NIfTI-1, method 2)."""
     if not head.is_nifti or head.number("qform_code") <= 0:
         return None
     b, c, d, *offset = head.numbers("quaternion")
@@ -76,26 +71,10 @@ def check_shear(head: Head, *, where: str) -> None:
 
 
 def check_placement(image: SimpleITK.Image, head: Head, *, where: str) -> None:
-    """Compare the place of an image that ITK has read with the header of its file.
+    """Compare the place of an image that ITK has read with the header of its file; 2-D images are not compared.
 
-    Parameters
-    ----------
-    image : SimpleITK.Image
-        What was read; 2-D images are not compared.
-    head : Head
-        The header of its file.
-    where : str
-        The image and its file, for errors.
-
-    Raises
-    ------
-    RegistrationError
-        If other programs put a corner of the image more than half a voxel away.
-
-    Warns
-    -----
-    RegistrationWarning
-        If sform and qform differ by more than a tenth of a voxel, or there is neither.
+    An image is refused if other programs put a corner of it more than half a voxel away. A warning says that sform and
+    qform differ by more than a tenth of a voxel, or that there is neither.
     """
     dimension = image.GetDimension()
     if dimension < 3:

@@ -18,12 +18,7 @@ _BYTES = (8, 4, 4, 2, 2, 1)  # of a number, by the type of a matrix of MATLAB
 def loose_transforms(path: Path, kind: str) -> int:
     """Count the transforms of a file that holds several and no composite around them; 0 for other files.
 
-    Parameters
-    ----------
-    path : Path
-        A transform file of ITK.
-    kind : str
-        Its extension: .h5, .hdf5, .mat, or else text.
+    ``kind`` is its extension: .h5, .hdf5, .mat, or else text.
     """
     if path.stat().st_size == 0:
         return 0

@@ -38,18 +38,6 @@ def check_hdf5(path: Path, *, name: str) -> None:
     Damaged files send it round in circles, and impossible grids make ITK write beyond its memory. Reading one on trial
     takes about half a second. Programs that are not a Python interpreter (frozen ones, or ones with Python inside) are
     not started a second time: there a fork reads the file or, on systems without fork, nothing does.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        An existing file.
-    name : str
-        Name of the file in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If the process that read it crashed or took too long.
     """
     limit = _SECONDS + path.stat().st_size / _BYTES_PER_SECOND
     python = _interpreter()

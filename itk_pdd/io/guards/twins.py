@@ -23,22 +23,8 @@ __all__ = ["alone"]
 def alone(path: Path, *, name: str) -> Iterator[Path]:
     """Give a path under which ITK reads this file and no other.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        An existing file of any format.
-    name : str
-        What to call the image in errors.
-
-    Yields
-    ------
-    pathlib.Path
-        The path itself where nothing can be mixed up, else a link in a temporary folder.
-
-    Raises
-    ------
-    RegistrationError
-        If one file of a pair of ``.hdr`` and ``.img`` is missing, or a temporary folder is needed and there is none.
+    It is the path itself where nothing can be mixed up, else a link in a temporary folder. Half of a pair of ``.hdr``
+    and ``.img`` is refused.
     """
     ending = nifti_ending(path)
     own = {header_file(path), voxel_file(path)}
