@@ -45,15 +45,9 @@ def interruptible(code: int, message: str) -> Iterator[None]:
 
     Python raises ``KeyboardInterrupt`` in the main thread, between two of its own instructions: a reader or a writer of
     ITK, or a sparse solver, may take seconds in between, and some libraries swallow it. A thread is told of the signal
-    at once; it then removes half-written files and ends the process. SIGTERM and SIGHUP do the same, with the exit
-    codes 143 and 129. A signal that is ignored (``nohup``) or has a handler already keeps it.
-
-    Parameters
-    ----------
-    code : int
-        Exit code after Ctrl-C.
-    message : str
-        For standard error, where the command did not get to say one.
+    at once; it then removes half-written files and ends the process, with ``message`` where the command did not get to
+    say one. SIGTERM and SIGHUP do the same, with the exit codes 143 and 129. A signal that is ignored (``nohup``) or
+    has a handler already keeps it.
     """
     _ensure_stderr()
     if threading.current_thread() is not threading.main_thread():

@@ -38,24 +38,9 @@ def robust_mean(
 ) -> Volume:
     """Average images under their mappings: at each voxel without a fifth of the values at either end.
 
-    The 1st and the 99th percentile of each image are brought to 0 and 1000 before. Images do not count where they have
-    no voxels.
-
-    Parameters
-    ----------
-    paths : sequence of path-like
-        The images.
-    mappings : sequence of callable
-        Take points of the grid to those of each image.
-    grid : Grid
-        Grid of the average.
-    folder : pathlib.Path
-        Folder for a file of all warped images while it is computed: memory is needed for one of them alone.
-
-    Returns
-    -------
-    Volume
-        float32.
+    The mappings take points of the grid to those of each image. The 1st and the 99th percentile of each image are
+    brought to 0 and 1000 before. Images do not count where they have no voxels. All warped images lie in a file in
+    ``folder`` meanwhile: memory is needed for one of them alone.
     """
     from itk_pdd.kernels.interpolation.cpu import sample_linear
 

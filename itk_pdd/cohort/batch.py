@@ -183,15 +183,7 @@ def register_items(
     time_limit: float | None = None,
     progress: Progress | None = None,
 ) -> Cohort:
-    """Register the items that are not done yet; see :func:`register_batch`.
-
-    Raises
-    ------
-    RegistrationError
-        If an option makes no sense, or the workers cannot be started or reached.
-    OutputError
-        If the folder cannot be written.
-    """
+    """Register the items that are not done yet; see :func:`register_batch`."""
     unknown = sorted(set(outputs) - set(OUTPUTS))
     if unknown or not outputs:
         raise RegistrationError(f"outputs are {', '.join(unknown) or 'empty'}, expected some of {', '.join(OUTPUTS)}")

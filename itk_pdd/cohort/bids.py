@@ -22,21 +22,10 @@ _ENDING = re.compile(r"\.nii(\.gz)?$")
 def items_of_bids(
     folder: str | os.PathLike[str], *, fixed: str | os.PathLike[str] | None = None, suffix: str = "T1w"
 ) -> list[Item]:
-    """List the pairs of a BIDS folder.
+    """List the pairs of a BIDS folder: ``sub-X/[ses-Y/]anat/sub-X_..._T1w.nii.gz``, or another folder of a modality.
 
-    Parameters
-    ----------
-    folder : path-like
-        The dataset: ``sub-X/[ses-Y/]anat/sub-X_..._T1w.nii.gz`` (or another folder of a modality).
-    fixed : path-like, optional
-        The image that all are registered to; by default the image of the first session of the same subject.
-    suffix : str
-        Kind of the images, the last part of their names.
-
-    Raises
-    ------
-    RegistrationError
-        If there are no such images, or no second session where there is no fixed image.
+    All images of the kind ``suffix`` are registered to ``fixed``; by default to the image of the first session of the
+    same subject.
     """
     root = Path(os.path.abspath(folder))
     images = [path for path in sorted(root.glob("sub-*/**/*_" + suffix + ".nii*")) if _ENDING.search(path.name)]

@@ -59,13 +59,7 @@ class Place:
 
 
 class Workers:
-    """Workers that start when the first pair needs them, and end with the ``with`` block.
-
-    Parameters
-    ----------
-    place : Place
-        Where.
-    """
+    """Workers that start when the first pair needs them, and end with the ``with`` block."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -89,26 +83,8 @@ class Workers:
 def connected(place: Place, *, need: int, pairs: int) -> Iterator[tuple[Any, int | None]]:
     """Start the workers, or reach those that are running; all that was started ends with the block.
 
-    Parameters
-    ----------
-    place : Place
-        Where.
-    need : int
-        Bytes that the largest pair takes.
-    pairs : int
-        Pairs to register: no more workers are started.
-
-    Yields
-    ------
-    client : distributed.Client
-        A client of the scheduler.
-    threads : int or None
-        Threads of each registration; None leaves it to the worker.
-
-    Raises
-    ------
-    RegistrationError
-        If Dask is not installed, or the scheduler cannot be reached.
+    ``need`` are the bytes that the largest pair takes; no more workers are started than ``pairs``. Yields a client of
+    the scheduler, and the threads of each registration; None leaves them to the worker.
     """
     if place.cluster not in (None, *CLUSTERS):
         raise RegistrationError(f"cluster is {place.cluster!r}, expected one of {', '.join(CLUSTERS)}")

@@ -33,12 +33,7 @@ _VOXEL = 20  # bytes for a voxel of both images, as they are read and as they ar
 def needed_memory(item: Item, options: dict[str, Any]) -> int:
     """Estimate the bytes that a worker holds while it registers a pair.
 
-    Parameters
-    ----------
-    item : Item
-        The pair.
-    options : dict
-        ``model``, ``spacing`` and ``smoothness`` as for :func:`itk_pdd.register`.
+    ``options`` has ``model``, ``spacing`` and ``smoothness`` as for :func:`itk_pdd.register`.
     """
     fixed, moving = (_grid(str(item.files.get(side))) for side in ("fixed", "moving"))
     model = _model(str(item.model or options.get("model") or "auto"))

@@ -55,28 +55,13 @@ def fuse(
     spacing: Sequence[float] | None = None,
     settings: Fusion = FUSION,
 ) -> Fused:
-    """Fuse the labels of atlases that are warped onto a target image.
+    """Fuse the labels of atlases that are warped onto a target image (z, y, x).
 
     The weights of the atlases at a voxel minimise the expected error of the fused label, if two atlases are wrong
     together as often as both differ from the target in the patch around the voxel (joint label fusion). Each atlas
-    votes by probabilities: its labels, their borders blurred by the uncertainty of its registration.
-
-    Parameters
-    ----------
-    target : numpy.ndarray
-        The image to segment (z, y, x).
-    images, labels : sequence of numpy.ndarray
-        Warped images and label maps of the atlases.
-    deviations : sequence of numpy.ndarray, optional
-        Standard deviations of their displacements in millimetres.
-    spacing : sequence of float, optional
-        Spacing along z, y, x in millimetres; 1 by default.
-    settings : Fusion
-        How to weigh.
-
-    Returns
-    -------
-    Fused
+    votes by probabilities: its labels, their borders blurred by the uncertainty of its registration, which
+    ``deviations`` are (standard deviations of the displacements in millimetres). ``spacing`` is in millimetres along z,
+    y, x.
 
     References
     ----------

@@ -65,15 +65,10 @@ class Item:
 
 
 def read_items(path: str | os.PathLike[str]) -> list[Item]:
-    """Read a list of pairs from a CSV file.
+    """Read a list of pairs from a CSV file; a row that cannot be used becomes an item with a problem.
 
     ``fixed`` and ``moving`` are required among the :data:`COLUMNS`. Paths are relative to the folder of the CSV file.
     Several initial transforms are separated by ``;``, in ANTs' order.
-
-    Raises
-    ------
-    RegistrationError
-        If the file is no such list. A row that cannot be used becomes an item with a problem instead.
     """
     base = Path(os.path.abspath(path)).parent
     rows = []
@@ -91,13 +86,7 @@ def read_items(path: str | os.PathLike[str]) -> list[Item]:
 
 
 def items_of_rows(rows: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Item]:
-    """Make items of mappings from :data:`COLUMNS` to paths, or of pairs ``(fixed, moving)``.
-
-    Raises
-    ------
-    RegistrationError
-        If a row has an unknown column.
-    """
+    """Make items of mappings from :data:`COLUMNS` to paths, or of pairs ``(fixed, moving)``."""
     found = []
     for number, row in enumerate(rows, start=1):
         given = dict(row) if isinstance(row, Mapping) else dict(zip(("fixed", "moving"), row, strict=True))
@@ -115,20 +104,7 @@ def items_of_rows(rows: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Ite
 
 
 def items_of_files(fixed: str | os.PathLike[str], moving: str | Sequence[str | os.PathLike[str]]) -> list[Item]:
-    """Make an item for each moving image that is to be registered to one fixed image.
-
-    Parameters
-    ----------
-    fixed : path-like
-        The fixed image.
-    moving : str or sequence of path-like
-        A pattern with ``*``, ``?`` or ``**``, or the files.
-
-    Raises
-    ------
-    RegistrationError
-        If the pattern matches nothing.
-    """
+    """Make an item for each moving image, of a list or a pattern with ``*``, ``?`` or ``**``, to one fixed image."""
     if isinstance(moving, str) and glob.has_magic(moving) and not os.path.exists(moving):
         found = sorted(glob.glob(moving, recursive=True))
         if not found:

@@ -38,20 +38,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def perform(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Register a pair and write its results.
+    """Register a pair and write its results; return its record.
 
-    Parameters
-    ----------
-    order : mapping
-        ``name``, ``files``, ``model``, ``targets`` of the :class:`itk_pdd.cohort.listing.Item`; ``key``; ``folder`` of
-        the results; ``outputs``; ``options`` of :func:`itk_pdd.register`; ``time_limit`` in
-        seconds; ``run``, a word for this run.
-
-    Returns
-    -------
-    dict
-        The record. ``status`` is "done", or "failed" with its ``reason``; ``again`` tells if another attempt may do
-        better.
+    ``order`` has ``name``, ``files``, ``model``, ``targets`` of the :class:`itk_pdd.cohort.listing.Item`; ``key``;
+    ``folder`` of the results; ``outputs``; ``options`` of :func:`itk_pdd.register`; ``time_limit`` in seconds; ``run``,
+    a word for this run. The ``status`` of the record is "done", or "failed" with its ``reason``; ``again`` tells if
+    another attempt may do better.
     """
     item = Item(order["name"], order["files"], order["model"], "", order["targets"])
     folder = Path(order["folder"])

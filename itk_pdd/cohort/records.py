@@ -106,13 +106,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def write_record(folder: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Write the record of a pair, whole or not at all.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
+    """Write the record of a pair, whole or not at all; OSError if it cannot be written."""
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"
     with whole_file(folder / RECORDS / f"{name}.json") as temporary:
         write_bytes(temporary, text.encode())

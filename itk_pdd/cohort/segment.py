@@ -54,13 +54,7 @@ class Segmentation:
 
 
 def read_atlases(path: str | os.PathLike[str]) -> list[Atlas]:
-    """Read a list of atlases from a CSV file with the columns ``image``, ``labels`` and, if you like, ``name``.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such list, or a name or a file is missing.
-    """
+    """Read a list of atlases from a CSV file with the columns ``image``, ``labels`` and, if you like, ``name``."""
     base = Path(os.path.abspath(path)).parent
     rows = read_table(path, ("image", "labels", "name"), required=("image", "labels"), what="list of atlases")
     names = distinct_names([cells["image"] for _, cells in rows])
@@ -95,31 +89,18 @@ def segment_files(
 
     Parameters
     ----------
-    image : path-like
-        The image.
+    image, output : path-like
+        The image, and the label image to write.
     atlases : path-like or sequence of Atlas
         A list as :func:`read_atlases` reads it.
-    output : path-like
-        The label image.
     probabilities, entropy : path-like, optional
         Images of the probability of each label (a component for each, ascending, 0 first) and of their entropy in nats.
     folder : path-like, optional
         Keep the registrations here: the same call goes on from them. By default they are removed at the end.
     count : int, optional
         Use so many atlases, those most similar to the image before the deformable registration; by default all.
-    initialise, model, smoothness, spacing
-        As for :func:`itk_pdd.register`.
-    place : Place, optional
-        Where to register.
-    progress : callable, optional
-        As for :func:`itk_pdd.register_batch`.
-
-    Raises
-    ------
-    RegistrationError
-        If no atlas can be registered.
-    OutputError
-        If an output cannot be written.
+    initialise, model, smoothness, spacing, place, progress
+        As for :func:`itk_pdd.register` and :func:`itk_pdd.register_batch`.
     """
     targets = [
         outputs.Output(path, name, files.IMAGE_EXTENSIONS)
@@ -182,20 +163,9 @@ def choose(
     initialise: str | None,
     left: dict[str, str],
 ) -> list[Atlas]:
-    """Choose the atlases that correlate best with an image after the rough alignment, seen coarsely.
+    """Choose the atlases that correlate best with an image after the rough alignment ``initialise``, seen coarsely.
 
-    Parameters
-    ----------
-    image : path-like
-        The image.
-    atlases : sequence of Atlas
-        What to choose from.
-    count : int
-        How many to choose.
-    initialise : str, optional
-        The rough alignment, as for :func:`itk_pdd.register`.
-    left : dict
-        Takes the reasons why the others are left out.
+    ``left`` takes the reasons why the others are left out.
     """
     scores: dict[str, float] = {}
     for atlas in atlases:

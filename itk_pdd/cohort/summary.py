@@ -28,13 +28,7 @@ _SHOWN = {"dice": "Dice", "tre_mean": "TRE (mm)", "likeness": "Likeness", "secon
 def write_summary(
     records: Mapping[str, Mapping[str, Any]], items: Sequence[Item], folder: Path, *, report: bool = True
 ) -> None:
-    """Write ``summary.csv`` in the order of the list and, if wanted, ``report.html``, each whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written.
-    """
+    """Write ``summary.csv`` in the order of the list and, if wanted, ``report.html``, each whole or not at all."""
     rows = [_row(item, records.get(item.name)) for item in items]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

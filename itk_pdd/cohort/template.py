@@ -64,18 +64,10 @@ class Scan:
 
 
 def read_scans(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Scan]:
-    """List the scans of a group.
+    """List the scans of a group, at least two.
 
-    Parameters
-    ----------
-    source : path-like or sequence
-        A folder with images, a pattern, a CSV file with the columns ``image`` and, if you like, ``name`` and
-        ``labels``, or the files.
-
-    Raises
-    ------
-    RegistrationError
-        If there are fewer than two.
+    ``source`` is a folder with images, a pattern, a CSV file with the columns ``image`` and, if you like, ``name`` and
+    ``labels``, or the files.
     """
     if isinstance(source, str | os.PathLike) and str(source).endswith(".csv"):
         base = Path(os.path.abspath(source)).parent
@@ -123,32 +115,13 @@ def make_template(
 
     The first average puts the centres of all scans on each other. Two affine rounds and ``iterations`` deformable ones
     follow: all scans are registered to the average; the mean of their transforms is taken out of each, so that the
-    template has the mean size and shape of the group; and the intensities are averaged robustly. The same call goes on
-    where it was interrupted.
+    template has the mean size and shape of the group; and the intensities are averaged robustly. More rounds make the
+    template sharper, and change it less and less. The same call goes on where it was interrupted.
 
-    Parameters
-    ----------
-    scans : path-like or sequence
-        As for :func:`read_scans`.
-    output : path-like
-        Folder of the results: ``template.nii.gz``, ``template_labels.nii.gz``, ``jacobian_mean.nii.gz`` and
-        ``jacobian_sd.nii.gz`` (of the logarithm), ``sharpness.csv``, a folder for each round, and in ``scans/`` the
-        transforms between template and scans.
-    iterations : int
-        Deformable rounds; more make the template sharper, and change it less and less.
-    model, smoothness, spacing
-        As for :func:`itk_pdd.register`.
-    place : Place, optional
-        Where to register.
-    progress : callable, optional
-        As for :func:`itk_pdd.register_batch`, in every round.
-    told : callable
-        Called with one line of text after each round.
-
-    Raises
-    ------
-    RegistrationError
-        If fewer than two scans can be used.
+    The folder ``output`` gets ``template.nii.gz``, ``template_labels.nii.gz``, ``jacobian_mean.nii.gz`` and
+    ``jacobian_sd.nii.gz`` (of the logarithm), ``sharpness.csv``, a folder for each round, and in ``scans/`` the
+    transforms between template and scans. ``told`` is called with one line of text after each round; other options as
+    for :func:`itk_pdd.register_batch`.
     """
     with Workers(place or Place()) as workers:
         return _made(read_scans(scans), Path(output), iterations, model, smoothness, spacing, workers, progress, told)

@@ -40,26 +40,11 @@ def work_off(
     *,
     register: Callable[[Mapping[str, Any]], dict[str, Any]] = perform,
 ) -> None:
-    """Register pairs on the workers of a client.
+    """Register pairs on the workers of a client; ``finished`` is called with each pair and its record.
 
     A worker has one pair at a time: if it dies, this pair is lost and no other. The pair is tried again, on another
-    worker where there is one and with less memory, and given up after :data:`itk_pdd.cohort.pair.ATTEMPTS`.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Gives access to the workers.
-    works : iterable of Work
-        The pairs.
-    finished : callable
-        Called with each pair and its record.
-    register : callable
-        Registers a pair on a worker.
-
-    Raises
-    ------
-    RegistrationError
-        If the scheduler is lost, or no worker comes.
+    worker where there is one and with less memory, and given up after :data:`itk_pdd.cohort.pair.ATTEMPTS`. An error is
+    raised if the scheduler is lost, or no worker comes.
     """
     import distributed
 

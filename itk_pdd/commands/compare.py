@@ -47,33 +47,20 @@ def compare_files(
 
     Parameters
     ----------
-    pairs : path
-        The list, as :func:`itk_pdd.evaluation.datasets.read_pairs` reads it.
-    output : path
-        Folder of the results, made if needed.
+    pairs, output : path
+        The list, as :func:`itk_pdd.evaluation.datasets.read_pairs` reads it, and the folder, made if needed.
     methods, templates, settings
         As for :func:`itk_pdd.evaluation.methods.candidates`.
     groups : mapping, optional
         Names of groups of labels with their members, for means over them.
-    rules : Rules, optional
-        Rules for all methods.
-    report : bool
-        Write ``report.html``, and keep the pictures it shows.
-    megabytes : float
-        About how large the report may become.
+    report, megabytes : bool, float
+        Write ``report.html``, and keep the pictures it shows; about how large it may become.
     seed : int
         Seed of the bootstrap.
     progress : callable, optional
         Called with one line of text after each registration.
-    **options
+    rules, **options
         As for :func:`itk_pdd.evaluation.compare.compare`.
-
-    Raises
-    ------
-    RegistrationError
-        If the list, a method or the settings cannot be used.
-    OutputError
-        If a result cannot be written.
     """
     listed, chosen = read_pairs(pairs), candidates(methods, templates, settings=settings)
 

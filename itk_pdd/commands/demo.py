@@ -37,24 +37,8 @@ def run_demo(
 ) -> str:
     """Make a labelled synthetic abdominal pair, register it, and write everything into a folder.
 
-    Parameters
-    ----------
-    folder : path-like
-        Folder for the images, labels, fields (NIfTI) and ``overview.png``; made if it is not there.
-    seed : int
-        Seed of the pair, and of the registration.
-    initialise, threads, progress, **options
-        As for :func:`itk_pdd.register`.
-
-    Returns
-    -------
-    str
-        Dice overlap and true error before and after, in words.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be written to.
+    ``seed`` is that of the pair; other options as for :func:`itk_pdd.register`. Returns the Dice overlap and the true
+    error before and after, in words.
     """
     from itk_pdd.synthesis import make_pair
 

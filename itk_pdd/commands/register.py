@@ -84,51 +84,38 @@ def register_files(
 
     Parameters
     ----------
-    fixed, moving : path-like
-        Image files or folders of DICOM slices.
-    output : path-like, optional
-        The displacement field on the grid of ``fixed``: an image of vectors in millimetres, or a transform file.
-    warped : path-like, optional
-        ``moving`` resampled onto ``fixed``: linear, pixel type kept, all volumes of a series.
-    default : float, optional
-        Value of ``warped`` outside ``moving``; by default the background of ``moving``, which the log tells.
-    transform : path-like, optional
-        The field as an ITK transform file.
-    composite : path-like, optional
-        An ITK transform file with the initial transform and the deformable part kept apart.
-    inverse : path-like, optional
-        The inverse field on the grid of ``moving``; formats as ``output``. The log tells its error.
+    output, inverse : path-like, optional
+        The displacement field on the grid of ``fixed``, and its inverse on that of ``moving``, whose error the log
+        tells: images of vectors in millimetres, or transform files.
+    transform, composite : path-like, optional
+        ITK transform files: of the field, and of the initial transform and the deformable part kept apart.
     elastix : path-like, optional
         elastix' parameter file (``.txt``) for transformix; the field it names is written beside it.
-    report : path-like, optional
-        A page (``.html``) to look at the result: the verdict with its signs, and a viewer.
-    thumbnail : path-like, optional
-        A small picture (``.jpg``) of three planes: the fixed image, the warped one, and both overlaid.
+    warped, default : path-like, float, optional
+        ``moving`` resampled onto ``fixed``: linear, pixel type kept, all volumes of a series; its value outside
+        ``moving``, by default the background of ``moving``, which the log tells.
+    report, thumbnail : path-like, optional
+        A page (``.html``) to look at the result: the verdict with its signs, and a viewer; and a small picture
+        (``.jpg``) of three planes: the fixed image, the warped one, and both overlaid.
     uncertainty, covariance, entropy : path-like, optional
         Images of the uncertainty on the grid of ``fixed``: standard deviation of the displacement in millimetres, its
         covariance in square millimetres (components xx, xy, xz, yy, yz, zz), its entropy in nats.
-    moving_labels, warped_labels : path-like, optional
-        A label image in the space of ``moving``, and the file for it, resampled by nearest neighbour.
-        The report draws its contours.
-    fixed_labels : path-like, optional
-        A label image on the grid of ``fixed``, with ``moving_labels``: log, record and report tell the Dice overlap
-        before and after, and the report draws the contours of both.
+    moving_labels, warped_labels, fixed_labels : path-like, optional
+        A label image in the space of ``moving``, the file for it, resampled by nearest neighbour, and one on the grid
+        of ``fixed``: log, record and report tell the Dice overlap of both, and the report draws their contours.
     label_probabilities, label_entropy : path-like, optional
         Probability of every label (one component for each, ascending, 0 among them) and entropy in nats of the labels
         that the uncertain deformation carries along.
     quality : bool
         Judge the registration (see :mod:`itk_pdd.evaluation.verdict`): the log tells the verdict, as a warning if it is
         not "good".
-    record : path-like, optional
-        A JSON file for what :func:`itk_pdd.solver.record.record` describes.
-    record_paths : bool
-        Keep the folders of file names in it.
-    command : sequence of str, optional
-        The words of the command line, for the record.
-    initial_transform, initialise, fixed_mask, moving_mask, stages, seed, threads, progress, **options
-        As for :func:`itk_pdd.register`, but the labels guide the registration only where ``guide`` says which.
+    record, record_paths, command : path-like, bool, sequence of str, optional
+        A JSON file for what :func:`itk_pdd.solver.record.record` describes, the words of the command line among it;
+        with the folders of file names or without.
     kept : Kept, optional
         Intermediate results of the same fixed image and mask from calls before.
+    initial_transform, initialise, fixed_mask, moving_mask, stages, seed, threads, progress, **options
+        As for :func:`itk_pdd.register`, but the labels guide the registration only where ``guide`` says which.
 
     Raises
     ------

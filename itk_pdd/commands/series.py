@@ -45,12 +45,10 @@ def register_series(
     progress: Callable[[float, str], None] | None = None,
     **options: Any,
 ) -> list[DisplacementField]:
-    """Register all phases of a 4-D image to one of them.
+    """Register all phases of a 4-D image, whose last axis counts them, to one of them; return a field for each.
 
     Parameters
     ----------
-    series : path-like
-        A 4-D image; the last axis counts the phases.
     output : path-like, optional
         The fields, from points of the reference phase to those of each phase: one 4-D image of vectors (5-D in NIfTI),
         or, with ``{}`` in the name, a file for each phase (``field_{}.nii.gz``).
@@ -66,18 +64,6 @@ def register_series(
         ``x``, ``y``, ``z`` (LPS millimetres) and ``distance`` from the reference phase in millimetres.
     threads, progress, **options
         As for :func:`itk_pdd.register`.
-
-    Returns
-    -------
-    list of DisplacementField
-        A field for each phase.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no series, or a phase cannot be registered.
-    OutputError
-        If an output cannot be written.
     """
     import SimpleITK
 

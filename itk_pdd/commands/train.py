@@ -42,29 +42,10 @@ def train(
     threads: int | None = None,
     **options: Any,
 ) -> dict[str, float]:
-    """Train a model and write it into a folder.
+    """Train a model by ``method`` "segmentation", "pdd" or "descriptor" and write it into a folder.
 
-    Parameters
-    ----------
-    method : {"segmentation", "pdd", "descriptor"}
-        What is trained.
-    output : Path
-        Folder of the model.
-    command : str
-        For the card.
-    progress : callable
-        Called with a fraction from 0 to 1 and the name of the step at hand.
-    data : Path, optional
-        The scans.
-    threads : int, optional
-        CPU threads of torch.
-    **options
-        Those of the command ``pdd-train`` of that name, by the names of its parameters; None where one is not given.
-
-    Returns
-    -------
-    dict of str to float
-        Figures of the validation; empty but in the first of several processes.
+    ``command`` goes to the card; ``options`` are those of the command ``pdd-train`` of that name, None where one is not
+    given. Returns figures of the validation; none but in the first of several processes.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -103,19 +84,8 @@ def from_organs(
 ) -> None:
     """Write a PDD network that compares the answers of a segmentation network; nothing is trained.
 
-    Parameters
-    ----------
-    segmentation : Path
-        Model folder of the network.
-    output, command, name, description, warps, stride, extent, temperature, optimisation, diffusion
-        Options of ``pdd-train organs``.
-    descent : Path, optional
-        Folder of a model that descends on organs and intensities afterwards.
-
-    Raises
-    ------
-    RegistrationError
-        If the network cannot be read, or ``descent`` does not lie beside ``output``.
+    The options are those of ``pdd-train organs``; ``descent`` is the folder, beside ``output``, of a model that
+    descends on organs and intensities afterwards.
     """
     if descent is not None and descent.resolve().parent != output.resolve().parent:
         raise RegistrationError(f"descent is {descent}, expected a folder beside {output}, which it names")

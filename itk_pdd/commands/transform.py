@@ -104,10 +104,7 @@ def points_file(
 ) -> str:
     """Move the points of a file (see :func:`itk_pdd.warp_points`) and write it again in its own format and system.
 
-    Returns
-    -------
-    str
-        What was done, in one line.
+    Returns one line about what was done.
     """
     kind = Path(points).suffix.lower()
     if is_freesurfer(points):
@@ -173,21 +170,12 @@ def compose_file(
 ) -> None:
     """Write several transforms as one (or one in another format).
 
-    Parameters
-    ----------
-    output : path-like
-        Where it goes; formats as for :func:`itk_pdd.io.fields.write_field`.
-    transforms, reference
-        As for :func:`itk_pdd.compose`; without a reference a field gets the grid of the first field.
-    moving : path-like, optional
-        The moving image, which the formats of FSL and FreeSurfer need beside the reference.
-    form : {"field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni", "xfm"}
-        One displacement field in LPS millimetres; ITK's composite of the single transforms, nothing sampled (an affine
-        transform if all are linear); elastix' parameter file with its field beside it; NiftyReg's displacement
-        field; a field in voxels; or, of linear transforms, a matrix of another program
-        (see :func:`itk_pdd.io.formats.affines.read_affine`).
-    threads : int, optional
-        CPU threads; all by default.
+    ``form`` "field" is one displacement field in LPS millimetres, without a reference on the grid of the first field;
+    "composite" ITK's composite of the single transforms, nothing sampled (an affine transform if all are linear);
+    "elastix" a parameter file with its field beside it; "niftyreg" NiftyReg's displacement field; "voxels" a field in
+    voxels. The others are, of linear transforms, a matrix of another program (see
+    :func:`itk_pdd.io.formats.affines.read_affine`); those of FSL and FreeSurfer need the moving image beside the
+    reference.
     """
     targets = _targets(output, form)
     check(targets, reference, moving, *transforms)
@@ -216,19 +204,9 @@ def inverse_file(
 ) -> str:
     """Write the inverse, from moving to fixed points (see :func:`itk_pdd.invert`); returns how exact it is.
 
-    Parameters
-    ----------
-    output : path-like
-        Where it goes.
-    transforms, reference
-        As for :func:`itk_pdd.invert`; the reference is the moving image.
-    fixed : path-like, optional
-        The fixed image, which the formats of FSL and FreeSurfer need beside the reference.
-    form : optional
-        As for :func:`compose_file`; by default a field, and the affine transform of linear transforms without a
-        reference.
-    threads : int, optional
-        CPU threads; all by default.
+    The reference is the moving image. ``form`` is as for :func:`compose_file`; by default a field, and the affine
+    transform of linear transforms without a reference. The formats of FSL and FreeSurfer need the fixed image beside
+    the reference.
     """
     targets = _targets(output, form or "field")
     check(targets, reference, fixed, *transforms)

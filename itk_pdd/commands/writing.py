@@ -19,24 +19,12 @@ COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
 
 
 def check(targets: Sequence[outputs.Output], *inputs: Any) -> None:
-    """Check that outputs can be written and overwrite no input; inputs that are None are ignored.
-
-    Raises
-    ------
-    OutputError
-        If an output cannot be written.
-    """
+    """Check that outputs can be written and overwrite no input; inputs that are None are ignored."""
     outputs.check_outputs(targets, inputs=[path for path in inputs if path is not None])
 
 
 def write(writers: Sequence[tuple[outputs.Output, Callable[[Path], None]]]) -> None:
-    """Write all outputs or none of them, and log their names.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written.
-    """
+    """Write all outputs or none of them, and log their names."""
     replaced = {target for target, _ in writers if Path(target.path).exists()}
     outputs.write_all(writers)
     for target, _ in writers:

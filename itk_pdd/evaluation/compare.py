@@ -92,22 +92,8 @@ def plan(
 ) -> list[Run]:
     """List all registrations of a comparison, in the order of the pairs, then of the methods.
 
-    Parameters
-    ----------
-    pairs : sequence of Pair
-        The pairs; one that comes again, or whose files are missing, gets runs with a problem.
-    methods : sequence of Candidate
-        The methods.
-    rules : Rules
-        Rules for all of them.
-    folder : pathlib.Path
-        Folder of the results.
-    fields : bool
-        Keep the fields.
-    inverse_consistency : bool
-        Also register the swapped pairs, where they are not in the list.
-    views : bool
-        Keep pictures for the report.
+    A pair that comes again, or whose files are missing, gets runs with a problem. With ``inverse_consistency`` the
+    swapped pairs are registered too, where they are not in the list.
     """
     names = pair_names(pairs)
     first: dict[tuple[Path, Path], int] = {}
@@ -217,22 +203,18 @@ def compare(
 
     Parameters
     ----------
-    pairs, methods : sequence
-        What to compare.
     folder : pathlib.Path
         Folder of the results, made if needed.
     rules : Rules, optional
         Rules that hold for all methods, by default those of :class:`Rules`.
-    jobs : int, default 1
+    jobs : int
         Registrations at the same time.
-    fields : bool
-        Keep the displacement fields.
+    fields, views : bool
+        Keep the displacement fields; keep pictures for the report, some megabytes each (runs that are done get none).
     inverse_consistency : bool
         Also measure how far the fields of a pair and of the swapped pair are from being inverse to each other.
     retry_failed : bool
         Repeat registrations that failed in a former call.
-    views : bool
-        Keep pictures for the report, some megabytes each; runs that are done already get none.
     program : str
         Module that does a job, called with its file.
     progress : callable, optional

@@ -78,12 +78,6 @@ def read_pairs(path: str | os.PathLike) -> list[Pair]:
 
     The columns are the attributes of :class:`Pair`, in any order; ``fixed`` and ``moving`` are required. Paths are
     relative to the folder of the CSV file. The files need not exist.
-
-    Raises
-    ------
-    RegistrationError
-        If the file is missing or empty, lacks a required column, has one that is unknown, or has an empty cell where a
-        file is required.
     """
     base = Path(os.path.abspath(path)).parent
     pairs = []
@@ -97,26 +91,10 @@ def read_pairs(path: str | os.PathLike) -> list[Pair]:
 def read_table(
     path: str | os.PathLike, known: Sequence[str], *, required: Sequence[str], what: str = "list of pairs"
 ) -> list[tuple[int, dict[str, str]]]:
-    """Read the rows of a CSV file with a header.
+    """Read the rows of a CSV file in UTF-8 with a header: the numbers of their lines, and the cells by their columns.
 
-    Parameters
-    ----------
-    path : path
-        The file, in UTF-8.
-    known, required : sequence of str
-        Columns that it may have, and those that it must have.
-    what : str
-        Name of the file in errors.
-
-    Returns
-    -------
-    list of (int, dict)
-        Number of the line, and the cells by the names of their columns, without blanks around them.
-
-    Raises
-    ------
-    RegistrationError
-        If the file is missing, empty or no CSV file, or has other columns.
+    Blanks around the cells are left out. A file without the ``required`` columns, or with others than ``known``, is
+    refused.
     """
     path = Path(path)
     try:
@@ -168,7 +146,7 @@ def write_pairs(path: str | os.PathLike, pairs: Iterable[Pair]) -> None:
 
 
 def read_points(path: str | os.PathLike, *, side: str = "fixed", dimension: int | None = None) -> np.ndarray:
-    """Read the landmarks of one image.
+    """Read the landmarks of one image: physical LPS points (n, dim) in millimetres, components x, y(, z).
 
     Parameters
     ----------
@@ -180,16 +158,6 @@ def read_points(path: str | os.PathLike, *, side: str = "fixed", dimension: int 
         The image whose points are taken from a file of both.
     dimension : int, optional
         Number of coordinates; by default 2 for a CSV file without a third coordinate, else 3.
-
-    Returns
-    -------
-    numpy.ndarray
-        Physical LPS points (n, dim) in millimetres, components x, y(, z).
-
-    Raises
-    ------
-    RegistrationError
-        If the file cannot be read, or holds no points or not finite ones.
     """
     path, name = Path(path), f"{side}_points"
     if path.suffix.lower() == ".csv":
@@ -223,13 +191,7 @@ def _points_of_both(path: Path, columns: Sequence[str], name: str) -> np.ndarray
 
 
 def data_folder() -> Path:
-    """Return the folder of the benchmark data: ``ITK_PDD_DATA``, or ``../shared/data`` of the repository.
-
-    Raises
-    ------
-    RegistrationError
-        If there is no such folder.
-    """
+    """Return the folder of the benchmark data: ``ITK_PDD_DATA``, or ``../shared/data`` of the repository."""
     named = os.environ.get("ITK_PDD_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[2].parent / "shared" / "data"
     if not (folder / "splits.json").is_file():

@@ -70,22 +70,11 @@ def candidates(
 ) -> list[Candidate]:
     """Make the methods of a comparison, in the order given, after the row before registration.
 
-    Parameters
-    ----------
-    methods : sequence of str
-        ``pdd`` or names of baselines, in any case, or one of :data:`ALIASES`.
-    commands : sequence of str
-        Templates such as ``mytool {fixed} {moving} -o {field}``, by default named after the program; ``name=mytool
-        ...`` gives another name. They are split like a shell would, but no shell runs them.
-    settings : path or str, optional
-        Folder of settings or name of a preset (see :func:`itk_pdd.evaluation.baselines.load_settings`).
-
-    Raises
-    ------
-    RegistrationError
-        If a method is unknown, a name occurs twice, a template lacks the images or the field or asks for something
-        that does not exist, or a settings file is not valid. A package that is not installed is no error here: its
-        rows say so.
+    ``methods`` are ``pdd`` or names of baselines, in any case, or of :data:`ALIASES`. ``commands`` are templates such
+    as ``mytool {fixed} {moving} -o {field}``, by default named after the program; ``name=mytool ...`` gives another
+    name. They are split like a shell would, but no shell runs them. ``settings`` is a folder or the name of a preset
+    (see :func:`itk_pdd.evaluation.baselines.load_settings`). A package that is not installed is no error here: its rows
+    say so.
     """
     found = [Candidate(INITIAL, "initial", version=__version__)]
     for name in map(_full_name, methods):

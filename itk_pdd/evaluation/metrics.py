@@ -44,24 +44,10 @@ def labels_of(labels: np.ndarray) -> list[int]:
 def overlaps(
     first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = None
 ) -> dict[int, tuple[float, float]]:
-    """Dice and Jaccard coefficient of every label.
+    """Compute (Dice, Jaccard) of every label of two label maps of the same shape.
 
-    Parameters
-    ----------
-    first, second : numpy.ndarray
-        Label maps of the same shape, whole numbers.
-    labels : iterable of int, optional
-        Labels to compare; by default all that occur in either map, except 0.
-
-    Returns
-    -------
-    dict
-        For each label ``(dice, jaccard)``; NaN where the label occurs in neither map, 0 where it occurs in one only.
-
-    Raises
-    ------
-    RegistrationError
-        If the shapes differ.
+    By default of all labels that occur in either map, except 0; NaN where a label occurs in neither map, 0 where it
+    occurs in one only.
     """
     first, second = np.asarray(first), np.asarray(second)
     _check_shapes(first, second, "label maps")
@@ -86,27 +72,11 @@ def jaccard(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None 
 
 
 def surface_distances(first: np.ndarray, second: np.ndarray, spacing: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Distances from every surface voxel of one region to the nearest surface voxel of the other.
+    """Measure the distances from every surface voxel of one region to the nearest of the other, and back, in mm.
 
     The surface of a region is the set of its voxels that have a face neighbour outside it (beyond the border of the
-    image counts as outside). This is the convention of MONAI and MedPy.
-
-    Parameters
-    ----------
-    first, second : numpy.ndarray of bool
-        Two regions, same shape, axes (z,) y, x.
-    spacing : sequence of float
-        Voxel spacing along x, y(, z) in millimetres, the order of :attr:`itk_pdd.Grid.spacing`.
-
-    Returns
-    -------
-    first_to_second, second_to_first : numpy.ndarray
-        Distances in millimetres, one per surface voxel; both empty if either region is empty.
-
-    Raises
-    ------
-    RegistrationError
-        If the shapes differ or the spacing does not fit the dimension.
+    image counts as outside). This is the convention of MONAI and MedPy. Regions are arrays of bool, axes (z,) y, x;
+    ``spacing`` runs along x, y(, z). Both results are empty if either region is.
     """
     from scipy import ndimage
 
@@ -153,25 +123,10 @@ def average_surface_distance(first: np.ndarray, second: np.ndarray, spacing: Ite
 
 
 def jacobian_determinant(field: DisplacementField) -> np.ndarray:
-    """Determinant of the Jacobian of x -> x + u(x) in physical space, at the interior voxels.
+    """Compute the Jacobian determinant of x -> x + u(x) in physical space, at the interior voxels.
 
-    Central differences, for any spacing and direction; the outermost voxels, where there is no central difference, are
-    left out.
-
-    Parameters
-    ----------
-    field : DisplacementField
-        Field in millimetres.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 array of shape ``grid.shape`` minus 2 along each axis, axes (z,) y, x.
-
-    Raises
-    ------
-    RegistrationError
-        If the grid is smaller than 3 voxels along an axis.
+    Central differences, for any spacing and direction, float64, axes (z,) y, x; the outermost voxels, where there is no
+    central difference, are left out.
     """
     dimension = field.grid.dimension
     if min(field.grid.size) < 3:
@@ -228,14 +183,9 @@ def sd_log_jacobian(determinant: np.ndarray) -> float:
 
 
 def normalised_cross_correlation(first: np.ndarray, second: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Correlation coefficient of the intensities of two images on one grid, from -1 to 1; NaN if one is constant.
+    """Correlate the intensities of two images on one grid, from -1 to 1; NaN if one is constant.
 
-    Parameters
-    ----------
-    first, second : numpy.ndarray
-        Images of the same shape.
-    mask : numpy.ndarray of bool, optional
-        Voxels to look at; by default all.
+    ``mask`` selects the voxels to look at; by default all.
     """
     a, b = _selected(first, second, mask)
     a, b = a - a.mean(), b - b.mean()
@@ -246,16 +196,10 @@ def normalised_cross_correlation(first: np.ndarray, second: np.ndarray, mask: np
 def mutual_information(
     first: np.ndarray, second: np.ndarray, mask: np.ndarray | None = None, *, bins: int = 32
 ) -> float:
-    """Mutual information of the intensities of two images on one grid, in nats, from a joint histogram.
+    """Compute the mutual information of the intensities of two images on one grid, in nats, from a joint histogram.
 
-    Parameters
-    ----------
-    first, second : numpy.ndarray
-        Images of the same shape.
-    mask : numpy.ndarray of bool, optional
-        Voxels to look at; by default all.
-    bins : int, default 32
-        Number of equally wide bins between minimum and maximum of each image.
+    It has ``bins`` equally wide bins between minimum and maximum of each image. ``mask`` selects the voxels; by default
+    all.
     """
     a, b = _selected(first, second, mask)
     joint = np.histogram2d(a, b, bins=bins)[0] / a.size

@@ -49,19 +49,9 @@ class Overlap:
 
 
 def overlap(fixed: Volume, moving: Volume, before: Volume, after: Volume) -> Overlap:
-    """Compare the labels of the fixed image with those of the moving one, carried onto its grid.
+    """Compare the labels of the fixed image with those of the moving one, carried onto its grid before and after.
 
-    Parameters
-    ----------
-    fixed, moving : Volume
-        Label maps of both images.
-    before, after : Volume
-        ``moving`` on the grid of ``fixed``, by the initial transform and by the result.
-
-    Returns
-    -------
-    Overlap
-        Of the labels that both maps have; one that is carried out of sight overlaps by 0.
+    Only labels that both images have count; one that is carried out of sight overlaps by 0.
     """
     known = set(metrics.labels_of(moving.array))
     shared = [label for label in metrics.labels_of(fixed.array) if label in known]

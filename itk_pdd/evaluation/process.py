@@ -40,22 +40,9 @@ def run_limited(
 ) -> Outcome:
     """Run a program in a session of its own until it ends or exceeds a limit; then all of it is killed.
 
-    The memory is looked at twenty times a second, through ``/proc`` where there is one (Linux), else by psutil.
-
-    Parameters
-    ----------
-    command : sequence of str
-        Program and arguments; no shell is involved.
-    log : pathlib.Path
-        File for what the program prints.
-    folder : pathlib.Path, optional
-        Working directory.
-    environment : mapping, optional
-        Variables beside those of this process.
-    time_limit : float, optional
-        Seconds.
-    memory_limit : int, optional
-        Bytes of resident memory, summed over the program and its children.
+    The memory is looked at twenty times a second, through ``/proc`` where there is one (Linux), else by psutil. ``log``
+    takes what the program prints, ``environment`` has variables beside those of this process; the limits are seconds,
+    and bytes of resident memory summed over the program and its children.
     """
     tree_memory = _tree_memory if Path("/proc/self/status").is_file() else _tree_memory_elsewhere
     report = log.absolute().with_name(f"{log.name}.{os.getpid()}.end")

@@ -71,13 +71,7 @@ def failed(reason: str, **more: Any) -> dict[str, Any]:
 
 
 def fill_template(template: Sequence[str], values: Mapping[str, Any]) -> list[str]:
-    """Replace every ``{name}`` in the words of a command; a file name with blanks stays one word.
-
-    Raises
-    ------
-    RegistrationError
-        If a name has no value.
-    """
+    """Replace every ``{name}`` in the words of a command; a file name with blanks stays one word."""
 
     def replaced(match: re.Match[str]) -> str:
         if values.get(match[1]) is None:
@@ -88,14 +82,9 @@ def fill_template(template: Sequence[str], values: Mapping[str, Any]) -> list[st
 
 
 def perform(job: Mapping[str, Any], rivals: Callable[..., Rivals] | None = None) -> dict[str, Any]:
-    """Do a job and return its result.
+    """Do a job (see :func:`itk_pdd.evaluation.compare.plan`) and return its result.
 
-    Parameters
-    ----------
-    job : mapping
-        See :func:`itk_pdd.evaluation.compare.plan` for the content.
-    rivals : callable, optional
-        Registers the pair again where the result is in doubt: called with the case, the start and the threads.
+    ``rivals`` registers the pair again where the result is in doubt: called with the case, the start and the threads.
     """
     pair = Pair(**{role: Path(path) for role, path in job["pair"].items()})
     rules = Rules(**job["rules"])

@@ -51,14 +51,7 @@ class Score:
 
 
 def load_case(pair: Pair) -> Case:
-    """Read the files of a pair and check that they belong together.
-
-    Raises
-    ------
-    RegistrationError
-        If a file is missing or unreadable, labels or mask do not lie on the grid of their image, labels are not whole
-        numbers, only one side has labels or points, or the points do not correspond.
-    """
+    """Read the files of a pair and check that they belong together."""
     given = pair.files()
     for role, path in given.items():
         if not path.is_file():
@@ -106,26 +99,11 @@ def score(
     surfaces: bool = True,
     similarity: bool = True,
 ) -> Score:
-    """Measure a registration.
+    """Measure a registration by its field, brought to the grid of the fixed image if it lies on another.
 
     Labels are warped by nearest neighbour, images linearly. Labels that occur in one image only are not scored, but
     named. Similarity is measured inside the fixed mask where there is one, smoothness over the whole field, and what no
-    label names as :mod:`itk_pdd.evaluation.whole_image` does.
-
-    Parameters
-    ----------
-    case : Case
-        The pair and what is known about it.
-    displacements : DisplacementField
-        Field in millimetres; brought to the grid of the fixed image if it lies on another.
-    labels : iterable of int, optional
-        Labels to score; by default all.
-    surfaces, similarity : bool
-        Whether to compute the surface distances and the image similarity, which take the longest.
-
-    Returns
-    -------
-    Score
+    label names as :mod:`itk_pdd.evaluation.whole_image` does. Surface distances and similarity take the longest.
     """
     displacements = warping.onto_grid(displacements, case.fixed.grid)
     determinant = metrics.jacobian_determinant(displacements)

@@ -34,14 +34,7 @@ _VOXELS = {2: 65_000, 3: 1_000_000}
 
 
 def field_signs(field: DisplacementField, mask: np.ndarray | None = None) -> dict[str, float]:
-    """Measure how a field deforms, on about 20 000 voxels.
-
-    Parameters
-    ----------
-    field : DisplacementField
-        From fixed to moving points in millimetres, the initial transform included.
-    mask : numpy.ndarray of bool, optional
-        Voxels that count; all by default.
+    """Measure how a field, the initial transform included, deforms: on about 20 000 voxels, of a mask if there is one.
 
     Returns
     -------
@@ -73,16 +66,8 @@ def field_signs(field: DisplacementField, mask: np.ndarray | None = None) -> dic
 class PatchComparison:
     """Compare patches of a fixed image with their matches under several fields; the fixed patches are cut once.
 
-    Parameters
-    ----------
-    fixed, moving : sequence of Volume
-        The channels of both images.
-    weights : sequence of float, optional
-        Of the channels; all alike by default.
-    mask : numpy.ndarray of bool, optional
-        Fixed voxels that count.
-    moving_mask : Volume, optional
-        Where the moving image counts.
+    ``weights`` of the channels are all alike by default; ``mask`` tells the fixed voxels that count, ``moving_mask``
+    where the moving image counts.
     """
 
     def __init__(
@@ -152,18 +137,8 @@ def image_signs(
     """Compare patches of the fixed image with their matches, by the square of their correlation.
 
     The square counts a contrast that is the other way round as well: one measure for images of one and of several
-    kinds. Images of more than a million voxels (65,000 in 2-D) are compared at a coarser spacing.
-
-    Parameters
-    ----------
-    fixed, moving : sequence of Volume
-        The channels of both images.
-    field : DisplacementField
-        From fixed to moving points.
-    initial : Mapping, optional
-        Where the registration started.
-    **options
-        As for :class:`PatchComparison`.
+    kinds. Images of more than a million voxels (65,000 in 2-D) are compared at a coarser spacing. ``initial`` is where
+    the registration started; other options as for :class:`PatchComparison`.
 
     Returns
     -------

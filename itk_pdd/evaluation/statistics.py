@@ -39,25 +39,9 @@ def summarise(values: Sequence[float], *, seed: int = 0) -> Summary:
 def bootstrap_interval(
     values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Compute the percentile bootstrap interval of the mean.
+    """Compute the percentile bootstrap interval of the mean of finite values, one per pair; NaN for fewer than two.
 
     Pairs that share a patient are not independent: with few patients the interval is too narrow.
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        One value per pair, finite.
-    level : float, default 0.95
-        Confidence level.
-    resamples : int, default 10000
-        Number of resamples.
-    seed : int, default 0
-        Seed of the resampling.
-
-    Returns
-    -------
-    low, high : float
-        NaN for fewer than two values.
     """
     if len(values) < 2:
         return float("nan"), float("nan")

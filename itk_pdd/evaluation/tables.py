@@ -51,16 +51,9 @@ def rows(
 ) -> list[dict[str, Any]]:
     """Make the rows of ``results.csv``: per pair and method one per label and per group of labels, and one for ``all``.
 
-    The row ``all`` holds the means over the labels of the pair and the measures of the pair as a whole. Labels that
-    are absent from one of the images have a row that says so, and are in no mean. A label that is lost in warping
-    counts as Dice 0 and has no surface distance. A run that failed is one row.
-
-    Parameters
-    ----------
-    results : iterable of (Run, dict)
-        What :func:`itk_pdd.evaluation.compare.compare` returned.
-    groups : mapping, optional
-        Names of groups of labels with their members, for means over them.
+    The row ``all`` holds the means over the labels of the pair and the measures of the pair as a whole. Labels that are
+    absent from one of the images have a row that says so, and are in no mean. A label that is lost in warping counts as
+    Dice 0 and has no surface distance. A run that failed is one row. ``groups`` are labels by the name of their mean.
     """
     table = []
     for run, result in results:
@@ -108,14 +101,8 @@ def summary(table: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[s
     ``p`` is the Wilcoxon signed-rank test against the first method that registers, on the pairs both have a value of;
     ``difference`` is the mean difference from it there. ``p_holm`` is corrected by Holm's method within one measure:
     over the methods for ``all`` and the groups each, over methods and labels for single labels. A failed run counts in
-    ``failed`` and in no mean. Fewer than ``LEAST_PAIRS`` values give no interval, fewer differences no ``p``.
-
-    Parameters
-    ----------
-    table : sequence of mapping
-        What :func:`rows` returned.
-    seed : int, default 0
-        Seed of the bootstrap.
+    ``failed`` and in no mean. Fewer than ``LEAST_PAIRS`` values give no interval, fewer differences no ``p``. ``seed``
+    is that of the bootstrap.
     """
     methods = list(dict.fromkeys(row["method"] for row in table))
     reference = next((m for m in methods if m != INITIAL), None)

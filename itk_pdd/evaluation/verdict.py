@@ -133,11 +133,8 @@ class Verdict:
 def risk(figures: Named[str, float]) -> float:
     """Estimate the risk, from 0 to 1, that a registration failed.
 
-    Parameters
-    ----------
-    figures : mapping of str to float
-        Those of :func:`itk_pdd.evaluation.signs.image_signs` and ``field_signs``, and, where the pair was registered
-        again, those of :meth:`Rivals.figures`, which then decide.
+    By the figures of :func:`itk_pdd.evaluation.signs.image_signs` and ``field_signs``, and, where the pair was
+    registered again, by those of :meth:`Rivals.figures`, which then decide.
     """
     if "again" in figures:
         return _logistic(RIVAL_INTERCEPT, RIVAL_WEIGHTS, {**figures, **rival_ratios(figures)})
@@ -147,16 +144,8 @@ def risk(figures: Named[str, float]) -> float:
 def rival_ratios(figures: Named[str, float]) -> dict[str, float]:
     """Compare the likenesses of a pair that was registered again, as logarithms of their ratios.
 
-    Parameters
-    ----------
-    figures : mapping of str to float
-        As for :func:`risk`, those of :meth:`Rivals.figures` among them.
-
-    Returns
-    -------
-    dict of str to float
-        ``start_gain``: the start beside the turned ones, before any deformation; ``behind``: the best other start
-        beside the same one, after it, if it is better; ``short``: the default model beside the registration, likewise.
+    ``start_gain``: the start beside the turned ones, before any deformation; ``behind``: the best other start beside
+    the same one, after it, if it is better; ``short``: the default model beside the registration, likewise.
     """
     return {
         "start_gain": _ratio(figures["start"], figures["chance_start"]),
@@ -193,13 +182,9 @@ def judge(
     Parameters
     ----------
     fixed, moving : sequence of Volume
-        The channels of both images.
+        The channels of both images; their ``weights`` are all alike by default.
     displacements : DisplacementField
-        From fixed to moving points on the grid of the fixed image.
-    initial : Mapping, optional
-        Where the registration started.
-    weights : sequence of float, optional
-        Of the channels; all alike by default.
+        From fixed to moving points on the grid of the fixed image, the start ``initial`` included.
     fixed_mask, moving_mask : Volume, optional
         Where to look; by default everywhere.
     edge : float, optional
@@ -209,10 +194,6 @@ def judge(
     rivals : callable, optional
         Registers the pair again (see :func:`itk_pdd.solver.rivals.rivals`); called where the risk lies within
         ``DOUBT``.
-
-    Returns
-    -------
-    Verdict
     """
     mask = None if fixed_mask is None else fixed_mask.array > 0
     figures = image_signs(

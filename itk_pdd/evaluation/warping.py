@@ -32,21 +32,9 @@ def _linear(array: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def warp_image(moving: Volume, field: DisplacementField, *, fill: float | None = None) -> Volume:
-    """Resample the moving image onto the grid of the field by linear interpolation.
+    """Resample the moving image onto the grid of the field by linear interpolation, as float32.
 
-    Parameters
-    ----------
-    moving : Volume
-        Image to warp, on any grid.
-    field : DisplacementField
-        Field from the points of the fixed image to those of the moving image.
-    fill : float, optional
-        Value outside the moving image; by default the smallest value of the moving image (air in CT).
-
-    Returns
-    -------
-    Volume
-        float32 image on ``field.grid``.
+    ``fill`` is the value outside the moving image; by default its smallest value (air in CT).
     """
     result = np.empty(field.grid.shape, dtype=np.float32)
     fill = float(moving.array.min()) if fill is None else fill
@@ -58,15 +46,7 @@ def warp_image(moving: Volume, field: DisplacementField, *, fill: float | None =
 
 
 def warp_labels(moving: Volume, field: DisplacementField) -> Volume:
-    """Resample the moving label map onto the grid of the field by nearest neighbour; 0 outside, pixel type kept.
-
-    Parameters
-    ----------
-    moving : Volume
-        Label map, on any grid.
-    field : DisplacementField
-        Field from the points of the fixed image to those of the moving image.
-    """
+    """Resample the moving label map onto the grid of the field by nearest neighbour; 0 outside, pixel type kept."""
     result = np.zeros(field.grid.shape, dtype=moving.array.dtype)
     last = np.asarray(moving.grid.size) - 1
     for part, points in slabs(field.grid):
@@ -87,19 +67,9 @@ def onto_grid(field: DisplacementField, grid: Grid) -> DisplacementField:
 def target_registration_error(
     fixed_points: np.ndarray, moving_points: np.ndarray, field: DisplacementField | None = None
 ) -> np.ndarray:
-    """Measure the distance of every mapped fixed landmark from its moving landmark, in millimetres.
+    """Measure the distance (n,) of every mapped fixed landmark (n, dim) from its moving landmark, in millimetres.
 
-    Parameters
-    ----------
-    fixed_points, moving_points : numpy.ndarray
-        Corresponding landmarks (n, dim), physical LPS millimetres.
-    field : DisplacementField, optional
-        Field of the registration; without it the error before registration.
-
-    Returns
-    -------
-    numpy.ndarray
-        Errors (n,).
+    Without a field it is the error before registration.
     """
     fixed_points, moving_points = np.asarray(fixed_points, dtype=float), np.asarray(moving_points, dtype=float)
     if fixed_points.shape != moving_points.shape or fixed_points.ndim != 2:
@@ -114,17 +84,7 @@ def target_registration_error(
 def inverse_consistency_error(forward: DisplacementField, backward: DisplacementField) -> np.ndarray:
     """Measure how far every fixed voxel is from its start after going forward and back, in millimetres.
 
-    Parameters
-    ----------
-    forward : DisplacementField
-        From the fixed to the moving image.
-    backward : DisplacementField
-        From the moving to the fixed image.
-
-    Returns
-    -------
-    numpy.ndarray
-        |u(x) + v(x + u(x))| on ``forward.grid``, axes (z,) y, x; NaN where x + u(x) lies outside the backward field.
+    It is |u(x) + v(x + u(x))| on ``forward.grid``, axes (z,) y, x; NaN where x + u(x) lies outside the backward field.
     """
     result = np.empty(forward.grid.shape)
     for part, points in slabs(forward.grid):

@@ -31,21 +31,11 @@ def body_of(image: np.ndarray) -> np.ndarray:
 def whole_image(
     fixed: np.ndarray, warped: np.ndarray, fixed_labels: np.ndarray | None, warped_labels: np.ndarray | None
 ) -> dict[str, float]:
-    """Compare two images on one grid beside their labels.
+    """Compare two images on one grid, axes (z,) y, x, beside their labels.
 
-    Parameters
-    ----------
-    fixed, warped : numpy.ndarray
-        Intensities of the fixed and of the warped moving image, axes (z,) y, x.
-    fixed_labels, warped_labels : numpy.ndarray, optional
-        Their label maps on the same grid.
-
-    Returns
-    -------
-    dict
-        ``outline``: Dice of both bodies. ``body``: correlation of the intensities within the fixed body. With both
-        label maps ``unlabelled``: the same where neither image has a label; and in CT ``bones``: Dice of the voxels
-        without a label above :data:`BONE_HU`. NaN where there is nothing to compare.
+    ``outline`` is the Dice of both bodies, ``body`` the correlation of the intensities within the fixed body; with both
+    label maps ``unlabelled`` is the same where neither image has a label, and in CT ``bones`` the Dice of the voxels
+    without a label above :data:`BONE_HU`. NaN where there is nothing to compare.
     """
     body = body_of(fixed)
     found = {

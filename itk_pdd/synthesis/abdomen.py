@@ -64,16 +64,10 @@ SOFT = (L.VISCERAL_FAT, *_BOWEL)
 
 
 def paint_abdomen(canvas: Canvas, rng: np.random.Generator, wobble: Sequence[np.ndarray]) -> None:
-    """Paint one random patient.
+    """Paint one random patient on points in nominal millimetres.
 
-    Parameters
-    ----------
-    canvas : Canvas
-        Points in nominal millimetres.
-    rng : numpy.random.Generator
-        Draws the patient; what is drawn does not depend on the points of the canvas.
-    wobble : sequence of numpy.ndarray
-        Smooth noise of unit variance at the points, three of them, that bends the surfaces.
+    What is drawn does not depend on the points. ``wobble`` is smooth noise of unit variance at them, three of it, that
+    bends the surfaces.
     """
     painter = _Painter(canvas, rng, wobble)
     cavity = painter.body()

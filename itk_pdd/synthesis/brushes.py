@@ -15,16 +15,8 @@ class Brushes:
     """Random numbers and noise for painting an anatomy.
 
     Every stroke draws the same random numbers whether or not it touches the canvas, so that the same seed gives the
-    same anatomy on any canvas.
-
-    Parameters
-    ----------
-    canvas : Canvas
-        What is painted on.
-    rng : numpy.random.Generator
-        Draws the anatomy.
-    wobble : sequence of numpy.ndarray
-        Smooth noise fields of unit variance at the points of the canvas, mixed at random to bend surfaces.
+    same anatomy on any canvas. ``wobble`` are smooth noise fields of unit variance at its points, mixed at random to
+    bend surfaces.
     """
 
     def __init__(self, canvas: Canvas, rng: np.random.Generator, wobble: Sequence[np.ndarray]) -> None:

@@ -45,14 +45,9 @@ class TissueMap:
 
 
 class Canvas:
-    """Points to paint on.
+    """Points to paint on: float32 arrays of x, y and z, of one shape (z,) y, x, in the painter's units.
 
-    Parameters
-    ----------
-    coordinates : sequence of numpy.ndarray
-        x, y and z of the points, three float32 arrays of one shape (z,) y, x, in the painter's units.
-    width : float
-        Size of a voxel in the painter's units: the width over which one tissue gives way to the next.
+    ``width`` is the size of a voxel in these units: the width over which one tissue gives way to the next.
     """
 
     def __init__(self, coordinates: Sequence[np.ndarray], width: float) -> None:
@@ -94,18 +89,10 @@ class Canvas:
     def paint(
         self, label: int, level: np.ndarray, region: Region | None = None, *, over: Sequence[int] | None = None
     ) -> None:
-        """Cover the points where ``level`` is negative with a tissue.
+        """Cover the points of a region (by default all) where ``level`` is negative with a tissue.
 
-        Parameters
-        ----------
-        label : int
-            The tissue.
-        level : numpy.ndarray
-            Signed distance to its surface on ``region``, in the painter's units.
-        region : tuple of slice, optional
-            The block painted on; everything by default.
-        over : sequence of int, optional
-            The only tissues that may be covered.
+        ``level`` is the signed distance to its surface in the painter's units; ``over`` names the only tissues that may
+        be covered.
         """
         region = self.everywhere if region is None else region
         touched = level < 0.5 * self.width
@@ -136,16 +123,8 @@ class Canvas:
     ) -> tuple[np.ndarray, Region] | None:
         """Level of a (super)ellipsoid and the region it may touch; None where it misses the canvas.
 
-        Parameters
-        ----------
-        centre, radii : sequence of float
-            x, y, z of the centre and the half axes.
-        rotation : numpy.ndarray, optional
-            Matrix (3, 3) whose columns are the half axes' directions.
-        exponent : float
-            2 for an ellipsoid, larger for a rounder box.
-        margin : float
-            How far the surface may be moved outwards afterwards.
+        ``radii`` are the half axes, along the columns of ``rotation``; an ``exponent`` above 2 makes a rounder box. The
+        surface may be moved outwards by ``margin`` afterwards.
         """
         radii = np.asarray(radii, dtype=float)
         rotation = np.eye(3) if rotation is None else rotation
@@ -170,16 +149,9 @@ class Canvas:
     def tube(
         self, path: np.ndarray, radii: np.ndarray | float, *, margin: float = 0.0
     ) -> tuple[np.ndarray, Region] | None:
-        """Level of a tube along a polyline and the region it may touch; None where it misses the canvas.
+        """Level of a tube along a polyline (n, 3) and the region it may touch; None where it misses the canvas.
 
-        Parameters
-        ----------
-        path : numpy.ndarray
-            Points (n, 3), components x, y, z.
-        radii : numpy.ndarray or float
-            Radius at each point of the path.
-        margin : float
-            How far the surface may be moved outwards afterwards.
+        ``radii`` is the radius at each point of the path. The surface may be moved outwards by ``margin`` afterwards.
         """
         radii = np.broadcast_to(np.asarray(radii, dtype=float), len(path))
         reach = radii.max() + margin

@@ -33,14 +33,9 @@ class NoiseTile:
         return cls((values - values.mean()) / values.std(), step)
 
     def sample(self, coordinates: Sequence[np.ndarray], shift: Sequence[float] | None = None) -> np.ndarray:
-        """Interpolate linearly.
+        """Interpolate linearly at points x, y(, z); coordinates beyond the dimension of the tile are ignored.
 
-        Parameters
-        ----------
-        coordinates : sequence of numpy.ndarray
-            x, y(, z) of the points; those beyond the dimension of the tile are ignored.
-        shift : sequence of float, optional
-            Added to the coordinates: another shift gives another, practically independent noise.
+        Another ``shift`` of the coordinates gives another, practically independent noise.
         """
         from scipy import ndimage
 

@@ -25,18 +25,9 @@ def paint_shapes(
 ) -> None:
     """Paint a random mosaic, blobs, shells and tubes, mostly inside a body outline.
 
-    Parameters
-    ----------
-    canvas : Canvas
-        Points in hundredths of the mean extent of the grid, zero at its centre.
-    rng : numpy.random.Generator
-        Draws the shapes; what is drawn does not depend on the points of the canvas.
-    wobble : sequence of numpy.ndarray
-        Smooth noise of unit variance at the points, three of them, that bends the surfaces.
-    tile : NoiseTile
-        Noise whose standard deviation of smoothing is one unit of its coordinates.
-    half : sequence of float
-        Half extents of the grid (x, y, z) in the canvas's units.
+    The points of the canvas are in hundredths of the mean extent of the grid, zero at its centre, ``half`` its half
+    extents (x, y, z) in these units. What is drawn does not depend on the points. ``wobble`` is as for
+    :func:`itk_pdd.synthesis.abdomen.paint_abdomen`, ``tile`` noise smoothed by one unit of its coordinates.
     """
     painter = _Painter(canvas, rng, wobble)
     painter.half = np.asarray(half, dtype=float)

@@ -88,20 +88,9 @@ def moved_view(
 ) -> View:
     """Make the pictures of a moving image on the grid of the fixed one.
 
-    Parameters
-    ----------
-    warped : Volume
-        The moving image, resampled.
-    displacements : DisplacementField, optional
-        The field on the same grid; without one there is no map of the Jacobian and no grid.
-    limits : tuple of float
-        Intensities shown as black and white; take those of the moving image, so that all methods are shown alike.
-    labels : Volume, optional
-        The warped label map.
-    determinant : numpy.ndarray, optional
-        Jacobian determinant of the field, if it is known already.
-    uncertainty : Volume, optional
-        Standard deviation of the displacement in millimetres.
+    Without displacements there is no map of the Jacobian and no grid. ``limits`` are the intensities shown as black and
+    white; take those of the moving image, so that all methods are shown alike. The Jacobian ``determinant`` of the
+    field may be known already; ``uncertainty`` is the standard deviation of the displacement in millimetres.
     """
     pictures: dict[str, Picture | None] = {"image": grey(warped, limits), "labels": labels and _labels(labels)}
     scales, nodes = {}, None
@@ -184,13 +173,7 @@ def save_view(view: View, path: Path) -> None:
 
 
 def load_view(path: Path) -> View:
-    """Read a file of :func:`save_view`.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such file.
-    """
+    """Read a file of :func:`save_view`."""
     view = View({})
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -48,27 +48,12 @@ def overview(
     labels: Sequence[Volume] | None = None,
     height: int = 230,
 ) -> np.ndarray:
-    """Draw a registration in three planes through the middle of the fixed image (one in 2-D).
+    """Draw a registration in three planes through the middle of the fixed image (one in 2-D): uint8 (rows, columns, 3).
 
     The columns are the fixed, the moving and the warped image, the overlay of fixed (green) and moving (magenta) before
     and after (grey where they agree), and a grid of the moving image pulled back by the field. The patient's left is on
-    the right, front or head at the top.
-
-    Parameters
-    ----------
-    fixed, moving, warped : Volume
-        Images on the grid of the field, the moving one without and with the field.
-    field : DisplacementField
-        From fixed to moving points in millimetres.
-    labels : sequence of three Volume, optional
-        Label maps of the three images, drawn as outlines.
-    height : int
-        Pixels of the longest side of a slice.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, shape (rows, columns, 3).
+    the right, front or head at the top. All images, and ``labels`` of the three, drawn as outlines, lie on the grid of
+    the field. ``height`` is in pixels, of the longest side of a slice.
     """
     grid = field.grid
     canonical = grid.canonical()

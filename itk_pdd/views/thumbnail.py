@@ -23,21 +23,8 @@ _PLANES = ((1, 0, False), (2, 0, True), (2, 1, True))
 def thumbnail(fixed: Volume, moving: Volume, field: DisplacementField, *, height: int = _HEIGHT) -> np.ndarray:
     """Draw the middle planes of the fixed image, of the warped one, and both overlaid: fixed green, warped magenta.
 
-    Only the voxels of these planes are warped.
-
-    Parameters
-    ----------
-    fixed, moving : Volume
-        The images.
-    field : DisplacementField
-        From fixed to moving points in millimetres.
-    height : int
-        Pixels of the longest side of a plane.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, shape (rows, columns, 3): a column for each plane.
+    Only the voxels of these planes are warped. The result is uint8 (rows, columns, 3), a column for each plane;
+    ``height`` is in pixels, of the longest side of a plane.
     """
     planes = plane_points(fixed.grid, height)
     first = [sampled(fixed, points) for points in planes]

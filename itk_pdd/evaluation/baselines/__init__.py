@@ -44,13 +44,7 @@ class Task:
     moving_points: Path | None = None
 
     def both(self, what: str) -> tuple[Path, Path]:
-        """Return the files of the labels or points of both images.
-
-        Raises
-        ------
-        RegistrationError
-            If the pair has none.
-        """
+        """Return the files of the labels or points of both images."""
         own, other = getattr(self, f"fixed_{what}"), getattr(self, f"moving_{what}")
         if own is None or other is None:
             raise RegistrationError(f"the settings ask for {what} as guides, which this pair does not have")
@@ -94,17 +88,7 @@ METHODS = {
 def find_settings(method: str, folder: str | Path | None = None) -> list[Path]:
     """List the settings files of a method: that of the package and, if there is one, that of ``folder``.
 
-    Parameters
-    ----------
-    method : str
-        Name of the method.
-    folder : path or str, optional
-        A folder with settings of one's own, or the name of a preset of the package (``hippocampus``).
-
-    Raises
-    ------
-    RegistrationError
-        If there is no such folder.
+    ``folder`` holds settings of one's own, or is the name of a preset of the package (``hippocampus``).
     """
     folders = [SETTINGS]
     if folder is not None:
@@ -118,14 +102,9 @@ def find_settings(method: str, folder: str | Path | None = None) -> list[Path]:
 
 
 def load_settings(method: str, folder: str | Path | None = None) -> dict[str, Any]:
-    """Settings of a method: those of the package, overridden one by one by those of ``folder``.
+    """Load the settings of a method: those of the package, overridden one by one by those of ``folder``.
 
     A parameter file of elastix (``.txt``) is taken as it is; the one of ``folder`` replaces that of the package.
-
-    Raises
-    ------
-    RegistrationError
-        If there is no such folder or a file is not valid JSON.
     """
     settings: dict[str, Any] = {}
     for path in find_settings(method, folder):
@@ -140,13 +119,7 @@ def load_settings(method: str, folder: str | Path | None = None) -> dict[str, An
 
 
 def run_method(method: str, task: Task) -> None:
-    """Run a baseline in this process (the comparison does it in a process of its own for each run).
-
-    Raises
-    ------
-    RegistrationError
-        If there is no such method or its package is not installed.
-    """
+    """Run a baseline in this process (the comparison does it in a process of its own for each run)."""
     if method not in METHODS:
         raise RegistrationError(f"method must be one of {', '.join(METHODS)}, found {method!r}.")
     found = METHODS[method]

@@ -20,17 +20,10 @@ def read_float(path: Path):
 
 
 def onto_fixed_grid(fixed_path: Path, moving_path: Path):
-    """Both images on the voxels of the fixed image, without origin and direction, and the true grid.
+    """Return both images, float, on the voxels of the fixed image, with origin 0 and no direction, and the true grid.
 
     Some tools ignore the direction, others need images of equal size: they work in these plain coordinates, and
     :func:`write_plain_field` turns their vectors back. Outside the moving image is its smallest value.
-
-    Returns
-    -------
-    fixed, moving : SimpleITK.Image
-        Float images with origin 0 and identity direction, spacing kept.
-    grid : Grid
-        Grid of the fixed image.
     """
     import SimpleITK as sitk
 
