@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from itk_pdd.errors import RegistrationError
+from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.points import read_points
 
@@ -106,6 +106,12 @@ def read_landmarks(
                 f"fixed_points and moving_points have other names ({', '.join(odd[:5])}), expected the same in both"
             )
         other = other[[other_names.index(name) for name in own_names]]
+    elif (own_names or other_names) and all(isinstance(given, str | os.PathLike) for given in (fixed, moving)):
+        named, unnamed = ("fixed", "moving") if own_names else ("moving", "fixed")
+        warn(
+            f"{unnamed}_points have no names, or a name twice, while {named}_points have: the points are matched by "
+            "their order"
+        )
     names = own_names or other_names or [str(i) for i in range(len(own))]
     for points, grid, side in zip((own, other), grids, ("fixed", "moving"), strict=True):
         outside = np.flatnonzero(~grid.contains(points))

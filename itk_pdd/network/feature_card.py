@@ -83,8 +83,19 @@ class FeatureCard:
             bad.append(f"low and high are {self.low} and {self.high}, expected low below high, or none of them")
         if self.dimension not in (None, 2, 3):
             bad.append(f"dimension is {self.dimension!r}, expected 2 or 3")
-        if min(self.channels, self.multiple) < 1 or self.patch < 0 or not self.descent >= 0:
-            bad.append("channels and multiple must be 1 or more, patch and descent 0 or more")
+        whole = {"channels": self.channels, "multiple": self.multiple, "patch": self.patch}
+        for name, n in whole.items():
+            if not isinstance(n, int) or n < (name != "patch"):
+                bad.append(f"{name} is {n!r}, expected a whole number from {int(name != 'patch')} on")
+        if not isinstance(self.layers, tuple) or not all(isinstance(n, int) and n >= 0 for n in self.layers):
+            bad.append(f"layers is {self.layers!r}, expected a list of numbers of layers, counted from 0")
+        if not isinstance(self.to, tuple) or len(self.to) != 2 or not all(map(_finite, self.to)):
+            bad.append(f"to is {self.to!r}, expected two numbers")
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            if given not in (None, "image") and (not _finite(given) or (name == "std" and not _positive(given))):
+                bad.append(f"{name} is {given!r}, expected 'image' or a number{' above 0' * (name == 'std')}")
+        if not _finite(self.descent) or self.descent < 0:
+            bad.append(f"descent is {self.descent!r}, expected a number from 0 on")
         if bad:
             raise RegistrationError(f"feature_card: {bad[0]}")
 
@@ -103,7 +114,8 @@ class FeatureCard:
             try:
                 given = json.loads(Path(given).read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise RegistrationError(f"feature_card: {given} cannot be read as JSON ({error})") from None
+                reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
+                raise RegistrationError(f"feature_card: {given} cannot be read as JSON ({reason})") from None
         known = [each.name for each in fields(cls)]
         if not isinstance(given, Mapping):
             raise RegistrationError(f"feature_card is a {type(given).__name__}, expected a mapping or a JSON file")
@@ -117,4 +129,8 @@ class FeatureCard:
 
 
 def _positive(number: Any) -> bool:
-    return number is None or (isinstance(number, int | float) and 0 < number < np.inf)
+    return number is None or (_finite(number) and number > 0)
+
+
+def _finite(number: Any) -> bool:
+    return isinstance(number, int | float) and bool(np.isfinite(number))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from itk_pdd.errors import RegistrationError
+from itk_pdd.errors import RegistrationError, counted
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
@@ -30,6 +31,7 @@ from itk_pdd.network.preparation import canonical_volume
 __all__ = ["FeatureCard", "FeatureNetwork", "load_features"]
 
 _WHOLE = 2_500_000  # voxels that a network looks at at once where the card names no patch
+_NO_MEMORY = re.compile("not enough memory|out of memory|cannot allocate memory|alloc", re.IGNORECASE)  # in errors
 _PATCH, _OVERLAP = 128, 0.25  # voxels along an axis of a patch of a larger image, and the share that patches overlap
 
 
@@ -136,16 +138,18 @@ class FeatureNetwork:
         """Features (features, z, y, x) of a patch; all layers on the grid of the finest."""
         try:
             found = self.run(patch[None])
-        except MemoryError:
-            raise RegistrationError(f"{self.name} needs more memory than is free: name a smaller patch") from None
+        except RegistrationError:
+            raise
         except Exception as error:
             lines = [line for line in str(error).strip().splitlines() if line.strip()]
             reason = lines[-1].strip() if lines else type(error).__name__
-            if "memory" in reason.lower():
-                reason += "; name a smaller patch in the card"
+            looked = f"an image of {' x '.join(map(str, patch.shape[1:]))} voxels and {counted(len(patch), 'channel')}"
+            if isinstance(error, MemoryError) or _NO_MEMORY.search(reason):
+                raise RegistrationError(
+                    f"{self.name} needs more memory than is free for {looked}: name a smaller patch in the card"
+                ) from None
             raise RegistrationError(
-                f"{self.name} cannot look at an image of {' x '.join(map(str, patch.shape[1:]))} voxels and "
-                f"{len(patch)} channels ({reason})"
+                f"{self.name} cannot look at {looked} ({reason}): check the dimension and the channels in the card"
             ) from None
         layers = list(found) if isinstance(found, list | tuple) else [found]
         tensors = [torch.as_tensor(np.asarray(each) if not isinstance(each, Tensor) else each) for each in layers]
@@ -225,7 +229,11 @@ def load_features(given: Any, card: Any = None) -> FeatureNetwork:
         beside = path.with_suffix(".json")
         found = FeatureCard.of(card if card is not None else beside if beside.is_file() else {})
         layers = 1 + max(found.layers, default=0)
-        run = _onnx(path) if path.suffix.lower() == ".onnx" else _torchscript(path, layers)
+        if path.suffix.lower() != ".onnx":
+            return FeatureNetwork(_torchscript(path, layers), found, f"features ({path.name})")
+        run, sizes = _onnx(path)
+        if sizes:
+            found = replace(found, patch=min(*sizes, found.patch or min(sizes)))
         return FeatureNetwork(run, found, f"features ({path.name})")
     if not callable(given):
         raise RegistrationError(f"features is a {type(given).__name__}, expected a file or a callable")
@@ -253,7 +261,8 @@ def _torchscript(path: Path, layers: int) -> Callable[[Tensor], Any]:
     return run
 
 
-def _onnx(path: Path) -> Callable[[Tensor], Any]:
+def _onnx(path: Path) -> tuple[Callable[[Tensor], Any], tuple[int, ...]]:
+    """Load an ONNX file: what runs it, and the size of the images it takes; empty where that may vary."""
     try:
         import onnxruntime
     except ImportError:
@@ -265,5 +274,29 @@ def _onnx(path: Path) -> Callable[[Tensor], Any]:
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise RegistrationError(f"features: {path} is no ONNX file that can be run ({reason})") from None
-    name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image.numpy()})
+    taken = session.get_inputs()[0]
+    dimension, given = len(taken.shape) - 2, tuple(taken.shape[2:])
+    sizes = given if all(isinstance(n, int) for n in given) else ()
+
+    def run(image: Tensor) -> list[np.ndarray]:
+        size = image.shape[2:]
+        if len(size) != dimension:
+            raise RegistrationError(
+                f"features ({path.name}) is for {dimension}-D images, but these are {len(size)}-D: see the card"
+            )
+        # Many files take one size alone: a smaller image is padded, and the answer cut.
+        ends = [max(0, n - m) for n, m in zip(sizes, size, strict=True)] if sizes else [0] * dimension
+        padding = [each for end in reversed(ends) for each in (0, end)]
+        image = functional.pad(image, padding, mode="replicate") if any(ends) else image
+        found = session.run(None, {taken.name: image.numpy()})
+        return [_cut(each, size, image.shape[2:]) for each in found] if any(ends) else found
+
+    return run, sizes
+
+
+def _cut(found: np.ndarray, size: Sequence[int], padded: Sequence[int]) -> np.ndarray:
+    """Leave out what answers to the padding of an image; what has another dimension stays, and is refused later."""
+    if found.ndim != len(size) + 2:
+        return found
+    ends = [-(-n * f // p) for n, f, p in zip(size, found.shape[2:], padded, strict=True)]
+    return found[(slice(None), slice(None), *(slice(end) for end in ends))]

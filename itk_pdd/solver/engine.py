@@ -136,7 +136,8 @@ class DenseModel(Settings):
                 from itk_pdd.uncertainty.features import collect
 
                 evidence = collect(recorder, fixed, moving, found, grid)
-                uncertainty = Uncertainty(evidence, calibration, field, problem.initial)
+                guided = problem.guidance is not None
+                uncertainty = Uncertainty(evidence, calibration, field, problem.initial, guided=guided)
         report(1.0, "done")
         result = Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
         return result if landmarks is None else replace(result, trust=trust[0])

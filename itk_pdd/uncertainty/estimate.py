@@ -41,6 +41,8 @@ class Uncertainty:
         The result, in millimetres on the grid of the fixed image.
     initial : callable, optional
         The initial transform: its derivative carries the uncertainty on.
+    guided : bool
+        Whether labels, landmarks or features guided the search: the calibration knows pairs without them.
 
     Attributes
     ----------
@@ -54,8 +56,10 @@ class Uncertainty:
         calibration: Calibration,
         field: DisplacementField,
         initial: Mapping | None = None,
+        *,
+        guided: bool = False,
     ) -> None:
-        self.evidence, self.calibration, self.field = evidence, calibration, field
+        self.evidence, self.calibration, self.field, self.guided = evidence, calibration, field, guided
         self._initial = initial
         self.verdict: Verdict | None = None
 
@@ -159,7 +163,8 @@ class Uncertainty:
     def headline(self) -> str:
         """Half of the body and 95 % of it: how far from its true place, in words."""
         half, most = self.located(0.5), self.located(0.95)
-        return f"half of the body is located within {half:.2g} mm, 95 % within {most:.2g} mm"
+        told = f"half of the body is located within {half:.2g} mm, 95 % within {most:.2g} mm"
+        return f"{told} (calibrated without guides)" if self.guided else told
 
     def quantile(self, probability: float) -> float:
         """Return the standard deviations (root of the trace) that the error does not exceed with a probability."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -129,22 +130,54 @@ def test_many_features_are_reduced_and_codes_have_room() -> None:
         (Edges(), {"strides": 2}, "feature_card has the entry 'strides', expected some of spacing"),
         (Edges(), {"spacing": -1}, "spacing is -1, expected a number above 0"),
         (Edges(), {"values": "labels"}, "values is 'labels', expected"),
-        (Edges(), "absent.json", "feature_card: absent.json cannot be read as JSON"),
+        (Edges(), "absent.json", r"feature_card: absent.json cannot be read as JSON \(no such file or directory\)"),
+        (Edges(), {"layers": 3}, "layers is 3, expected a list of numbers"),
+        (Edges(), {"multiple": 2.5}, "multiple is 2.5, expected a whole number from 1 on"),
+        (Edges(), {"to": [0]}, r"to is \(0,\), expected two numbers"),
+        (Edges(), {"mean": "images"}, "mean is 'images', expected 'image' or a number"),
+        (Edges(), {"std": 0}, "std is 0, expected 'image' or a number above 0"),
+        (Edges(), {"descent": "no"}, "descent is 'no', expected a number from 0 on"),
         (Edges(), {"dimension": 3}, "is for 3-D images, but these are 2-D"),
-        (nn.Conv3d(1, 2, 3), None, "cannot look at an image of"),
+        (nn.Conv3d(1, 2, 3), None, r"cannot look at an image of .* and 1 channel \(.*\): check the dimension"),
         (lambda x: x * float("nan"), None, "gives NaN or infinite features"),
         (lambda x: x[0, 0], None, r"gives the shape .*, expected features of the shape"),
         (lambda x: (_ for _ in ()).throw(MemoryError()), None, "needs more memory than is free"),
         (
             lambda x: (_ for _ in ()).throw(RuntimeError("DefaultCPUAllocator: not enough memory")),
             None,
-            "smaller patch",
+            "needs more memory than is free for an image of .*: name a smaller patch",
         ),
     ],
 )
 def test_bad_input_is_one_sentence(pair, features, card, told) -> None:
     with pytest.raises(RegistrationError, match=told) as error:
         solved(pair, features=features, feature_card=card)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_an_onnx_file_of_one_size_gives_what_the_network_gives(tmp_path, dimension) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    pool = (functional.avg_pool2d, functional.avg_pool3d)[dimension - 2]
+
+    class Halved(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return pool(x, 2)
+
+    path = tmp_path / "network.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(Halved(), (torch.zeros(1, 1, *[16] * dimension),), str(path), dynamo=False)
+    grid = Grid.create((20, 12, 16)[:dimension], 1.0)
+    volume = Volume(np.random.default_rng(0).normal(size=grid.shape).astype(np.float32), grid)
+    found, expected = (load_features(given, {"multiple": 2}).features([volume], 1.0) for given in (path, Halved()))
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+    assert found[1].same_space(expected[1])
+    other = Grid.create((8,) * (5 - dimension), 1.0)
+    told = f"is for {dimension}-D images, but these are {5 - dimension}-D"
+    with pytest.raises(RegistrationError, match=told) as error:
+        load_features(path).features([Volume(np.zeros(other.shape, np.float32), other)], 1.0)
     assert "\n" not in str(error.value)
 
 

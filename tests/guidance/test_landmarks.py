@@ -157,6 +157,9 @@ def test_other_names_are_refused(tmp_path) -> None:
         (tmp_path / f"{name}.csv").write_text("\n".join(["label,x,y,z", *rows]))
     with pytest.raises(RegistrationError, match=r"other names \(B, C\)"):
         read_landmarks(tmp_path / "fixed.csv", tmp_path / "moving.csv", grids=GRIDS)
+    (tmp_path / "moving.csv").write_text("label,x,y,z\nA,0,0,0\nA,0,0,1\n")
+    with pytest.warns(RegistrationWarning, match="moving_points have no names, or a name twice"):
+        read_landmarks(tmp_path / "fixed.csv", tmp_path / "moving.csv", grids=GRIDS)
 
 
 def test_the_command_records_every_landmark(pair, tmp_path) -> None:

@@ -81,6 +81,7 @@ def test_the_uncertainty_is_about_the_field_with_its_rigid_parts() -> None:
     transform, found = itk_pdd.register(*images, **known, return_uncertainty="full")
     vectors = SimpleITK.GetArrayFromImage(transform.GetDisplacementField())
     np.testing.assert_allclose(found.field.vectors, vectors, atol=1e-5)
+    assert found.headline.endswith("mm (calibrated without guides)")
 
 
 def test_a_field_slides_along_a_label() -> None:
