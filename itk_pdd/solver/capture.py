@@ -25,25 +25,12 @@ image had left the other one).
 def edge_share(
     field: np.ndarray, contrasts: np.ndarray, reach: float, step: float, *, mask: np.ndarray | None = None
 ) -> float:
-    """Share of the structured points whose displacement lies at the edge of the range that was searched.
+    """Share of the structured points, from 0 to 1, whose displacement lies at the edge of the range that was searched.
 
-    Parameters
-    ----------
-    field : numpy.ndarray
-        Displacements after the first search, shape (z, y, x, 3), in any unit.
-    contrasts : numpy.ndarray
-        Mean intensities of each channel at the same points, weighted, shape (channels, z, y, x): points where they
-        change more than on average have structure. Elsewhere displacements are those of the surroundings, or of
-        nothing.
-    reach, step : float
-        Largest displacement along an axis and the distance of neighbouring ones in the same unit.
-    mask : numpy.ndarray, optional
-        Points that count, bool (z, y, x); all by default.
-
-    Returns
-    -------
-    float
-        From 0 to 1; the larger, the more of the image has moved farther than the search looked.
+    ``field`` (z, y, x, 3) holds the displacements after the first search, in the unit of ``reach``, the largest one
+    along an axis, and of ``step``, the distance of neighbouring ones. ``contrasts`` (channels, z, y, x) are the mean
+    intensities at the same points, weighted: points where they change more than on average have structure. Elsewhere
+    displacements are those of the surroundings, or of nothing. ``mask`` (z, y, x) tells the points that count.
     """
     axes = [axis for axis in range(1, contrasts.ndim) if contrasts.shape[axis] > 1]
     # Of each channel by itself: what is bright in one and dark in another has structure in both.
@@ -60,15 +47,7 @@ def edge_share(
 
 
 def tell_edge(share: float, reach_mm: float) -> None:
-    """Warn, or note in the log, that displacements lie at the edge of the range.
-
-    Parameters
-    ----------
-    share : float
-        From :func:`edge_share`.
-    reach_mm : float
-        Largest displacement along an axis in millimetres.
-    """
+    """Warn, or note in the log, that a share of displacements (:func:`edge_share`) lies at the edge of the range."""
     if share > EDGE_SHARE:
         warn(
             f"{share:.0%} of the image with structure lies at the edge of the range that was searched ({reach_mm:.3g} "

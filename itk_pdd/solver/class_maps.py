@@ -20,36 +20,16 @@ _SLICES_AT_ONCE = 24  # the probabilities of a whole fine grid would not fit int
 
 @dataclass(frozen=True)
 class ClassMaps:
-    """Probabilities of classes (organs) in an image, seen from the working grid.
+    """Probabilities of classes (organs) in an image, seen from the working grid."""
 
-    Parameters
-    ----------
-    probabilities : numpy.ndarray
-        float32, shape (z, y, x, classes), without the background; one slice in 2-D.
-    grid : Grid
-        Where they lie.
-    bits : sequence of int
-        Bits of each class in a code: how much the class counts.
-    working : Grid
-        The working grid.
-    weight : float
-        Cost of a difference in all bits, beside 1 for one in all bits of the MIND-SSC features.
-    mapping : callable, optional
-        Takes physical points of the working grid to physical points of the image.
-    amplitude : float
-        Factor of the probabilities in the descent, beside 1 for one in all.
-    descends : bool
-        Compare them in the descent, too.
-    """
-
-    probabilities: np.ndarray
-    grid: Grid
-    bits: Sequence[int]
-    working: Grid
-    weight: float
-    mapping: Mapping | None = None
-    amplitude: float = 1.0
-    descends: bool = True
+    probabilities: np.ndarray  # float32 (z, y, x, classes), without the background; one slice in 2-D
+    grid: Grid  # where they lie
+    bits: Sequence[int]  # bits of each class in a code: how much the class counts
+    working: Grid  # the working grid
+    weight: float  # cost of a difference in all bits, beside 1 for one in all bits of the MIND-SSC features
+    mapping: Mapping | None = None  # from physical points of the working grid to those of the image
+    amplitude: float = 1.0  # factor of the probabilities in the descent, beside 1 for one in all
+    descends: bool = True  # compare them in the descent, too
     finishes: ClassVar[bool] = False
 
     @property
@@ -63,10 +43,7 @@ class ClassMaps:
         return max(1, round(min(self.grid.spacing) / min(self.working.spacing)))
 
     def codes(self, shrink: int, operations: Operations = HOST) -> Array:
-        """Make thermometer codes at the centres of blocks of ``shrink`` working voxels, 64 bits (z, y, x).
-
-        ``operations`` are those of the device that computes.
-        """
+        """Make thermometer codes at the centres of blocks of ``shrink`` working voxels, 64 bits (z, y, x)."""
         target = self.working.blocks(shrink)
         codes = operations.no_codes(_deep(target))
         for part, values in self._sampled(target, operations):

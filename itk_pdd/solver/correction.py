@@ -22,27 +22,13 @@ _ENOUGH_VOXELS = 1e-3  # largest residual of exact landmarks
 def corrected(
     field: DisplacementField, points: np.ndarray, targets: np.ndarray, sigma: np.ndarray, *, exact: bool = False
 ) -> DisplacementField:
-    """Correct a field by what is left at landmarks.
+    """Correct a field by what is left at landmarks; where they cannot be met without a fold, in part, with a warning.
 
     The residuals are those of a Gaussian process whose covariance is a compact function (Wendland, Adv. Comput. Math.
     4, 1995), of the variance that the residuals have, observed with the variance of each landmark: a small residual of
-    an uncertain landmark changes little.
-
-    Parameters
-    ----------
-    field : DisplacementField
-        From fixed to moving points.
-    points, targets : numpy.ndarray
-        Landmarks (n, dim) in the fixed and in the moving image, physical millimetres.
-    sigma : numpy.ndarray
-        Standard deviation of each in millimetres (n,).
-    exact : bool
-        Leave nothing, whatever ``sigma`` says.
-
-    Returns
-    -------
-    DisplacementField
-        Where the landmarks cannot be met without a fold, they are met in part, with a warning.
+    an uncertain landmark changes little. ``points`` and ``targets`` (n, dim) are the landmarks in the fixed and in the
+    moving image, ``sigma`` (n,) their standard deviations, all in physical millimetres. ``exact`` leaves nothing,
+    whatever ``sigma`` says.
     """
     if len(points) > _MOST:
         some = np.random.default_rng(0).permutation(len(points))[:_MOST]

@@ -32,10 +32,7 @@ _AGREEMENT = 1e-3  # share of the largest value by which a device may differ fro
 def checked_device(device: str) -> str:
     """Resolve the name of a device: "auto" is the first CUDA device where there is one, and the CPU elsewhere.
 
-    Raises
-    ------
-    RegistrationError
-        If it is none of "auto", "cpu", "cuda" and "cuda:N", or there is no such device here.
+    RegistrationError if it is none of "auto", "cpu", "cuda" and "cuda:N", or there is no such device here.
     """
     name = str(device)
     kind, _, number = name.partition(":")
@@ -96,19 +93,9 @@ def check(device: Operations, shape: tuple[int, int, int] = (16, 16, 16)) -> Non
     """Compare the operations of a device with those of the CPU on a small problem, before anything depends on them.
 
     Drivers, compilers and cards are many, and a wrong field looks like any other. Most of the few seconds is spent on
-    compiling, once per machine.
-
-    Parameters
-    ----------
-    device : Operations
-        Its operations.
-    shape : tuple of int
-        Voxels along z, y, x, even numbers; hundreds of control points make the programs of a GPU wait for each other.
-
-    Raises
-    ------
-    RuntimeError
-        If they do not agree: numbers to a thousandth of the largest of their kind, codes to a thousandth of their bits.
+    compiling, once per machine. ``shape`` are even numbers of voxels along z, y, x; hundreds of control points make the
+    programs of a GPU wait for each other. RuntimeError if the answers do not agree: numbers to a thousandth of the
+    largest of their kind, codes to a thousandth of their bits.
     """
     both = zip(_answers(HOST, shape), _answers(device, shape), strict=True)
     for (name, expected), (_, found) in both:
@@ -187,17 +174,10 @@ def _answers(operations: Operations, shape: tuple[int, int, int]) -> Iterator[tu
 
 
 def operations(device: str) -> Operations:
-    """Get the operations of a device, ready for use.
+    """Get the operations of a device (see :func:`checked_device`), ready for use.
 
-    Parameters
-    ----------
-    device : str
-        See :func:`checked_device`. For "auto" a GPU that does not work is passed over with a warning.
-
-    Raises
-    ------
-    RegistrationError
-        If the device was asked for by name and does not work, such as without Triton.
+    A GPU that does not work, such as without Triton, is passed over with a warning for "auto", and an error where it
+    was asked for by name.
     """
     found = checked_device(device)
     if found == "cpu":
@@ -215,17 +195,7 @@ def operations(device: str) -> Operations:
 def on_device(device: str, compute: Callable[[Operations], T]) -> T:
     """Call a function with the operations of a device.
 
-    Parameters
-    ----------
-    device : str
-        See :func:`operations`. Where the memory of a GPU is not enough, "auto" computes on the CPU, with a warning.
-    compute : callable
-        Takes the operations.
-
-    Raises
-    ------
-    RegistrationError
-        If the memory of a GPU that was asked for by name is not enough.
+    Where the memory of a GPU is not enough, "auto" computes on the CPU, with a warning; else it is an error.
     """
     chosen = operations(device)
     if chosen.device == "cpu":
@@ -250,15 +220,7 @@ def on_device(device: str, compute: Callable[[Operations], T]) -> T:
 
 @contextlib.contextmanager
 def computing_threads(count: int | None, *, torch: bool = False) -> Iterator[None]:
-    """Choose the CPU threads of the compiled kernels inside a ``with`` block, and log the choice.
-
-    Parameters
-    ----------
-    count : int, optional
-        Number of threads; by default that of :func:`itk_pdd.kernels.threads.allowed`.
-    torch : bool
-        Let torch use as many.
-    """
+    """Choose the CPU threads of the compiled kernels, and of torch if that is said, inside a ``with`` block."""
     number, reason = (count, "as requested") if count else threads.allowed()
     log.info("CPU threads: %d (%s)", number, reason)
     with threads.chosen(number), threads.torch_limited() if torch else contextlib.nullcontext():

@@ -59,27 +59,12 @@ class DenseModel(Settings):
     def registered(
         self, problem: Problem, options: Options, *, start: PointMap | None = None, organs: Organs | None = None
     ) -> Result:
-        """Register two images.
+        """Register two images; RegistrationError if there is no such device, or the memory is not enough.
 
         Both are resampled onto a working grid that fits into the memory. Dense searches find the displacements, a
         gradient descent refines them, folded voxels are unfolded, and the field is carried to the fixed image's grid.
-
-        Parameters
-        ----------
-        problem : Problem
-            The images.
-        options : Options
-            How to register.
-        start : callable, optional
-            Where the descent begins, from fixed points to those that the initial transform takes; there are no searches
-            then.
-        organs : Organs, optional
-            What is known of the organs, where the model has no network of its own.
-
-        Raises
-        ------
-        RegistrationError
-            If there is no such device, or the memory is not enough.
+        With ``start``, from fixed points to those that the initial transform takes, there are no searches: the descent
+        begins there. ``organs`` are what is known of the organs, where the model has no network of its own.
         """
         device, report = checked_device(options.device), options.progress
         model, problem = self._guided(problem).adjusted(options), problem.without_outliers()
@@ -100,35 +85,26 @@ class DenseModel(Settings):
             begun = None if start is None else _begun(start, grid)
             fixed, moving = model._with_guides(fixed, moving, problem, grid)
             calibration = calibration_of(model.name, model.network) if options.uncertainty else None
-            edges: list[float] = []
-
             landmarks = None if problem.guidance is None else problem.guidance.landmarks
-            trust: list[Trust] = []
 
-            def displaced(operations: Operations) -> tuple[BlockField, Recorder | None]:
+            def displaced(operations: Operations) -> tuple[BlockField, float | None, Recorder | None, Trust | None]:
                 # A device that is given up leaves nothing behind: the next one begins with a recorder of its own.
                 recorder = None if calibration is None else Recorder(calibration.temperature, operations)
                 images = model._with_descriptor(fixed, moving, operations)
-                edges.clear()
-                pulls = None
+                pulls = trust = None
                 if landmarks is not None:
                     pulls = Pulls.of(landmarks, grid, problem.initial)
-                    trust[:] = [model._believed(*images, pulls, operations, for_costs, report)]
-                    pulls = pulls.chosen(trust[0].obeyed)
-                found = model._displacements(
-                    *images, grid, operations, for_costs, recorder, report, edges.append, pulls, begun
-                )
-                return found, recorder
+                    trust = model._believed(*images, pulls, operations, for_costs, report)
+                    pulls = pulls.chosen(trust.obeyed)
+                found, edge = model._displacements(*images, grid, operations, for_costs, recorder, report, pulls, begun)
+                return found, edge, recorder, trust
 
-            found, recorder = on_device(options.device, displaced)
+            found, edge, recorder, trust = on_device(options.device, displaced)
             report(0.95, "field")
             field = _on_fixed_grid(found.to_field(grid), problem.fixed.grid, problem.initial)
-            if landmarks is not None:
-                which = trust[0].obeyed
-                field = corrected(
-                    field, landmarks.fixed[which], landmarks.moving[which], landmarks.sigma[which],
-                    exact=landmarks.exact,
-                ) if which.any() else field  # fmt: skip
+            if landmarks is not None and trust is not None and trust.obeyed.any():
+                places = (each[trust.obeyed] for each in (landmarks.fixed, landmarks.moving, landmarks.sigma))
+                field = corrected(field, *places, exact=landmarks.exact)
             uncertainty = None
             if recorder is not None and calibration is not None:
                 # They load much of scipy.
@@ -139,8 +115,7 @@ class DenseModel(Settings):
                 guided = problem.guidance is not None
                 uncertainty = Uncertainty(evidence, calibration, field, problem.initial, guided=guided)
         report(1.0, "done")
-        result = Result(field, model, grid, range_mm, uncertainty, edge=edges[0] if edges else None)
-        return result if landmarks is None else replace(result, trust=trust[0])
+        return Result(field, model, grid, range_mm, uncertainty, edge, trust=trust)
 
     def _fixed_copy(self, problem: Problem, grid: Grid) -> WorkingImage:
         """Resample the fixed image onto the working grid, unless it is there from a registration before."""
@@ -244,18 +219,16 @@ class DenseModel(Settings):
         memory: float,
         recorder: Recorder | None,
         report: Callable[[float, str], None],
-        at_edge: Callable[[float], None],
-        pulls: Pulls | None = None,
-        begun: BlockField | None = None,
-    ) -> BlockField:
-        """Search (unless a field is there to begin with), refine and unfold.
+        pulls: Pulls | None,
+        begun: BlockField | None,
+    ) -> tuple[BlockField, float | None]:
+        """Search (unless a field is there to begin with), refine, unfold; also return the share at the range's edge."""
+        edge: float | None = None
 
-        ``at_edge`` gets the share at the edge of the range.
-        """
-
-        def edge_found(edge: float, reach: int) -> None:
-            at_edge(edge)
-            capture.tell_edge(edge, reach * max(grid.spacing))
+        def edge_found(share: float, reach: int) -> None:
+            nonlocal edge
+            edge = share
+            capture.tell_edge(share, reach * max(grid.spacing))
 
         share = 0.45 if self.refinement.iterations else 0.9  # of the progress
         found = begun or search(
@@ -284,10 +257,10 @@ class DenseModel(Settings):
             )
             if recorder is not None:
                 recorder.refinement(before, found)
-        if self.smallest_jacobian is None:
-            return found
-        scale = (float(found.size),) * 3
-        return found.with_vectors(without_folds(found.vectors, scale, self.smallest_jacobian, operations))
+        if self.smallest_jacobian is not None:
+            scale = (float(found.size),) * 3
+            found = found.with_vectors(without_folds(found.vectors, scale, self.smallest_jacobian, operations))
+        return found, edge
 
     def _with_classes(
         self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid, organs: Organs

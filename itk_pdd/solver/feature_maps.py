@@ -32,16 +32,8 @@ def feature_maps(
 ) -> tuple[ClassMaps, ClassMaps]:
     """Bring the features of both images to numbers from 0 to 1, and give each its bits.
 
-    Parameters
-    ----------
-    fixed, moving : tuple of numpy.ndarray and Grid
-        Features (z, y, x, features) and where they lie.
-    card : FeatureCard
-        What they are.
-    working : Grid
-        The working grid.
-    mapping : callable, optional
-        Takes physical points of the working grid to those of the moving image.
+    ``fixed`` and ``moving`` are features (z, y, x, features) and where they lie; ``mapping`` takes physical points of
+    the working grid to those of the moving image.
     """
     arrays = [fixed[0], moving[0]]
     if card.values == "probabilities":

@@ -18,20 +18,10 @@ log = logging.getLogger("itk_pdd")
 def unfold(
     field: Array, *, minimum: float, scale: Sequence[float] = (1.0, 1.0, 1.0), operations: Operations = HOST
 ) -> tuple[Array, int, int]:
-    """Unfold a field, also of a single slice across any axis.
+    """Unfold a field, also of a single slice across any axis; see :func:`itk_pdd.kernels.unfolding.cpu.unfold`.
 
-    Parameters
-    ----------
-    field : array
-        An array of the operations, float32, shape (z, y, x, 3), components x, y, z. Where it has a single node along
-        one axis, displacements along that axis stay as they are.
-    minimum, scale, operations
-        See :func:`without_folds`.
-
-    Returns
-    -------
-    array, int, int
-        See :func:`itk_pdd.kernels.unfolding.cpu.unfold`.
+    ``field`` is an array of the operations. Where it has a single node along one axis, displacements along that axis
+    stay as they are.
     """
     scale = tuple(float(s) for s in scale)
     single = [axis for axis, size in enumerate(field.shape[:3]) if size == 1]
@@ -52,23 +42,10 @@ def unfold(
 def without_folds(
     field: np.ndarray, scale: Sequence[float], minimum: float, operations: Operations = HOST
 ) -> np.ndarray:  # fmt: skip
-    """Unfold a field; warn where that does not succeed.
+    """Unfold a field, and warn where that does not succeed; ``field`` itself is returned where nothing folds.
 
-    Parameters
-    ----------
-    field : numpy.ndarray
-        float32, shape (z, y, x, 3), components x, y, z; a 2-D field is one slice.
-    scale : sequence of float
-        Distance of neighbouring nodes along x, y, z in the unit of the displacements.
-    minimum : float
-        See :func:`itk_pdd.kernels.unfolding.cpu.unfold`.
-    operations : Operations
-        Those of the device that computes.
-
-    Returns
-    -------
-    numpy.ndarray
-        The field; ``field`` itself where nothing folds.
+    ``field`` is float32 (z, y, x, 3), components x, y, z, a 2-D one is one slice; ``scale`` is the distance of
+    neighbouring nodes along x, y, z in the unit of the displacements.
     """
     found, moved, left = unfold(operations.array(field), minimum=minimum, scale=scale, operations=operations)
     log.info("folds: %d of %d nodes relaxed", moved, field[..., 0].size)

@@ -24,19 +24,7 @@ def without_outliers(volume: Volume, name: str = "image") -> Volume:
 
     Outliers are at most 8 voxels, or one of 100,000, at each end of the intensities, farther from the others than ten
     times the range of these: damaged voxels, values that mark something, numbers that overflowed. Structures, noise and
-    metal are not as far away.
-
-    Parameters
-    ----------
-    volume : Volume
-        An image.
-    name : str
-        What to call it in the log, which tells how many voxels were replaced.
-
-    Returns
-    -------
-    Volume
-        ``volume`` itself where there are none.
+    metal are not as far away. The log tells how many were replaced; ``volume`` itself is returned where there are none.
     """
     array = volume.array
     sample = array.reshape(-1)[:: max(1, array.size // _SAMPLED_VOXELS)]

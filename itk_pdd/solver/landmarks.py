@@ -30,21 +30,11 @@ _BEYOND = 1e-9
 
 @dataclass(frozen=True)
 class Pulls:
-    """Points of the working grid that are drawn to displacements.
+    """Points of the working grid that are drawn to displacements; components x, y, z, z is 0 in 2-D."""
 
-    Parameters
-    ----------
-    points : numpy.ndarray
-        Positions (n, 3) in working voxels, components x, y, z; z is 0 in 2-D.
-    targets : numpy.ndarray
-        Their displacements (n, 3) in working voxels.
-    sigma : numpy.ndarray
-        Standard deviations in working voxels (n,).
-    """
-
-    points: np.ndarray
-    targets: np.ndarray
-    sigma: np.ndarray
+    points: np.ndarray  # positions (n, 3) in working voxels
+    targets: np.ndarray  # their displacements (n, 3) in working voxels
+    sigma: np.ndarray  # standard deviations (n,) in working voxels
 
     @classmethod
     def of(cls, landmarks: Landmarks, working: Grid, initial: Mapping | None) -> Pulls:
@@ -76,19 +66,9 @@ class Pulls:
     def slope(self, shape: Sequence[int], size: int, block: Sequence[int]) -> Any:
         """Differentiate the squared distance from the landmarks by each displacement of a level of the descent.
 
-        Parameters
-        ----------
-        shape : sequence of int
-            Blocks along z, y, x.
-        size : int
-            Working voxels per block: the unit of the displacements.
-        block : sequence of int
-            Working voxels per block along z, y, x.
-
-        Returns
-        -------
-        callable
-            Takes a field (z, y, x, 3) on the host to the nodes (m,), counted through, and the derivatives (m, 3).
+        The level has ``shape`` blocks of ``block`` working voxels along z, y, x; displacements are in units of ``size``
+        working voxels. Returns a function that takes a field (z, y, x, 3) on the host to the nodes (m,), counted
+        through, and the derivatives (m, 3).
         """
         last = np.asarray(shape[::-1], float) - 1
         index = np.clip(self._index(block), 0, last)
@@ -112,15 +92,7 @@ class Pulls:
         return slope
 
     def costs(self, stage: Stage, found: BlockField) -> _Near:
-        """Find the control points of a stage that are near landmarks, and what is left for the stage to find.
-
-        Parameters
-        ----------
-        stage : Stage
-            The search.
-        found : BlockField
-            Displacements of its control points before it, on the host.
-        """
+        """Find the control points of a stage near landmarks, and what is left after ``found``, the field before it."""
         size = np.asarray(found.block[::-1], float)
         index = self._index(found.block)
         last = np.asarray(found.nodes[::-1]) - 1
@@ -183,18 +155,7 @@ def image_doubt(
 ) -> Doubt:
     """Compare the surroundings of each landmark in both images with those of chance places.
 
-    Parameters
-    ----------
-    fixed, moving : WorkingImage
-        The images.
-    stage : Stage
-        Whose features are compared.
-    pulls : Pulls
-        The landmarks.
-    found : BlockField
-        What the images alone give, on the host.
-    operations : Operations
-        Those of the device that computes.
+    Features are those of a stage; ``found`` is what the images alone give, on the host.
     """
     images = [image.shrunk(stage.shrink) for image in (fixed, moving)]
     codes = [operations.numpy(image.codes(stage.dilations, operations)[0]) for image in images]

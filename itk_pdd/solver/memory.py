@@ -41,24 +41,13 @@ class Guides:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a registration takes at its peak beside what the process holds before.
+    """Bytes that a registration takes at its peak beside what the process holds before."""
 
-    Parameters
-    ----------
-    images : int
-        Both images on the working grid, their codes and fields: in use as long as costs are.
-    costs : int
-        Costs of the largest stage and as many messages.
-    least_costs : int
-        The same in the smallest blocks.
-    ends : int
-        What comes before and after the search, whichever is more: resampling, the descent, the field on the grid of the
-        fixed image.
-    """
-
-    images: int
-    costs: int
-    least_costs: int
+    images: int  # both images on the working grid, their codes and fields: in use as long as costs are
+    costs: int  # costs of the largest stage and as many messages
+    least_costs: int  # the same in the smallest blocks
+    # What comes before and after the search, whichever is more: resampling, the descent, the field on the grid of the
+    # fixed image
     ends: int
 
     @property
@@ -83,24 +72,10 @@ def needs(
     on_host: bool = True,
     guides: Guides | None = None,
 ) -> Needs:
-    """Estimate what a registration takes.
+    """Estimate what a registration takes on a working ``grid``, margins included, for images on their grids.
 
-    Parameters
-    ----------
-    grid : Grid
-        The working grid, margins included.
-    fixed, moving : Grid
-        Grids of the images.
-    model : Settings
-        Gives the stages.
-    channels : int
-        Channels of each image.
-    masked : bool
-        Whether part of the moving image must not be compared.
-    on_host : bool
-        Whether the CPU searches; the costs are not held here where a GPU does.
-    guides : Guides, optional
-        What the user knows about the images.
+    ``masked`` says that part of the moving image must not be compared, ``on_host`` that the CPU searches: the costs are
+    not held here where a GPU does.
     """
     voxels, guides = grid.voxels, guides or Guides()
     words = channels * (1 + (model.descriptor is not None)) + (model.network is not None)
@@ -153,10 +128,7 @@ def resident() -> int:
 
 
 def available() -> int:
-    """Count the bytes that this process can still take without pushing others out.
-
-    psutil knows the machine, not the limits of the container that the process may run in: those are read here.
-    """
+    """Count the bytes that this process can take without pushing others out, within the limits of its container."""
     return min([int(psutil.virtual_memory().available), *_cgroups()])
 
 
@@ -179,15 +151,8 @@ def _cgroups(base: str = "/sys/fs/cgroup") -> list[int]:
 def room(limit: float | None) -> float:
     """Count the bytes that a registration may take beside those that the process holds now.
 
-    Parameters
-    ----------
-    limit : float, optional
-        Memory of the whole process, in GB (10^9 bytes); by default nearly all that is free.
-
-    Raises
-    ------
-    RegistrationError
-        If the limit is no positive number.
+    ``limit`` is the memory of the whole process in GB (10^9 bytes), by default nearly all that is free;
+    RegistrationError if it is no positive number.
     """
     if limit is None:
         return _SPARE * available()
@@ -204,39 +169,17 @@ def fit(
     limit: float | None = None,
     keep_spacing: bool = False,
 ) -> tuple[Grid, float]:
-    """Choose a working grid whose registration fits into the memory.
+    """Choose a working grid whose registration fits into the memory; also return the bytes that costs may take.
 
     First the costs are taken in blocks, which changes nothing but the time; if that is not enough, the images are
-    compared at a coarser spacing, with a warning.
-
-    Parameters
-    ----------
-    make_grid : callable
-        Makes the working grid for a model.
-    estimate : callable
-        What a registration on a grid takes (see :func:`needs`).
-    model : Settings
-        Its spacing is where to begin.
-    limit : float, optional
-        See :func:`room`.
-    keep_spacing : bool
-        Whether to raise an error rather than compare at a coarser spacing.
-
-    Returns
-    -------
-    Grid
-        The working grid.
-    float
-        Bytes that the costs of a stage may take.
-
-    Raises
-    ------
-    RegistrationError
-        If it cannot fit; the message says how much would be needed.
+    compared at a coarser spacing, with a warning. ``make_grid`` makes the working grid for a model, whose spacing is
+    where to begin; ``estimate`` says what a registration on a grid takes (see :func:`needs`), ``limit`` is that of
+    :func:`room`. RegistrationError, which says how much would be needed, if it cannot fit, or with ``keep_spacing`` not
+    at that of the model.
     """
     grid = wanted = make_grid(model)
     found, space = estimate(grid), room(limit)
-    where = f"{_gigabytes(max(0, space))} " + ("are free" if limit is None else f"are left of {limit:g} GB")
+    where = _left(space, limit)
     log.info("memory: about %s, %s", _gigabytes(found.most), where)
     if found.least > space:
         advice = "allow more (memory), " if limit is not None else ""
@@ -256,29 +199,18 @@ def fit(
 
 
 def require(found: Needs, *, limit: float | None, what: str, advice: str) -> None:
-    """Check that what cannot be done in blocks fits into the memory; the log tells how much it takes.
-
-    Parameters
-    ----------
-    found : Needs
-        What it takes.
-    limit : float, optional
-        See :func:`room`.
-    what, advice : str
-        What it is and what to do if it does not fit, for the error.
-
-    Raises
-    ------
-    RegistrationError
-        If it does not fit.
-    """
+    """Raise RegistrationError if what cannot be done in blocks takes more memory than there is; log how much."""
     space = room(limit)
     log.info("memory: about %s", _gigabytes(found.most))
     if found.most > space:
-        where = f"{_gigabytes(max(0, space))} " + ("are free" if limit is None else f"are left of {limit:g} GB")
         raise RegistrationError(
-            f"not enough memory: {what} takes about {_gigabytes(found.most)} beside the images, but {where}: {advice}"
+            f"not enough memory: {what} takes about {_gigabytes(found.most)} beside the images, but "
+            f"{_left(space, limit)}: {advice}"
         )
+
+
+def _left(space: float, limit: float | None) -> str:
+    return f"{_gigabytes(max(0, space))} " + ("are free" if limit is None else f"are left of {limit:g} GB")
 
 
 def _gigabytes(count: float) -> str:

@@ -19,41 +19,18 @@ __all__ = ["Organs", "organs_of"]
 
 @dataclass(frozen=True, eq=False)
 class Organs:
-    """Class probabilities of two images.
+    """Class probabilities of two images: (classes, z, y, x), background first, and where they lie."""
 
-    Parameters
-    ----------
-    card : ModelCard
-        Of the network that found them.
-    fixed, moving : tuple of numpy.ndarray and Grid
-        Probabilities (classes, z, y, x), background first, and where they lie.
-    """
-
-    card: ModelCard
+    card: ModelCard  # of the network that found them
     fixed: tuple[np.ndarray, Grid]
     moving: tuple[np.ndarray, Grid]
 
 
 def organs_of(problem: Problem, network: SemanticNetwork, *, key: object, device: str, force: bool) -> Organs:
-    """Let a network name the organs of both images.
+    """Let a network name the organs of both images; what was found in the fixed one is kept for the next moving image.
 
-    Parameters
-    ----------
-    problem : Problem
-        The images. What was found in the fixed one is kept for the next moving image.
-    network : SemanticNetwork
-        On the device.
-    key : object
-        Tells the network from others in what is kept.
-    device : str
-        Where it works.
-    force : bool
-        Only warn if an image is not what the network is for.
-
-    Raises
-    ------
-    RegistrationError
-        If an image is not what the network is for.
+    ``key`` tells the network from others in what is kept. RegistrationError if an image is not what the network is for;
+    with ``force`` a warning.
     """
     card = network.card
     # Before it looks at an image, which takes minutes where that is much too large.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,29 +21,12 @@ __all__ = ["align_affine", "align_centres", "check_overlap", "fitted_similarity"
 log = logging.getLogger("itk_pdd")
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One search on small images.
-
-    Parameters
-    ----------
-    voxels : dict
-        Voxels along the longest side of the fixed image, by dimension.
-    kind : str
-        What is fitted: a "similarity" or an "affine" mapping.
-    """
-
-    voxels: dict[int, int]
-    kind: str
-
-
 # Chosen on abdominal scans of different coverage: finer images or more steps were no better.
+# Voxels along the longest side of the fixed image, by dimension, and what is fitted.
 _STEPS = (
-    _Step({2: 64, 3: 44}, "similarity"),
-    _Step({2: 64, 3: 44}, "similarity"),
-    _Step({2: 96, 3: 56}, "affine"),
-    _Step({2: 128, 3: 56}, "affine"),
-)
+    ({2: 64, 3: 44}, "similarity"), ({2: 64, 3: 44}, "similarity"), ({2: 96, 3: 56}, "affine"),
+    ({2: 128, 3: 56}, "affine"),
+)  # fmt: skip
 _KEPT = 0.6  # part of the correspondences that a fit believes
 _TEXTURE = 0.6  # part of the voxels that is too flat to have any
 _LEAST_OVERLAP = 0.1
@@ -53,15 +35,7 @@ _LEAST_OVERLAP = 0.1
 def align_centres(
     fixed: Volume, moving: Volume, *, fixed_mask: Volume | None = None, moving_mask: Volume | None = None
 ) -> AffineMapping:
-    """Find the translation that puts the centres of two images on each other.
-
-    Parameters
-    ----------
-    fixed, moving : Volume
-        The images.
-    fixed_mask, moving_mask : Volume, optional
-        Masks; if both are given, their centres of mass count instead of the centres of the images.
-    """
+    """Find the translation that puts the centres of two images on each other, or of mass of both masks if given."""
     if fixed_mask is not None and moving_mask is not None:
         offset = _centre_of_mass(moving_mask) - _centre_of_mass(fixed_mask)
     else:
@@ -80,26 +54,11 @@ def align_affine(
 ) -> AffineMapping:
     """Find an affine mapping of the fixed to the moving image, from dense displacements of small images.
 
-    The images, of any modalities, are registered deformably at a coarse resolution, and a mapping is fitted to the
-    displacements with the worst ones left out; this is repeated from the mapping found, first with a similarity, then
-    with an affine mapping. It starts from the centres, the centres of mass or the physical coordinates as given,
-    whichever explains the images best, and returns to the start if the outcome explains them worse.
-
-    Parameters
-    ----------
-    fixed, moving : Volume
-        The images.
-    model : Model
-        Finds the displacements.
-    fixed_mask, moving_mask : Volume, optional
-        Only voxels inside count.
-    threads : int, optional
-        CPU threads; all by default.
-
-    Raises
-    ------
-    RegistrationError
-        If no start makes the images overlap.
+    The images, of any modalities, are registered deformably by ``model`` at a coarse resolution, and a mapping is
+    fitted to the displacements with the worst ones left out; this is repeated from the mapping found, first with a
+    similarity, then with an affine mapping. It starts from the centres, the centres of mass or the physical coordinates
+    as given, whichever explains the images best, and returns to the start if the outcome explains them worse.
+    RegistrationError if no start makes the images overlap.
 
     References
     ----------
@@ -117,8 +76,8 @@ def align_affine(
         )
     log.info("affine pre-alignment starts from the %s", name)
     found = starts[name]
-    for step in _STEPS:
-        grids = [_small_grid(volume.grid, fixed.grid, step) for volume in (fixed, moving)]
+    for voxels, kind in _STEPS:
+        grids = [_small_grid(volume.grid, fixed.grid, voxels) for volume in (fixed, moving)]
         small = [resample(volume, grid) for volume, grid in zip((fixed, moving), grids, strict=True)]
         masks = [
             None if mask is None else resample(mask, grid, interpolation="nearest", outside="zero")
@@ -129,7 +88,7 @@ def align_affine(
         points, targets = _correspondences(small[0], moving.grid, masks[0], result.field)
         if len(points) < 10 * (fixed.grid.dimension + 1):
             break
-        found = _trimmed_fit(points, targets, step.kind)
+        found = _trimmed_fit(points, targets, kind)
     if not _disagreement(fixed, moving, found) < scores[name]:
         log.warning("the affine pre-alignment was no improvement over the %s and is dropped", name)
         return starts[name]
@@ -149,7 +108,7 @@ def _starts(
 
 def _disagreement(fixed: Volume, moving: Volume, mapping: AffineMapping) -> float:
     """Mean difference of self-similarities where the images overlap; infinite where they hardly do."""
-    grid = _small_grid(fixed.grid, fixed.grid, _STEPS[0])
+    grid = _small_grid(fixed.grid, fixed.grid, _STEPS[0][0])
     inside = moving.grid.contains(mapping(grid.points()), margin=0)
     if inside.mean() < _LEAST_OVERLAP * min(1.0, moving.grid.extent.prod() / fixed.grid.extent.prod()):
         return np.inf
@@ -158,10 +117,10 @@ def _disagreement(fixed: Volume, moving: Volume, mapping: AffineMapping) -> floa
     return float(np.abs(first - second).mean())
 
 
-def _small_grid(grid: Grid, fixed: Grid, step: _Step) -> Grid:
+def _small_grid(grid: Grid, fixed: Grid, voxels: dict[int, int]) -> Grid:
     """A grid of cubic voxels over an image, no finer than the fixed image."""
     finest = float(np.prod(fixed.spacing) ** (1 / fixed.dimension))
-    spacing = max(max(fixed.extent) / step.voxels[fixed.dimension], finest)
+    spacing = max(max(fixed.extent) / voxels[fixed.dimension], finest)
     return grid.with_spacing(np.minimum(spacing, grid.extent / 2))
 
 
@@ -202,15 +161,7 @@ def _affine(points: np.ndarray, targets: np.ndarray) -> AffineMapping:
 
 
 def fitted_similarity(points: np.ndarray, targets: np.ndarray, *, rigid: bool = False) -> AffineMapping:
-    """Fit rotation, scale and translation by Umeyama's method (IEEE TPAMI 13(4), 1991); ``rigid`` without the scale.
-
-    Parameters
-    ----------
-    points, targets : numpy.ndarray
-        Corresponding points (n, dim).
-    rigid : bool
-        Keep lengths.
-    """
+    """Fit rotation, scale and translation to points (n, dim) by Umeyama's method (IEEE TPAMI 13(4), 1991)."""
     source, target = points.mean(axis=0), targets.mean(axis=0)
     u, singular, v = np.linalg.svd((targets - target).T @ (points - source))
     signs = np.ones(len(source))

@@ -98,13 +98,7 @@ class Problem:
         return replace(self, fixed_channels=fixed, moving_channels=moving)
 
     def weighted(self, weights: Sequence[float]) -> Problem:
-        """Give the channels other weights.
-
-        Raises
-        ------
-        RegistrationError
-            If there is not one finite number for each channel, not below 0 and some above.
-        """
+        """Give the channels other weights: a finite number for each, not below 0 and some above."""
         channels = len(self.fixed_channels)
         try:
             found = tuple(float(weight) for weight in weights)

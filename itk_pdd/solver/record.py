@@ -44,30 +44,12 @@ def record(
 ) -> dict[str, Any]:
     """Describe a registration by what JSON can hold.
 
-    Parameters
-    ----------
-    problem, result
-        What was registered, and what came of it.
-    inputs : mapping
-        Names with what was given: a path, an image, a transform, or a list of these; None is left out.
-    options : mapping
-        Names with values.
-    command : sequence of str, optional
-        The words of the command line.
-    outputs : mapping, optional
-        Names with the paths of the files that are written.
-    warnings : sequence of str, optional
-        All warnings; by default those of ``result``.
-    overlap : mapping, optional
-        Dice overlaps of labels, see :meth:`itk_pdd.evaluation.overlap.Overlap.to_dict`.
-    paths : bool
-        Keep the folders of file names, which may name a patient or a user.
+    ``inputs`` are names with what was given: a path, an image, a transform, or a list of these; None is left out.
+    ``warnings`` are by default those of ``result``; ``overlap`` is :meth:`itk_pdd.evaluation.overlap.Overlap.to_dict`.
+    With ``paths`` the folders of file names are kept, which may name a patient or a user.
 
-    Returns
-    -------
-    dict
-        ``date`` (UTC), ``versions``, ``command``, ``options``, ``model`` with checksums, ``inputs`` with SHA-256 and
-        geometry, ``outputs``, ``seconds``, ``peak_memory_bytes``, ``verdict`` with its figures, ``dice``, ``warnings``.
+    Returns ``date`` (UTC), ``versions``, ``command``, ``options``, ``model`` with checksums, ``inputs`` with SHA-256
+    and geometry, ``outputs``, ``seconds``, ``peak_memory_bytes``, ``verdict`` with its figures, ``dice``, ``warnings``.
     """
 
     def shown(value: Any) -> Any:
@@ -122,13 +104,7 @@ def _labels(problem: Problem) -> dict[str, Sequence[Volume]]:
 
 
 def write_record(content: Mapping[str, Any], path: Path) -> None:
-    """Write a record to a file.
-
-    Raises
-    ------
-    OutputError
-        If the file is cut short.
-    """
+    """Write a record to a file; OutputError if it is cut short."""
     write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n").encode())
 
 

@@ -40,29 +40,11 @@ def refine(
 
     Minimises a difference of the images plus the diffusion and the changes of volume of the whole displacement. The
     paper descends on the probability tensor, and has no term for volumes; here the images are compared again at every
-    step. Folded voxels are unfolded every few steps, so that the rest can make up for it.
+    step. Folded voxels, of a Jacobian determinant below ``smallest_jacobian``, are unfolded every few steps, so that
+    the rest can make up for it.
 
-    Parameters
-    ----------
-    slope : callable
-        Takes a field to the derivative of the difference by each of its displacements, of the same shape.
-    field : array
-        Displacements in voxels, float32 (z, y, x, 3), components x, y, z.
-    settings : Refinement
-        Number of steps, control grid.
-    weights : Regularisation
-        Weights of diffusion and volumes.
-    smallest_jacobian : float, optional
-        Jacobian determinant below which voxels are unfolded; by default none are.
-    progress : callable
-        Called with the fraction that is done.
-    operations : Operations
-        Those of the device that computes: fields are its arrays.
-
-    Returns
-    -------
-    array
-        float32, shape of ``field``.
+    ``field`` holds displacements in voxels, a float32 array (z, y, x, 3) of the operations, components x, y, z;
+    ``slope`` takes one to the derivative of the difference by each displacement.
     """
     shape = tuple(field.shape[:3])
     cell = tuple(1 if size == 1 else settings.cell for size in shape)
@@ -99,27 +81,10 @@ def refined(
     operations: Operations = HOST,
     pulls: Pulls | None = None,
 ) -> BlockField:
-    """Refine the field of a search, level by level.
+    """Refine the field of a search level by level; the result is on the blocks of the last one, on the host.
 
-    Parameters
-    ----------
-    fixed, moving : WorkingImage
-        The images.
-    field : BlockField
-        On blocks of any size.
-    settings : Refinement
-        Features to compare, number of steps.
-    smallest_jacobian, progress
-        See :func:`refine`.
-    operations : Operations
-        Those of the device that correlates; class probabilities are compared by the CPU.
-    pulls : Pulls, optional
-        Landmarks, to which the field is drawn.
-
-    Returns
-    -------
-    BlockField
-        On the host, on the blocks of the last level.
+    Class probabilities are compared by the CPU, intensities by ``operations``. ``pulls`` are landmarks, to which the
+    field is drawn.
     """
     if settings.features == "classes":
         operations = HOST
@@ -155,27 +120,13 @@ def refined(
 
 @dataclass(frozen=True)
 class _Level:
-    """One round of the descent.
+    """One round of the descent."""
 
-    Parameters
-    ----------
-    size : int
-        Working voxels per block along each axis.
-    steps : int
-        Adam steps.
-    weights : Regularisation
-        Weights of the smoothness.
-    intensities : int, optional
-        Steps on the intensities, before those on their derivatives; None for all.
-    borders : bool
-        Of the classes, compare what is near their borders alone.
-    """
-
-    size: int
-    steps: int
+    size: int  # working voxels per block along each axis
+    steps: int  # Adam steps
     weights: Regularisation
-    intensities: int | None = None
-    borders: bool = False
+    intensities: int | None = None  # steps on the intensities, before those on their derivatives; None for all
+    borders: bool = False  # of the classes, compare what is near their borders alone
 
 
 def _block_size(image: WorkingImage, settings: Refinement) -> int:

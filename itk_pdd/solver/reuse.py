@@ -15,13 +15,9 @@ class Kept:
     """Intermediate results of one fixed image: voxels, working copies, descriptors, spanning trees, organs.
 
     They are looked up by all that they depend on beside the image, so that a registration gives the same bytes with
-    them as without. Whoever holds a ``Kept`` makes a new one for another fixed image or mask.
-
-    Parameters
-    ----------
-    most : int
-        Results that are held; the one that was not used for longest makes way. Moving images of different sizes need
-        working copies of their own.
+    them as without. Whoever holds a ``Kept`` makes a new one for another fixed image or mask. Of more than ``most``
+    results the one that was not used for longest makes way: moving images of different sizes need working copies of
+    their own.
     """
 
     def __init__(self, most: int = 4) -> None:

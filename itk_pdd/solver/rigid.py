@@ -28,17 +28,8 @@ _WIDER, _TRIES = 1.6, 5  # the margin is widened where the field would fold
 def with_rigid_parts(field: DisplacementField, parts: Sequence[tuple[str, Volume]]) -> DisplacementField:
     """Let parts of the fixed image move rigidly; around each of them the field passes smoothly to what it was.
 
-    Parameters
-    ----------
-    field : DisplacementField
-        From fixed to moving points.
-    parts : sequence of str and Volume
-        Name and bool volume on the grid of the field of each part.
-
-    Returns
-    -------
-    DisplacementField
-        Rigid in every part. Where it cannot be made so without folding the field, a warning says how many voxels fold.
+    ``parts`` are names and bool volumes on the grid of the field. Where it cannot be made rigid without folding, a
+    warning says how many voxels fold.
     """
     grid, before = field.grid, field.folded_voxels()
     voxel = float(np.prod(grid.spacing) ** (1 / grid.dimension))

@@ -34,24 +34,11 @@ _AXES = "left-right", "front-back", "head-foot"
 
 
 def rivals(problem: Problem, settings: Settings, *, threads: int | None = None) -> Rivals:
-    """Register small copies of two images from the same start and from others.
+    """Register small copies of two images from the same start and from others; tell how alike they are then.
 
     The others are the centres of the images on each other, and the fixed image turned or mirrored about its centre:
-    except one that puts right a wrong start, they can only match by chance.
-
-    Parameters
-    ----------
-    problem : Problem
-        The images.
-    settings : Settings
-        Of a model without a network: its stages and its descent, which is shortened.
-    threads : int, optional
-        CPU threads; all by default.
-
-    Returns
-    -------
-    Rivals
-        How alike the images are after each of them.
+    except one that puts right a wrong start, they can only match by chance. ``settings`` are those of a model without a
+    network; its descent is shortened.
     """
     problem = problem.without_outliers()
     fixed = problem.fixed.grid

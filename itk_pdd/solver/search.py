@@ -26,33 +26,16 @@ class Listener(Protocol):
     """Hears the distributions and fields of the search from the fixed to the moving image, stage by stage."""
 
     def begin(self, before: BlockField, *, scale: int, step: int, count: int, temperature: float) -> None:
-        """Hear that a stage begins.
+        """Hear that a stage begins: ``before`` are the displacements of its control points, on the host.
 
-        Parameters
-        ----------
-        before : BlockField
-            Displacements of its control points before the stage, on the host.
-        scale : int
-            Working voxels per voxel of the stage.
-        step : int
-            Distance of neighbouring displacements in voxels of the stage.
-        count : int
-            Displacements along each axis.
-        temperature : float
-            Factor of the costs in the softmax over displacements.
+        There are ``count`` displacements along each axis, ``step`` of the stage's voxels apart, which are ``scale``
+        working voxels each; ``temperature`` is the factor of the costs in the softmax over them.
         """
 
     def marginals(self, nodes: np.ndarray, costs: Any, offsets: Sequence[Any]) -> None:
-        """Hear the regularised costs of some control points; each is told once.
+        """Hear the regularised costs (n, dz, dy, width) of control points (n,), counted through; each is told once.
 
-        Parameters
-        ----------
-        nodes : numpy.ndarray
-            The control points (n,), counted through.
-        costs : array
-            Of the operations at hand, shape (n, dz, dy, width).
-        offsets : sequence of numpy.ndarray
-            Displacements along z, y, x in voxels of the stage, padded with zeros along x.
+        ``offsets`` are the displacements along z, y, x in voxels of the stage, padded with zeros along x.
         """
 
     def end(self, increment: np.ndarray) -> None:
@@ -88,32 +71,14 @@ def search(
 
     Every stage adds to the field found so far; costs are those of the displaced positions themselves, the images are
     never resampled in between. Both directions are searched and made inverse to each other where a stage asks for it.
+    The result is on the host; its blocks are no smaller than the last control points need.
 
-    Parameters
-    ----------
-    fixed, moving : WorkingImage
-        Images on one grid.
-    stages : sequence of Stage
-        From coarse to fine.
-    operations : Operations
-        Those of the device that computes.
-    memory : float, optional
-        Bytes that the costs of a stage may take on the CPU (see :func:`itk_pdd.kernels.tree.blocks.min_sum_means`); the
-        result does not depend on it.
-    progress : callable
-        Called with the fraction that is done and the name of the stage.
-    at_edge : callable
-        Called after the first stage with the share of the structured points whose displacement lies at the edge of its
-        range (see :func:`itk_pdd.solver.capture.edge_share`), and with this range in working voxels.
-    listener : Listener, optional
-        Hears the distribution of every stage and both fields before they are made consistent, for the uncertainty.
-    pulls : Pulls, optional
-        Landmarks, whose displacements cost less near them.
-
-    Returns
-    -------
-    BlockField
-        On the host. The blocks are no smaller than the last control points need.
+    ``memory`` are bytes that the costs of a stage may take on the CPU (see
+    :func:`itk_pdd.kernels.tree.blocks.min_sum_means`), on which the result does not depend. ``at_edge`` is called after
+    the first stage with the share of the structured points at the edge of its range (see
+    :func:`itk_pdd.solver.capture.edge_share`), and with this range in working voxels. ``listener`` hears the
+    distribution of every stage and both fields before they are made consistent, for the uncertainty. ``pulls`` are
+    landmarks: displacements near theirs cost less.
     """
     forward: BlockField | None = None
     backward: BlockField | None = None

@@ -2,76 +2,44 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from itk_pdd.errors import warn
-from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver.problem import Problem, Result
 
-__all__ = ["Slip", "joined", "solve_sides"]
-
-log = logging.getLogger("itk_pdd")
+__all__ = ["solve_sides"]
 
 _AWAY = 2  # voxels by which the masks end before the border: features look at their surroundings, too
 
 
-class Slip:
-    """Measure how two fields part along a border.
+def _slip(apart: np.ndarray, inside: np.ndarray, matrix: np.ndarray) -> tuple[float, float]:
+    """Measure how two fields on one grid part along the border of a region: mean slip, and mean gap or overlap across.
 
-    Parameters
-    ----------
-    inner, outer : DisplacementField
-        On one grid.
-    inside : numpy.ndarray
-        Where the inner one counts, bool of the shape of the grid.
+    ``apart`` is the difference of the fields in millimetres, ``matrix`` that of the grid.
     """
+    from scipy import ndimage  # costs a quarter of a second
 
-    def __init__(self, inner: DisplacementField, outer: DisplacementField, inside: np.ndarray) -> None:
-        from scipy import ndimage  # costs a quarter of a second
-
-        shares = ndimage.gaussian_filter(inside.astype(np.float32), 1.5)
-        slope = np.stack(np.gradient(shares)[::-1], axis=-1) @ np.linalg.inv(inner.grid.matrix)
-        border = ndimage.binary_dilation(inside) & ~inside
-        apart = (inner.vectors - outer.vectors)[border]
-        normal = slope[border] / np.maximum(np.linalg.norm(slope[border], axis=-1, keepdims=True), 1e-12)
-        across = (apart * normal).sum(axis=-1)
-        self.across = float(np.abs(across).mean()) if len(across) else 0.0
-        """Mean gap or overlap across the border, in millimetres."""
-        along = np.linalg.norm(apart - across[:, None] * normal, axis=-1)
-        self.along = float(along.mean()) if len(along) else 0.0
-        """Mean slip along the border, in millimetres."""
-
-
-def joined(inner: DisplacementField, outer: DisplacementField, inside: np.ndarray) -> DisplacementField:
-    """Take one field inside and another one outside."""
-    return replace(outer, vectors=np.where(inside[..., None], inner.vectors, outer.vectors))
+    shares = ndimage.gaussian_filter(inside.astype(np.float32), 1.5)
+    slope = np.stack(np.gradient(shares)[::-1], axis=-1) @ np.linalg.inv(matrix)
+    border = ndimage.binary_dilation(inside) & ~inside
+    if not border.any():
+        return 0.0, 0.0
+    normal = slope[border] / np.maximum(np.linalg.norm(slope[border], axis=-1, keepdims=True), 1e-12)
+    across = (apart[border] * normal).sum(axis=-1)
+    along = np.linalg.norm(apart[border] - across[:, None] * normal, axis=-1)
+    return float(along.mean()), float(np.abs(across).mean())
 
 
 def solve_sides(
     problem: Problem, fixed: Volume, moving: Volume, name: str, solve: Callable[[Problem], Result]
 ) -> Result:
-    """Register what is inside and outside of a label, each by itself.
+    """Register what is inside and outside of a label (bool volumes on the grids of the images), each by itself.
 
-    Parameters
-    ----------
-    problem : Problem
-        The images.
-    fixed, moving : Volume
-        bool volumes: the label on the grids of the images.
-    name : str
-        What it is called.
-    solve : callable
-        Registers a problem.
-
-    Returns
-    -------
-    Result
-        The field jumps along the border of the label, which a warning tells with its size.
+    The field jumps along the border of the label, which a warning tells with its size.
     """
     from scipy import ndimage  # costs a quarter of a second
 
@@ -84,11 +52,11 @@ def solve_sides(
     for own, other in ((fixed.array, moving.array), (~fixed.array, ~moving.array)):
         masks = side(own, problem.fixed_mask, fixed), side(other, problem.moving_mask, moving)
         results.append(solve(replace(problem, fixed_mask=masks[0], moving_mask=masks[1])))
-    inner, outer = results
-    field = joined(inner.field, outer.field, fixed.array)
-    slip = Slip(inner.field, outer.field, fixed.array)
+    inner, outer = (result.field for result in results)
+    along, across = _slip(inner.vectors - outer.vectors, fixed.array, inner.grid.matrix)
     warn(
-        f"the field slides along the border of label {name}, by {slip.along:.1f} mm on average: it jumps there, and "
-        f"has no inverse in gaps and overlaps of {slip.across:.1f} mm on average"
+        f"the field slides along the border of label {name}, by {along:.1f} mm on average: it jumps there, and "
+        f"has no inverse in gaps and overlaps of {across:.1f} mm on average"
     )
-    return replace(outer, field=field, uncertainty=None)
+    field = replace(outer, vectors=np.where(fixed.array[..., None], inner.vectors, outer.vectors))
+    return replace(results[1], field=field, uncertainty=None)

@@ -30,18 +30,11 @@ _BY_ACCIDENT = 0.05  # number of random landmarks that may be believed
 
 @dataclass(frozen=True)
 class Doubt:
-    """Hold the evidence of the images for and against landmarks.
+    """Hold the evidence of the images for and against landmarks."""
 
-    Parameters
-    ----------
-    chance : numpy.ndarray
-        For each landmark the share of places of the moving image that match as well as its own, from 0 to 1.
-    better : numpy.ndarray
-        Where the place of the landmark matches better than the one that the search found.
-    """
-
+    # For each landmark the share of places of the moving image that match as well as its own, from 0 to 1
     chance: np.ndarray
-    better: np.ndarray
+    better: np.ndarray  # where the place of the landmark matches better than the one that the search found
 
 
 @dataclass(frozen=True)
@@ -61,20 +54,11 @@ def trusted(
     it, or its place matches clearly. Of few landmarks, or of many that mostly agree, each is obeyed unless the images
     speak against it. Of many that mostly disagree, those are obeyed that agree better than random ones would.
 
-    Parameters
-    ----------
-    points : numpy.ndarray
-        Positions (n, 3) in working voxels.
-    residuals : numpy.ndarray
-        Displacements of the landmarks minus those that the images alone give, (n, 3), in working voxels.
-    sigma : numpy.ndarray
-        Standard deviation of each landmark in working voxels (n,).
-    doubt : Doubt
-        What the images say.
-    shape : sequence of int
-        Working voxels along each axis: in larger images fewer landmarks agree by accident.
+    In working voxels: ``points`` (n, 3), ``residuals`` (n, 3), their displacements minus those that the images alone
+    give, ``sigma`` (n,), standard deviations, and ``shape``, along each axis: in larger images fewer landmarks agree by
+    accident.
     """
-    count, room = len(points), _Room.of(shape)
+    count = len(points)
     slack = _TIGHT + 2 * sigma
     size = np.linalg.norm(residuals, axis=1)
     by_images = size <= slack
@@ -91,7 +75,7 @@ def trusted(
         seen = (doubt.chance <= _SEEN) | ((doubt.chance <= _LIKELY / 2) & doubt.better)
         obeyed = core | support | near | (seen if core.any() else likely)
     else:
-        obeyed = _beyond_accident(points, residuals, slack, doubt, by_images, room)
+        obeyed = _beyond_accident(points, residuals, slack, doubt, by_images, shape)
         off, _ = _off(points, residuals, obeyed)
     reasons = []
     for i in range(count):
@@ -104,36 +88,30 @@ def trusted(
     return Trust(obeyed, tuple(reasons))
 
 
-@dataclass(frozen=True)
-class _Room:
-    """The room in which a random landmark may lie: working voxels, and axes with more than one."""
-
-    voxels: float
-    dimension: int
-
-    @classmethod
-    def of(cls, shape: Sequence[int]) -> _Room:
-        return cls(float(np.prod(shape)), sum(size > 1 for size in shape))
-
-    def share(self, radius: np.ndarray) -> np.ndarray:
-        """Share of the room within a radius in voxels: how probably a random landmark comes as close."""
-        ball = math.pi * radius**2 if self.dimension == 2 else 4 / 3 * math.pi * radius**3
-        return np.minimum(ball / self.voxels, 1.0)
+def _share(shape: Sequence[int], radius: np.ndarray) -> np.ndarray:
+    """Share of an image within a radius in voxels: how probably a random landmark comes as close."""
+    ball = math.pi * radius**2 if sum(size > 1 for size in shape) == 2 else 4 / 3 * math.pi * radius**3
+    return np.minimum(ball / float(np.prod(shape)), 1.0)
 
 
 def _beyond_accident(
-    points: np.ndarray, residuals: np.ndarray, slack: np.ndarray, doubt: Doubt, by_images: np.ndarray, room: _Room
+    points: np.ndarray,
+    residuals: np.ndarray,
+    slack: np.ndarray,
+    doubt: Doubt,
+    by_images: np.ndarray,
+    shape: Sequence[int],
 ) -> np.ndarray:
     """Find the landmarks that agree with the images, or with a group of others, better than random ones would."""
     count = len(points)
-    grown, expected = _rare_group(points, residuals, slack, room)
+    grown, expected = _rare_group(points, residuals, slack, shape)
     # As many landmarks as agree with what the images found, at least, must agree on something else.
     core = grown if expected <= _BY_ACCIDENT and grown.sum() > by_images.sum() else by_images
     obeyed = np.zeros(count, bool)
     for _ in range(3):
         off, _ = _off(points, residuals, core)
         # A place that matches better than most is evidence of its own: Fisher's method joins the two probabilities.
-        both = room.share(np.maximum(off, slack / 2)) * np.maximum(doubt.chance, 1 / _PLACES)
+        both = _share(shape, np.maximum(off, slack / 2)) * np.maximum(doubt.chance, 1 / _PLACES)
         found = (count - core.sum() + 1) * both * (1 - np.log(both)) <= _BY_ACCIDENT
         if (found == obeyed).all():
             break
@@ -141,15 +119,12 @@ def _beyond_accident(
     return obeyed
 
 
-def _rare_group(points: np.ndarray, residuals: np.ndarray, slack: np.ndarray, room: _Room) -> tuple[np.ndarray, float]:
-    """Find the group of landmarks that agree with one another which is least likely among random ones.
+def _rare_group(
+    points: np.ndarray, residuals: np.ndarray, slack: np.ndarray, shape: Sequence[int]
+) -> tuple[np.ndarray, float]:
+    """Find the group of landmarks that agree with one another which is least likely among random ones, bool (n,).
 
-    Returns
-    -------
-    numpy.ndarray
-        Which landmarks belong to it, bool (n,).
-    float
-        The number of such groups among as many random landmarks.
+    Also return the number of such groups among as many random landmarks.
     """
     some = np.arange(len(points)) if len(points) <= _MOST else np.random.default_rng(0).permutation(len(points))[:_MOST]
     points, residuals, slack, total = points[some], residuals[some], slack[some], len(points)
@@ -157,7 +132,7 @@ def _rare_group(points: np.ndarray, residuals: np.ndarray, slack: np.ndarray, ro
     apart = np.linalg.norm(residuals[:, None] - residuals[None], axis=-1)
     # The share of random landmarks that differ as little, for as far apart as they are.
     usual = 0.5 * (slack[:, None] + slack[None]) + np.minimum(_STRAIN * distance, _FAR)
-    log = np.where(apart <= usual, np.log(room.share(usual)), np.inf)
+    log = np.where(apart <= usual, np.log(_share(shape, usual)), np.inf)
     np.fill_diagonal(log, np.inf)
     best, least = np.zeros(total, bool), np.inf
     for seed in range(len(some)):

@@ -53,41 +53,19 @@ class Maps(Protocol):
 
 @dataclass(frozen=True)
 class WorkingImage:
-    """An image on the working grid, as a stack of slices.
+    """An image on the working grid, as a stack of slices."""
 
-    Parameters
-    ----------
-    channels : tuple of numpy.ndarray
-        Intensities of each channel, float32 (z, y, x); a 2-D image has z = 1.
-    dimension : int
-        2 or 3.
-    weights : tuple of float
-        How much each channel counts beside the others.
-    mask : numpy.ndarray, optional
-        Voxels that count, bool (z, y, x).
-    classes : Maps, optional
-        Class probabilities that a trained network gives the image.
-    guides : tuple of Maps
-        Labels or features that the user gives the image.
-    alone : bool
-        Compare no MIND-SSC features beside the maps in the search.
-    descriptor : callable, optional
-        Gives the learned descriptors of intensities (z, y, x), uint64 (z, y, x).
-    factor : int
-        Working voxels per voxel along each axis.
-    kept : Kept, optional
-        Takes codes, smaller copies and trees, for the next registration of the same image on the same grid.
-    """
-
-    channels: tuple[np.ndarray, ...]
-    dimension: int
-    weights: tuple[float, ...] = (1.0,)
-    mask: np.ndarray | None = None
-    classes: Maps | None = None
-    guides: tuple[Maps, ...] = ()
-    alone: bool = False
+    channels: tuple[np.ndarray, ...]  # intensities of each channel, float32 (z, y, x); a 2-D image has z = 1
+    dimension: int  # 2 or 3
+    weights: tuple[float, ...] = (1.0,)  # how much each channel counts beside the others
+    mask: np.ndarray | None = None  # voxels that count, bool (z, y, x)
+    classes: Maps | None = None  # class probabilities that a trained network gives the image
+    guides: tuple[Maps, ...] = ()  # labels or features that the user gives the image
+    alone: bool = False  # compare no MIND-SSC features beside the maps in the search
+    # From intensities (z, y, x) to learned descriptors, uint64 (z, y, x)
     descriptor: Callable[[np.ndarray], np.ndarray] | None = None
-    factor: int = 1
+    factor: int = 1  # working voxels per voxel along each axis
+    # Takes codes, smaller copies and trees, for the next registration of the same image on the same grid
     kept: Kept | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -99,21 +77,7 @@ class WorkingImage:
         mask: Volume | None = None,
         weights: tuple[float, ...] = (1.0,),
     ) -> WorkingImage:
-        """Resample the channels of an image and its mask onto the working grid.
-
-        Parameters
-        ----------
-        channels : sequence of Volume
-            The channels, on one grid.
-        grid : Grid
-            The working grid.
-        mapping : Mapping, optional
-            Takes physical points of the working grid to those of the image.
-        mask : Volume, optional
-            Voxels of the image that count.
-        weights : tuple of float
-            How much each channel counts beside the others.
-        """
+        """Resample the channels of an image and its mask, through a mapping, onto the working grid."""
         # However the voxels are stored, they are interpolated in the same order: else rounding decides ties anew.
         arrays = [resample(canonical_volume(volume), grid, mapping=mapping).array for volume in channels]
         used = None
@@ -220,14 +184,8 @@ class WorkingImage:
 def working_grid(grid: Grid, *, spacing: float | None = None, max_voxels: int = MAX_WORKING_VOXELS) -> Grid:
     """Choose the grid on which images are compared: anatomical axes, the same spacing along all of them.
 
-    Parameters
-    ----------
-    grid : Grid
-        Grid of the fixed image.
-    spacing : float, optional
-        Spacing in millimetres; by default the edge of a cube of the volume of a voxel.
-    max_voxels : int
-        Upper limit of voxels; a larger image has a coarser spacing.
+    The spacing, in millimetres, is by default the edge of a cube of the volume of a voxel; that of an image of more
+    than ``max_voxels`` is coarser.
     """
     canonical = grid.canonical()
     spacing = spacing or float(np.prod(grid.spacing) ** (1 / grid.dimension))
