@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.network.card import CARD, DescriptorCard, ModelCard, kind_of
 from itk_pdd.solver.engine import DenseModel
 from itk_pdd.solver.settings import Refinement, Stage
 
@@ -33,12 +34,11 @@ DEFAULT = DenseModel(
 """Hand-made features only: any modality, no training."""
 
 _FOLDER = Path(__file__).parent
-_CARD = "card.json"
 
 
 def names() -> list[str]:
     """List the models that come with the package."""
-    return [DEFAULT.name, *sorted(path.parent.name for path in _FOLDER.glob(f"*/{_CARD}"))]
+    return [DEFAULT.name, *sorted(path.parent.name for path in _FOLDER.glob(f"*/{CARD}"))]
 
 
 def load(name: str | os.PathLike[str] | Model) -> Any:
@@ -66,9 +66,7 @@ def load(name: str | os.PathLike[str] | Model) -> Any:
     if text in ("auto", DEFAULT.name):
         return DEFAULT
     for folder in (_FOLDER / text if text in names() else None, Path(text)):
-        if folder is not None and (folder / _CARD).is_file():
-            from itk_pdd.network.card import kind_of
-
+        if folder is not None and (folder / CARD).is_file():
             kind, where = kind_of(folder), folder.resolve()
             if kind == "pdd":
                 from itk_pdd.models.pddmodel import PddModel
@@ -82,22 +80,18 @@ def load(name: str | os.PathLike[str] | Model) -> Any:
                 return _described(where)
             return _semantic(where)
     raise RegistrationError(
-        f"model is {text!r}, expected 'auto', one of {', '.join(names())}, or a folder with a {_CARD}"
+        f"model is {text!r}, expected 'auto', one of {', '.join(names())}, or a folder with a {CARD}"
     )
 
 
 def _semantic(folder: Path) -> DenseModel:
     """Make the default model that also compares class probabilities, in the descent with some of the intensities."""
-    from itk_pdd.network.card import ModelCard
-
     refinement = Refinement.of_classes(ModelCard.from_folder(folder).correlation)
     return replace(DEFAULT, name=folder.name, network=str(folder), class_weight=15.0, refinement=refinement)
 
 
 def _described(folder: Path) -> DenseModel:
     """Make the default model whose last search also compares a learned descriptor."""
-    from itk_pdd.network.card import DescriptorCard
-
     # Far from the truth it is no better than the hand-made features, so the first searches do without it.
     *first, last = DEFAULT.stages
     stages = (*first, replace(last, learned=DescriptorCard.from_folder(folder).share))

@@ -28,27 +28,19 @@ def pdd_of_organs(
     description: str = "",
     temperatures: Sequence[float] = (),
 ) -> PddModel:
-    """Make a PDD network of a trained segmentation network.
+    """Make a PDD network of a trained segmentation network, whose probabilities are the features.
 
     Nothing is trained here. The factors of the organs follow from their volumes: small organs count more than their
     share of the volume.
 
     Parameters
     ----------
-    segmentation : SemanticNetwork
-        Its probabilities are the features.
     settings : PddSettings
         The searches; ``stride`` and ``extent`` are in voxels of the images that the segmentation network sees.
         ``features`` and ``organs`` are set here.
-    name, description : str
-        For the card.
     temperatures : sequence of float
         Factors of the costs in the softmax of each search; a larger one gives sharper distributions. By default the
         network's.
-
-    Returns
-    -------
-    PddModel
     """
     card = segmentation.card
     settings = replace(settings, features="organs", organs=card.network)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,43 +17,21 @@ from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.solver.organs import Organs
 from itk_pdd.solver.problem import Problem
 
-__all__ = ["Seen", "SeenImages", "SeenOrgans", "grid_of", "seen_masks"]
-
-
-class Seen(Protocol):
-    """Features of two images."""
-
-    def fixed(self, layout: Lattice) -> Tensor:
-        """Features (channels, z', y', x') of the fixed image."""
-
-    def moving(self, layout: Lattice, mapping: PointMap | None) -> Tensor:
-        """Features of the moving image where a mapping takes physical points of the fixed one."""
+__all__ = ["SeenImages", "SeenOrgans", "grid_of", "seen_masks"]
 
 
 class SeenImages:
-    """Features that a network finds in the images, anew in each warped image.
-
-    Parameters
-    ----------
-    network : PddNetwork
-        The network.
-    fixed, moving : Volume
-        Images as the network wants them.
-    grid : Grid
-        The working grid.
-    device : str
-        Where the network works.
-    """
+    """Features that a network finds in the images, anew in each warped image, on the working grid."""
 
     def __init__(self, network: PddNetwork, fixed: Volume, moving: Volume, grid: Grid, device: str) -> None:
         self._network, self._images, self._grid, self._device = network, (fixed, moving), grid, device
 
     def fixed(self, layout: Lattice) -> Tensor:
-        """See :class:`Seen`."""
+        """Features (channels, z', y', x') of the fixed image."""
         return self._features(resample(self._images[0], self._grid))
 
     def moving(self, layout: Lattice, mapping: PointMap | None) -> Tensor:
-        """See :class:`Seen`. Beyond the border of the moving image it goes on."""
+        """Features of the moving image, which goes on beyond its border, where a mapping takes fixed points."""
         return self._features(resample(self._images[1], self._grid, mapping=mapping))
 
     def _features(self, volume: Volume) -> Tensor:
@@ -64,19 +41,7 @@ class SeenImages:
 
 
 class SeenOrgans:
-    """Organ probabilities. Organs keep their names when they move: the answers for the images are warped.
-
-    Parameters
-    ----------
-    features : OrganFeatures
-        Factors of the organs.
-    organs : Organs
-        What was found in the images.
-    grid : Grid
-        The working grid.
-    device : str
-        Where to compute.
-    """
+    """Organ probabilities. Organs keep their names when they move: the answers for the images are warped."""
 
     def __init__(self, features: OrganFeatures, organs: Organs, grid: Grid, device: str) -> None:
         self._features, self._grid = features, grid
@@ -85,11 +50,11 @@ class SeenOrgans:
         ]
 
     def fixed(self, layout: Lattice) -> Tensor:
-        """See :class:`Seen`."""
+        """See :class:`SeenImages`."""
         return self._at(0, grid_of(layout.features, self._grid).points())
 
     def moving(self, layout: Lattice, mapping: PointMap | None) -> Tensor:
-        """See :class:`Seen`."""
+        """See :class:`SeenImages`."""
         points = grid_of(layout.features, self._grid).points()
         return self._at(1, points if mapping is None else mapping(points))
 

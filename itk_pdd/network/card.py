@@ -36,43 +36,22 @@ _AXES = {"L": "x", "R": "x", "P": "y", "A": "y", "S": "z", "I": "z"}
 
 @dataclass(frozen=True)
 class LabelClass:
-    """A class that the network tells from the others.
+    """A class that the network tells from the others."""
 
-    Parameters
-    ----------
-    name : str
-        For instance "spleen".
-    value : int
-        Its number in the label maps.
-    volume : float
-        Mean volume in the training scans in cubic millimetres.
-    """
-
-    name: str
-    value: int
-    volume: float
+    name: str  # for instance "spleen"
+    value: int  # its number in the label maps
+    volume: float  # mean volume in the training scans in cubic millimetres
 
 
 @dataclass(frozen=True)
 class Card:
-    """Describe a trained network: the part that all kinds of cards share.
-
-    Parameters
-    ----------
-    name : str
-        Name of the model.
-    description : str
-        One or two sentences.
-    training : mapping
-        Data, licence notes, command, seed, version of the package.
-    validation : mapping
-        Measured figures.
-    """
+    """Describe a trained network: the part that all kinds of cards share."""
 
     name: str
-    description: str
+    description: str  # one or two sentences
+    # Data, licence notes, command, seed, version of the package.
     training: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    validation: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    validation: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # measured figures
     kind: ClassVar[str]
     """The word in the file that tells this kind of card from the others."""
     gives: ClassVar[str]
@@ -85,7 +64,7 @@ class Card:
     @classmethod
     def _parts(cls, content: dict[str, Any]) -> dict[str, Any]:
         """The entries of a file that are objects of their own."""
-        raise NotImplementedError
+        return {}
 
     def to_json(self) -> str:
         """The card as text."""
@@ -99,10 +78,7 @@ class Card:
     def from_folder(cls, folder: str | os.PathLike[str]) -> Self:
         """Read the card of a model folder.
 
-        Raises
-        ------
-        RegistrationError
-            If there is no card, it is no card, it is of another kind, or it comes from a newer version of the package.
+        RegistrationError if there is no card, it is no card, it is of another kind, or it comes from a newer version.
         """
         path, content = Path(folder) / CARD, _read_content(folder)
         kind = content.pop("kind", ModelCard.kind)
@@ -120,37 +96,20 @@ class Card:
 
 @dataclass(frozen=True)
 class ModelCard(Card):
-    """Describe a trained segmentation network: its size, its training data and its measured accuracy.
-
-    Parameters
-    ----------
-    name, description, training, validation
-        See :class:`Card`.
-    network : UNetSettings
-        Size of the network.
-    spacing : float
-        Spacing of its answer in millimetres; it looks at the scan with ``spacing / network.fold``.
-    intensity : Intensity
-        How it normalises intensities.
-    classes : tuple of LabelClass
-        In the order of its channels, background first.
-    uncertainty : mapping
-        Calibration of the uncertainty of registrations with the model (see :mod:`itk_pdd.uncertainty.calibration`);
-        empty for that of the default model.
-    purpose : mapping
-        What scans that the model is for look like to it: ``certainty``, the mean of the largest probability where a
-        class wins (see :mod:`itk_pdd.network.purpose`); empty where that is unknown.
-    correlation : float
-        Weight of the local correlation of the intensities beside the class probabilities in a registration (see
-        :class:`itk_pdd.solver.settings.Refinement`), from 0 to 1.
-    """
+    """Describe a trained segmentation network: its size, its training data and its measured accuracy."""
 
     network: UNetSettings
-    spacing: float
-    intensity: Intensity
-    classes: tuple[LabelClass, ...]
+    spacing: float  # of its answer in mm; it looks at the scan with ``spacing / network.fold``
+    intensity: Intensity  # how it normalises intensities
+    classes: tuple[LabelClass, ...]  # in the order of its channels, background first
+    # Calibration of the uncertainty of registrations with the model (see :mod:`itk_pdd.uncertainty.calibration`); empty
+    # for that of the default model.
     uncertainty: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    # What scans that the model is for look like to it: ``certainty``, the mean of the largest probability where a class
+    # wins (see :mod:`itk_pdd.network.purpose`); empty where that is unknown.
     purpose: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    # Weight of the local correlation of the intensities beside the class probabilities in a registration (see
+    # :class:`itk_pdd.solver.settings.Refinement`), from 0 to 1.
     correlation: float = field(default=0.04, kw_only=True)
     kind: ClassVar[str] = "semantic"
     gives: ClassVar[str] = "class probabilities"
@@ -185,32 +144,18 @@ class ModelCard(Card):
 
 @dataclass(frozen=True)
 class PddCard(Card):
-    """Describe a trained PDD network: its settings, its training data and its measured accuracy.
-
-    Parameters
-    ----------
-    name, description, training, validation
-        See :class:`Card`.
-    network : PddSettings
-        Features and searches.
-    intensity : Intensity
-        How it normalises intensities.
-    spacing : float, optional
-        Working spacing in millimetres; by default that of the fixed image (its geometric mean).
-    axes : str
-        Anatomical directions in which the axes x, y, z of the working grid run; the features of a network depend on
-        them. One of each pair L/R, A/P and S/I.
-    classes : tuple of LabelClass
-        Classes of the segmentation network, background first, where its probabilities are the features.
-    purpose : mapping
-        What scans that the model is for look like to its segmentation network, see :class:`ModelCard`.
-    """
+    """Describe a trained PDD network: its settings, its training data and its measured accuracy."""
 
     network: PddSettings
-    intensity: Intensity
+    intensity: Intensity  # how it normalises intensities
+    # Working spacing in millimetres; by default that of the fixed image (its geometric mean).
     spacing: float | None = None
+    # Anatomical directions in which the axes x, y, z of the working grid run, one of each pair L/R, A/P and S/I; the
+    # features of a network depend on them.
     axes: str = "LPS"
+    # Classes of the segmentation network, background first, where its probabilities are the features.
     classes: tuple[LabelClass, ...] = field(default=(), kw_only=True)
+    # What scans that the model is for look like to its segmentation network, see :class:`ModelCard`.
     purpose: Mapping[str, float] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str] = "pdd"
     gives: ClassVar[str] = "displacements"
@@ -247,20 +192,10 @@ class PddCard(Card):
 
 @dataclass(frozen=True)
 class DescriptorCard(Card):
-    """Describe a learned descriptor: its size and its training data.
-
-    Parameters
-    ----------
-    name, description, training, validation
-        See :class:`Card`.
-    network : DescriptorSettings
-        Its size.
-    share : float
-        Weight of its bits in the last search, from 0 to 1; the rest is left to the bits of MIND-SSC.
-    """
+    """Describe a learned descriptor: its size and its training data."""
 
     network: DescriptorSettings
-    share: float = 0.5
+    share: float = 0.5  # weight of its bits in the last search, from 0 to 1; the rest is left to the bits of MIND-SSC
     kind: ClassVar[str] = "descriptor"
     gives: ClassVar[str] = "descriptors"
 
@@ -274,20 +209,10 @@ class DescriptorCard(Card):
 
 @dataclass(frozen=True)
 class CombinedCard(Card):
-    """Describe a model that goes on where a PDD network ends.
+    """Describe a model that goes on where a PDD network ends."""
 
-    Parameters
-    ----------
-    name, description, training, validation
-        See :class:`Card`.
-    search : str
-        Name of the folder of the PDD network, which lies beside that of the card.
-    correlation : float
-        Weight of the local correlation in the descent, see :class:`ModelCard`.
-    """
-
-    search: str
-    correlation: float = 0.04
+    search: str  # name of the folder of the PDD network, which lies beside that of the card
+    correlation: float = 0.04  # weight of the local correlation in the descent, see :class:`ModelCard`
     kind: ClassVar[str] = "combined"
     gives: ClassVar[str] = "a start for a descent"
 
@@ -297,10 +222,6 @@ class CombinedCard(Card):
         self._require(plain, f"search is {self.search!r}, expected the name of a folder beside this one")
         self._require(0 <= self.correlation <= 1, f"correlation is {self.correlation}, expected a number from 0 to 1")
 
-    @classmethod
-    def _parts(cls, content: dict[str, Any]) -> dict[str, Any]:
-        return {}
-
 
 def kind_of(folder: str | os.PathLike[str]) -> str:
     """The kind of the model in a folder: the word of a class of cards; errors as :meth:`Card.from_folder`."""
@@ -308,13 +229,7 @@ def kind_of(folder: str | os.PathLike[str]) -> str:
 
 
 def _read_content(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the entries of the card in a model folder; only its version is checked.
-
-    Raises
-    ------
-    RegistrationError
-        If there is no card, it is no card, or it comes from a newer version of the package.
-    """
+    """Read the entries of the card in a model folder, and check its version; errors as :meth:`Card.from_folder`."""
     path = Path(folder) / CARD
     if not path.is_file():
         raise RegistrationError(f"model: {folder} is no model folder, it has no {CARD}")

@@ -43,13 +43,6 @@ class DisplacementSet:
                 f"{self.step}"
             )
 
-    @classmethod
-    def create(cls, radius: int | Sequence[int], step: float | Sequence[float], *, dimension: int) -> DisplacementSet:
-        """A set from numbers that hold for all axes or sequences in the order (z,) y, x."""
-        radii = [radius] * dimension if isinstance(radius, int) else radius
-        steps = [step] * dimension if isinstance(step, int | float) else step
-        return cls(tuple(int(r) for r in radii), tuple(float(s) for s in steps))
-
     @property
     def dimension(self) -> int:
         """Number of axes."""
@@ -91,42 +84,15 @@ class ControlGrid:
     spacing: tuple[float, ...]
 
     @classmethod
-    def covering(
-        cls,
-        size: Sequence[int],
-        *,
-        shape: Sequence[int] | None = None,
-        spacing: float | Sequence[float] | None = None,
-    ) -> ControlGrid:
-        """Spread control points over a feature map, centred: the same margin is left at either end of an axis.
+    def covering(cls, size: Sequence[int], *, shape: Sequence[int]) -> ControlGrid:
+        """Spread ``shape`` control points over a feature map of ``size`` voxels, both (z,) y, x.
 
-        Parameters
-        ----------
-        size : sequence of int
-            Shape of the feature map, (z,) y, x.
-        shape : sequence of int, optional
-            Number of control points; each then stands in the middle of an equal share of the extent.
-        spacing : float or sequence of float, optional
-            Distance between them in feature voxels; as many as fit between the first and the last voxel.
-
-        Raises
-        ------
-        RegistrationError
-            Unless exactly one of ``shape`` and ``spacing`` is given and positive.
+        Each stands in the middle of an equal share of the extent.
         """
-        if (shape is None) == (spacing is None):
-            raise RegistrationError("a control grid needs either a shape or a spacing, found both or neither")
-        if shape is None:
-            spacing = [float(spacing)] * len(size) if isinstance(spacing, int | float) else [float(s) for s in spacing]
-            if any(not s > 0 for s in spacing):
-                raise RegistrationError(f"the spacing of a control grid must be above 0, found {spacing}")
-            # A ratio of 6.9999999 from rounding must not lose a control point.
-            shape = [int((n - 1) / s + 1e-6) + 1 for n, s in zip(size, spacing, strict=True)]
-        else:
-            shape = [int(n) for n in shape]
-            if any(n < 1 for n in shape):
-                raise RegistrationError(f"a control grid needs at least 1 point along each axis, found {shape}")
-            spacing = [n / k for n, k in zip(size, shape, strict=True)]
+        shape = [int(n) for n in shape]
+        if any(n < 1 for n in shape):
+            raise RegistrationError(f"a control grid needs at least 1 point along each axis, found {shape}")
+        spacing = [n / k for n, k in zip(size, shape, strict=True)]
         first = [(n - 1 - (k - 1) * s) / 2 for n, k, s in zip(size, shape, spacing, strict=True)]
         return cls(tuple(shape), tuple(first), tuple(spacing))
 

@@ -34,13 +34,7 @@ _SLAB = 8  # slices that are encoded at once
 
 
 class Descriptor(nn.Module):
-    """A network from MIND-SSC features to 64 numbers, whose signs are the bits.
-
-    Parameters
-    ----------
-    settings : DescriptorSettings
-        Its size.
-    """
+    """A network from MIND-SSC features to 64 numbers, whose signs are the bits."""
 
     def __init__(self, settings: DescriptorSettings) -> None:
         super().__init__()
@@ -67,18 +61,7 @@ class Descriptor(nn.Module):
 
     @torch.inference_mode()
     def codes(self, image: np.ndarray) -> np.ndarray:
-        """Descriptors of an image as words of 64 bits, the first bit lowest.
-
-        Parameters
-        ----------
-        image : numpy.ndarray, shape (z, y, x)
-            Intensities of any scale.
-
-        Returns
-        -------
-        numpy.ndarray
-            uint64, shape (z, y, x).
-        """
+        """Descriptors of an image (z, y, x) of any scale as uint64 words (z, y, x), the first bit lowest."""
         features = [mind_features(image, dilation=d) for d in self.settings.dilations]
         device = self.direct.weight.device
         codes = np.empty(image.shape, np.uint64)
@@ -90,19 +73,9 @@ class Descriptor(nn.Module):
 
 
 def descriptor_features(image: np.ndarray, dilations: tuple[int, ...]) -> np.ndarray:
-    """Compute the input of a descriptor: MIND-SSC features, from -1 to 1.
+    """Compute the input of a descriptor: MIND-SSC features of an image (z, y, x), float32 from -1 to 1.
 
-    Parameters
-    ----------
-    image : numpy.ndarray, shape (z, y, x)
-        Intensities of any scale.
-    dilations : tuple of int
-        In voxels.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, shape (z, y, x, 12 per dilation).
+    There are 12 for each dilation, given in voxels: (z, y, x, 12 n).
     """
     return _normalised([mind_features(image, dilation=d) for d in dilations])
 
@@ -113,13 +86,7 @@ def _normalised(features: list[np.ndarray]) -> np.ndarray:
 
 
 def load_descriptor(folder: str | os.PathLike[str], *, device: Any = "cpu") -> Descriptor:
-    """The descriptor of a model folder.
-
-    Raises
-    ------
-    RegistrationError
-        If there is none, or its files are damaged.
-    """
+    """The descriptor of a model folder; RegistrationError if there is none, or its files are damaged."""
     card = DescriptorCard.from_folder(folder)
     network = Descriptor(card.network)
     load_weights(network, read_tensors(Path(folder) / WEIGHTS, name="model"), name=f"model {card.name}")

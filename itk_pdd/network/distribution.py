@@ -104,19 +104,14 @@ class DisplacementDistribution:
         positions: Sequence[Tensor] | None = None,
         displacements: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """Labels expected at the control points: the operand of the non-local label loss.
+        """Labels expected at the control points, (L, *control points): the operand of the non-local label loss.
 
         Parameters
         ----------
         labels : Tensor, shape (L, *spatial)
             One-hot or soft labels of the moving image.
         positions, displacements : sequences of Tensor, optional
-            The control points and displacements in voxels of the label map, where its grid is another than that of
-            the features.
-
-        Returns
-        -------
-        Tensor, shape (L, *control points)
+            The control points and displacements in voxels of the label map, where its grid is not that of the features.
         """
         return kernels.expected_values(
             self.costs,
@@ -127,18 +122,10 @@ class DisplacementDistribution:
         )
 
     def log_probability(self, vectors: Tensor) -> Tensor:
-        """Logarithm of the probability of given displacements; what to maximise where the truth is known.
+        """Logarithm of the probability of displacements, (*control points): what to maximise where the truth is known.
 
         Between the displacements of the set the costs are interpolated linearly; outside, those at its border hold.
-
-        Parameters
-        ----------
-        vectors : Tensor, shape (*control points, dim)
-            In feature voxels, components x, y(, z).
-
-        Returns
-        -------
-        Tensor, shape (*control points)
+        ``vectors`` (*control points, dim) are in feature voxels, components x, y(, z).
         """
         if vectors.shape != (*self.shape, self.dimension):
             raise RegistrationError(

@@ -42,21 +42,9 @@ def as_kept(network: N) -> N:
 
 
 def write_model(folder: str | os.PathLike[str], network: nn.Module, card: Card) -> None:
-    """Write card and weights (see :func:`rounded`) into a folder, both or none.
+    """Write card and weights (see :func:`rounded`) into a folder, which is made if it is not there, both or none.
 
-    Parameters
-    ----------
-    folder : path-like
-        Is made if it is not there.
-    network : torch.nn.Module
-        With trained weights.
-    card : Card
-        What it is.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written; a model that was there is kept.
+    OutputError if they cannot be written; a model that was there is kept.
     """
     from safetensors.torch import save
 

@@ -101,13 +101,7 @@ class FeatureCard:
 
     @classmethod
     def of(cls, given: Any) -> FeatureCard:
-        """Read a card from a mapping or a JSON file.
-
-        Raises
-        ------
-        RegistrationError
-            If it cannot be read, or an entry is unknown or makes no sense.
-        """
+        """Read a card from a mapping or a JSON file; RegistrationError if an entry is unknown or makes no sense."""
         if isinstance(given, FeatureCard):
             return given
         if isinstance(given, str | os.PathLike):

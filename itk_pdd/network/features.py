@@ -37,41 +37,18 @@ _PATCH, _OVERLAP = 128, 0.25  # voxels along an axis of a patch of a larger imag
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network of features and its card.
+    """A network of features and its card."""
 
-    Parameters
-    ----------
-    run : callable
-        Takes a float32 tensor N x C x (D x) H x W to a tensor of features or a sequence of them.
-    card : FeatureCard
-        What it takes and gives.
-    name : str
-        For errors.
-    """
-
+    # From a float32 tensor N x C x (D x) H x W to a tensor of features or a sequence of them.
     run: Callable[[Tensor], Any]
     card: FeatureCard
-    name: str = "features"
+    name: str = "features"  # for errors
 
     def features(self, channels: Sequence[Volume], spacing: float) -> tuple[np.ndarray, Grid]:
-        """Compute the features of an image.
+        """Compute the features of an image, float32 (z, y, x, features), one slice in 2-D; also return where they lie.
 
-        Parameters
-        ----------
-        channels : sequence of Volume
-            The channels of the image.
-        spacing : float
-            Voxel size in millimetres where the card names none.
-
-        Returns
-        -------
-        numpy.ndarray, Grid
-            float32 (z, y, x, features), one slice in 2-D, and where they lie.
-
-        Raises
-        ------
-        RegistrationError
-            If the network cannot look at such an image, gives something else than features, or NaN.
+        ``spacing`` is the voxel size in millimetres where the card names none. RegistrationError if the network cannot
+        look at such an image, gives something else than features, or NaN.
         """
         volumes = [canonical_volume(channel) for channel in channels]
         grid = volumes[0].grid.with_spacing(self.card.spacing or spacing)
@@ -206,19 +183,10 @@ def _strided(grid: Grid, stride: tuple[int, ...], shape: Sequence[int]) -> Grid:
 
 
 def load_features(given: Any, card: Any = None) -> FeatureNetwork:
-    """Load a network of features.
+    """Load a network of features: a TorchScript file (.pt, .pth, .ts), an ONNX file (.onnx), or a callable.
 
-    Parameters
-    ----------
-    given : str, path-like, callable or FeatureNetwork
-        A TorchScript file (``.pt``, ``.pth``, ``.ts``), an ONNX file (``.onnx``), or a callable.
-    card : mapping, str or path-like, optional
-        See :class:`FeatureCard`; by default the JSON file of the same name beside the file, if there is one.
-
-    Raises
-    ------
-    RegistrationError
-        If the file is no such network. Nothing but TorchScript and ONNX is run: no Python of the file.
+    The card is by default the JSON file of the same name beside the file, if there is one. RegistrationError if the
+    file is no such network. Nothing but TorchScript and ONNX is run: no Python of the file.
     """
     if isinstance(given, FeatureNetwork):
         return given if card is None else replace(given, card=FeatureCard.of(card))

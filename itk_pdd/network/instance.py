@@ -20,19 +20,10 @@ _PAPER = (2 / 31) ** 2
 
 
 def diffusion(vectors: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Mean squared gradient of a displacement field, summed over the axes, in the units of the paper.
+    """Mean squared gradient of a field (z, y, x, 3), summed over the axes, in the units of the paper: a scalar.
 
-    Parameters
-    ----------
-    vectors : Tensor, shape (z, y, x, 3)
-        Displacements, components x, y, z; two or more along each axis.
-    spacing : sequence of float
-        Distance of their points along z, y, x in the same unit.
-
-    Returns
-    -------
-    Tensor
-        A scalar; the paper multiplies it by 1.5 to 2.
+    ``spacing`` is the distance of the points along z, y, x in the unit of the displacements. The paper multiplies it by
+    1.5 to 2.
     """
     total = vectors.new_zeros(())
     for axis, step in enumerate(spacing):
@@ -48,22 +39,9 @@ def optimise(
 
     Maximises the mean over the control points of the probability of their displacement, interpolated linearly between
     the displacements of the set, minus the diffusion. What is optimised is smoothed twice over 3 control points per
-    axis before it is looked at.
-
-    Parameters
-    ----------
-    distribution : DisplacementDistribution
-        The probabilities, of a 3-D search with two or more control points along each axis.
-    start : Tensor, shape (*control points, 3)
-        In feature voxels, components x, y, z.
-    settings : InstanceOptimisation
-        Number of steps and weights.
-    half : float
-        Half the extent in feature voxels, the unit of ``settings.rate``.
-
-    Returns
-    -------
-    Tensor, shape (*control points, 3)
+    axis before it is looked at. Displacements (*control points, 3) are in feature voxels, components x, y, z; there are
+    two or more control points along each axis. ``half`` is half the extent in feature voxels, the unit of
+    ``settings.rate``.
     """
     spacing = [float(p[1] - p[0]) for p in distribution.positions]
     costs = distribution.costs.detach()

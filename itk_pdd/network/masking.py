@@ -17,23 +17,11 @@ Masks = tuple[Tensor | None, Tensor | None]
 
 
 def masked(costs: Tensor, masks: Masks, positions: Sequence[Tensor], displacements: Sequence[Tensor]) -> Tensor:
-    """Make costs say nothing where an image is masked out.
+    """Make costs (*control points, *displacements) say nothing where an image is masked out.
 
-    A displacement to a masked place of the moving image costs as much as the others of its control point do on
-    average. At a masked place of the fixed image all displacements cost the same; neighbours decide there.
-
-    Parameters
-    ----------
-    costs : Tensor, shape (*control points, *displacements)
-        Costs of the features.
-    masks : tuple of Tensor
-        See :data:`Masks`.
-    positions, displacements : sequences of Tensor
-        Control points and displacements in feature voxels along z, y, x.
-
-    Returns
-    -------
-    Tensor, shape of ``costs``
+    A displacement to a masked place of the moving image costs as much as the others of its control point do on average.
+    At a masked place of the fixed image all displacements cost the same; neighbours decide there. Positions and
+    displacements are in feature voxels along z, y, x.
     """
     fixed, moving = masks
     axes = tuple(range(len(positions), costs.ndim))

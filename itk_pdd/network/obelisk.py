@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from itk_pdd import kernels
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["NORMS", "Obelisk", "RunningNorm", "reference_positions"]
+__all__ = ["NORMS", "Obelisk", "RunningNorm", "reference_positions", "with_neighbours"]
 
 NORMS = ("group", "batch", "running")
 """Normalisations of :class:`Obelisk`."""
+_GROUPS = 8  # of a group normalisation at the most; what divides its channels is used
 _STRIDE = 4  # image voxels per voxel of the first map: an average pooling and a convolution, each with a stride of 2
 
 
@@ -24,25 +25,22 @@ def _map_size(size: Sequence[int]) -> list[int]:
 def reference_positions(size: Sequence[int], *, stride: int = 3) -> tuple[Tensor, ...]:
     """Return the positions of the author's features: ``n // stride`` along each axis, from corner to corner.
 
-    Corners are those of the network's first map, whose last voxel is not that of the image in general; so the stride
-    is a little less than it says.
-
-    Parameters
-    ----------
-    size : sequence of int
-        Shape of the image, (z,) y, x.
-    stride : int
-        Intended distance in image voxels.
-
-    Returns
-    -------
-    tuple of Tensor
-        Image voxel indices along each axis, in double precision.
+    They are image voxel indices, in double precision. Corners are those of the network's first map, whose last voxel is
+    not that of the image in general; so the stride, in image voxels, is a little less than it says.
     """
     return tuple(
         torch.linspace(0, _STRIDE * (m - 1), max(1, n // stride), dtype=torch.float64)
         for n, m in zip(size, _map_size(size), strict=True)
     )
+
+
+def with_neighbours(
+    positions: Sequence[Tensor], window: Sequence[slice]
+) -> tuple[tuple[Tensor, ...], tuple[slice, ...]]:
+    """Take a window of positions and those beside it, which the second convolution sees; and the window among them."""
+    wide = [slice(max(0, w.start - 1), min(len(p), w.stop + 1)) for w, p in zip(window, positions, strict=True)]
+    inner = tuple(slice(w.start - v.start, w.stop - v.start) for w, v in zip(window, wide, strict=True))
+    return tuple(p[v] for p, v in zip(positions, wide, strict=True)), inner
 
 
 class RunningNorm(nn.BatchNorm3d):
@@ -98,8 +96,6 @@ class Obelisk(nn.Module):
     norm : {"batch", "group", "running"}
         Normalisation. Batch normalisation is the paper's; with single images in training it works better as group
         normalisation, which has no statistics, or with running ones (see :class:`RunningNorm`).
-    groups : int
-        Upper limit of the number of groups of a group normalisation; what divides its channels is used.
     extent : sequence of float, optional
         Image voxels, z, y, x, from offset -1 to offset 1. By default the extent of each image's first map, as in
         the paper's network: the same weights then look further in a larger image.
@@ -119,14 +115,13 @@ class Obelisk(nn.Module):
         *,
         channels: int = 16,
         norm: str = "batch",
-        groups: int = 8,
         extent: Sequence[float] | None = None,
         outside: str = "zero",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if channels < 1 or groups < 1:
-            raise RegistrationError(f"channels and groups must be at least 1, found {channels} and {groups}")
+        if channels < 1:
+            raise RegistrationError(f"channels must be at least 1, found {channels}")
         if norm not in NORMS:
             raise RegistrationError(f"norm must be one of {', '.join(NORMS)}, found {norm!r}")
         if outside not in ("zero", "nearest"):
@@ -141,7 +136,7 @@ class Obelisk(nn.Module):
                 return RunningNorm(features)
             if norm == "batch":
                 return nn.BatchNorm3d(features)
-            return nn.GroupNorm(max(g for g in range(1, groups + 1) if features % g == 0), features)
+            return nn.GroupNorm(max(g for g in range(1, _GROUPS + 1) if features % g == 0), features)
 
         self.offsets = nn.Parameter(torch.empty(2, 2 * channels, 3))
         self.layer0 = nn.Conv3d(1, 4, 5, stride=2, padding=2, bias=False)
@@ -151,41 +146,20 @@ class Obelisk(nn.Module):
         self.layer2 = nn.Conv3d(4 * channels, 4 * channels, 3, padding=1, bias=False)
         self.batch2 = normalisation(4 * channels)
         self.layer3 = nn.Conv3d(4 * channels, channels, 1)
-        self.reset(generator)
-
-    @torch.no_grad()
-    def reset(self, generator: torch.Generator | None = None) -> None:
-        """Draw random offsets (a twentieth of the half extent) and weights."""
-        self.offsets.normal_(0, 0.05, generator=generator)
+        # Offsets begin at a twentieth of the half extent.
+        nn.init.normal_(self.offsets, 0, 0.05, generator=generator)
         for layer in (self.layer0, self.layer1, self.layer2, self.layer3):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            if layer.bias is not None:
-                layer.bias.zero_()
+        nn.init.zeros_(self.layer3.bias)
 
     def forward(
         self, image: Tensor, positions: Sequence[Tensor] | None = None, *, window: Sequence[slice] | None = None
     ) -> Tensor:
-        """Compute features on a regular grid.
+        """Compute features on a regular grid of an image (1, z, y, x); CT in units of 500 HU in the published models.
 
-        Parameters
-        ----------
-        image : Tensor, shape (1, z, y, x)
-            One image with a channel axis; CT in units of 500 HU in the published models.
-        positions : sequence of Tensor, optional
-            Image voxel indices along each axis, z, y, x, where features are wanted; by default every third voxel,
-            centred.
-        window : sequence of slice, optional
-            Only these of the positions along each axis. With running or batch statistics in use, the features are those
-            that all positions together would get; a group normalisation takes the statistics of the window.
-
-        Returns
-        -------
-        Tensor, shape (channels, *numbers of positions, or of those in the window)
-
-        Raises
-        ------
-        RegistrationError
-            If the image is not 3-D or has more than one channel.
+        ``positions`` are image voxel indices along z, y, x where features are wanted; by default every third voxel,
+        centred. A ``window`` of slices leaves only some of them. With running or batch statistics in use, the features
+        are those that all positions together would get; a group normalisation takes the statistics of the window.
         """
         if image.ndim != 4 or image.shape[0] != 1:
             raise RegistrationError(f"image must have one channel and 3 spatial axes, found shape {tuple(image.shape)}")
@@ -202,12 +176,9 @@ class Obelisk(nn.Module):
             (m - 1) / 2 if self.extent is None else self.extent[axis] / (2 * _STRIDE)
             for axis, m in enumerate(first.shape[1:])
         ]
-        inner = [slice(None)] * 3
+        inner: Sequence[slice] = [slice(None)] * 3
         if window is not None:
-            # The second convolution sees one neighbour.
-            wide = [slice(max(0, w.start - 1), min(len(p), w.stop + 1)) for w, p in zip(window, positions, strict=True)]
-            inner = [slice(w.start - v.start, w.stop - v.start) for w, v in zip(window, wide, strict=True)]
-            positions = [p[v] for p, v in zip(positions, wide, strict=True)]
+            positions, inner = with_neighbours(positions, window)
         centres = [p.to(self.offsets) / _STRIDE for p in positions]
         # Offsets have components x, y, z, the axes are z, y, x.
         shifts = self.offsets.flip(-1) * torch.tensor(half).to(self.offsets)

@@ -45,16 +45,12 @@ class ProbabilisticDenseDisplacements(nn.Module):
         firsts: Sequence[Sequence[int]] | None = None,
         masks: Masks = (None, None),
     ) -> DisplacementDistribution:
-        """Match the features of two images.
+        """Match the features (C, *spatial), axes (z,) y, x, of two images in the same voxel coordinates.
 
         Parameters
         ----------
-        fixed, moving : Tensor, shape (C, *spatial)
-            Features, axes (z,) y, x, in the same voxel coordinates.
-        control : ControlGrid
-            Control points on the fixed features.
-        displacements : DisplacementSet
-            What to try at each of them.
+        control, displacements
+            Control points on the fixed features, and what to try at each of them.
         weights : Tensor, shape (C,), optional
             Positive factors of the channels in the costs.
         firsts : two sequences of int, optional
@@ -63,16 +59,6 @@ class ProbabilisticDenseDisplacements(nn.Module):
             reach within the larger maps.
         masks : tuple of Tensor
             Which parts of the images count, for whole maps; see :data:`itk_pdd.network.masking.Masks`.
-
-        Returns
-        -------
-        DisplacementDistribution
-            Over displacements from control points to the moving features, in feature voxels.
-
-        Raises
-        ------
-        RegistrationError
-            If features, control points and displacements differ in dimension.
         """
         dimension = fixed.ndim - 1
         if not dimension == control.dimension == displacements.dimension:

@@ -33,27 +33,15 @@ _MIND_CHANNELS = 12
 class Lattice:
     """Hold the places of features in an image, and the control points and displacements of a search among them.
 
-    Parameters
-    ----------
-    features : tuple of Tensor
-        Image voxel indices of the features along z, y, x.
-    control : ControlGrid
-        Control points in feature voxels.
-    displacements : DisplacementSet
-        In feature voxels.
-    first, step : tuple of float
-        Image voxel index of the first feature, and image voxels per feature voxel, along z, y, x: how results in
-        feature voxels are understood.
-    half : tuple of float
-        Half the extent in feature voxels along z, y, x: the unit of reaches.
+    Sequences run along z, y, x. ``first`` and ``step`` tell how results in feature voxels are understood.
     """
 
-    features: tuple[Tensor, ...]
-    control: ControlGrid
-    displacements: DisplacementSet
-    first: tuple[float, ...]
-    step: tuple[float, ...]
-    half: tuple[float, ...]
+    features: tuple[Tensor, ...]  # image voxel indices of the features
+    control: ControlGrid  # in feature voxels
+    displacements: DisplacementSet  # in feature voxels
+    first: tuple[float, ...]  # image voxel index of the first feature
+    step: tuple[float, ...]  # image voxels per feature voxel
+    half: tuple[float, ...]  # half the extent in feature voxels: the unit of reaches
 
     def positions(self) -> list[Tensor]:
         """Image voxel indices of the control points along z, y, x."""
@@ -71,22 +59,7 @@ class Lattice:
 
 
 def lattice(settings: PddSettings, warp: Warp, size: Sequence[int]) -> Lattice:
-    """Lay out a search in an image.
-
-    Parameters
-    ----------
-    settings : PddSettings
-        The network.
-    warp : Warp
-        The search.
-    size : sequence of int
-        Shape of the image, z, y, x.
-
-    Raises
-    ------
-    RegistrationError
-        If the image is too small for two features along an axis.
-    """
+    """Lay out a search in an image of a size (z, y, x); RegistrationError if that is not two features per axis."""
     count = [n // settings.stride for n in size]
     if min(count) < 2:
         raise RegistrationError(
@@ -127,15 +100,7 @@ def descriptors(image: Tensor, positions: Sequence[Tensor], *, stride: int) -> T
 
 
 class PddNetwork(nn.Module):
-    """Features shared by both images, and a regularisation for each search.
-
-    Parameters
-    ----------
-    settings : PddSettings
-        What it consists of.
-    generator : torch.Generator, optional
-        Source of the random initial weights.
-    """
+    """Features shared by both images, and a regularisation for each search."""
 
     def __init__(self, settings: PddSettings, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -207,21 +172,9 @@ class PddNetwork(nn.Module):
     ) -> DisplacementDistribution:
         """Distribution over the displacements from control points in the fixed to places in the moving features.
 
-        Parameters
-        ----------
-        fixed, moving : Tensor, shape (channels, z', y', x')
-            Features of images of one size.
-        layout : Lattice
-            Of that size.
-        warp : int
-            Which of the searches.
-        block : sequence of slice, optional
-            Only these control points along z, y, x; all by default.
-        windows : two sequences of slice, optional
-            Which features of fixed and moving image are given, along z, y, x; all by default. They must be those that
-            the block can reach.
-        masks : tuple of Tensor
-            Which parts of the images count, without windows; see :data:`itk_pdd.network.masking.Masks`.
+        Features (channels, z', y', x') are of images of one size, that of the layout. ``block`` leaves only some of the
+        control points, ``windows`` say which features of fixed and moving image are given: those that the block can
+        reach. Both are slices along z, y, x. ``masks`` (see :data:`itk_pdd.network.masking.Masks`) need whole features.
         """
         control = layout.control if block is None else layout.control.part(block)
         firsts = None if windows is None else [[part.start for part in window] for window in windows]
@@ -240,19 +193,10 @@ class PddNetwork(nn.Module):
         iterations: int | None = None,
         masks: Masks = (None, None),
     ) -> Tensor:
-        """Displacements of the control points in image voxels, with instance optimisation where there is one.
+        """Displacements (..., 3) of control points in image voxels, x first; with instance optimisation if wanted.
 
-        Parameters
-        ----------
-        fixed, moving, layout, warp, masks
-            See :meth:`search`.
-        iterations : int, optional
-            Steps of the instance optimisation instead of those of the settings.
-
-        Returns
-        -------
-        Tensor, shape (*control points, 3)
-            Components x, y, z.
+        The parameters are those of :meth:`search`; ``iterations`` are steps of the optimisation instead of the
+        settings'.
         """
         distribution = self.search(fixed, moving, layout, warp=warp, masks=masks)
         vectors = distribution.mean()
@@ -265,19 +209,10 @@ class PddNetwork(nn.Module):
 
 
 def dense(vectors: Tensor, positions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Displacements of control points interpolated linearly on a regular grid; beyond the outermost they go on.
+    """Displacements of control points interpolated linearly on a regular grid, (*targets, 3); beyond them they go on.
 
-    Parameters
-    ----------
-    vectors : Tensor, shape (*control points, 3)
-        Of any unit.
-    positions, targets : sequences of Tensor
-        Where the control points lie (two or more along each axis) and where values are wanted, along z, y, x, in one
-        unit.
-
-    Returns
-    -------
-    Tensor, shape (*targets, 3)
+    ``positions`` are where the control points lie, two or more along each axis, ``targets`` where values are wanted,
+    both along z, y, x in one unit.
     """
     for axis, (along, wanted) in enumerate(zip(positions, targets, strict=True)):
         step = float(along[1] - along[0])

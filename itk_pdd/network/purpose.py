@@ -25,17 +25,8 @@ _CERTAINTY_FACTOR = 0.91
 def unlike_training(card: ModelCard, volume: Volume) -> str | None:
     """Compare an image with the scans that a network was trained on, by its card alone.
 
-    Parameters
-    ----------
-    card : ModelCard
-        Of the network. The mean volume of its training scans is the sum over its classes.
-    volume : Volume
-        The image.
-
-    Returns
-    -------
-    str or None
-        What is wrong with it, in words that follow "the fixed image"; None if nothing is.
+    The mean volume of its training scans is the sum over its classes. Returns what is wrong with the image, in words
+    that follow "the fixed image"; None if nothing is.
     """
     extent, expected = float(np.prod(volume.grid.extent)), sum(entry.volume for entry in card.classes)
     if not 1 / _EXTENT_FACTOR <= extent / expected <= _EXTENT_FACTOR:
@@ -52,35 +43,14 @@ def unlike_training(card: ModelCard, volume: Volume) -> str | None:
 
 
 def certainty(probabilities: np.ndarray) -> float:
-    """Average the largest probability over the voxels where a class wins against the background; 0 where none does.
-
-    Parameters
-    ----------
-    probabilities : numpy.ndarray
-        Shape (classes, z, y, x), background first.
-    """
+    """Average the largest of probabilities (classes, z, y, x) where a class wins against the background, the first."""
     best = probabilities[1:].max(axis=0)
     won = best > probabilities[0]
     return float(best[won].mean()) if won.any() else 0.0
 
 
 def unsure(card: ModelCard, probabilities: np.ndarray, grid: Grid) -> str | None:
-    """Tell whether a network recognises an image.
-
-    Parameters
-    ----------
-    card : ModelCard
-        Of the network; ``card.purpose["certainty"]`` is its certainty on scans that it is for.
-    probabilities : numpy.ndarray
-        Its answer, shape (classes, z, y, x), background first.
-    grid : Grid
-        Where that lies.
-
-    Returns
-    -------
-    str or None
-        What is wrong, in words that follow "the fixed image"; None if nothing is.
-    """
+    """Tell, as :func:`unlike_training`, if a network does not recognise an image, by its probabilities on a grid."""
     found = float((1 - probabilities[0]).sum()) * float(np.prod(grid.spacing))
     expected = sum(entry.volume for entry in card.classes[1:])
     if found < _ORGANS * expected:

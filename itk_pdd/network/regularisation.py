@@ -27,53 +27,29 @@ class Regularisation(nn.Module):
     ratio : float
         Factor of the smoothed costs of the first round beside the costs in the second. The author's published models
         have positive and negative ones.
-    rounds, convolve, average
-        See :func:`itk_pdd.kernels.regularise`.
+    average : bool
+        Whether the costs of neighbours are averaged after the min-convolution of each round.
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 100.0,
-        ratio: float = 1.0,
-        rounds: int = 2,
-        convolve: bool = True,
-        average: bool = True,
-    ) -> None:
+    def __init__(self, *, temperature: float = 100.0, ratio: float = 1.0, average: bool = True) -> None:
         super().__init__()
         if not (math.isfinite(temperature) and temperature > 0):
             raise RegistrationError(f"temperature must be above 0, found {temperature!r}")
         if not math.isfinite(ratio):
             raise RegistrationError(f"ratio must be a finite number, found {ratio!r}")
-        if rounds < 0:
-            raise RegistrationError(f"rounds must be at least 0, found {rounds}")
         # A temperature is known up to a factor: its logarithm is learned.
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.ratio = nn.Parameter(torch.tensor(float(ratio)))
-        self.rounds, self.convolve, self.average = rounds, convolve, average
+        self.average = average
 
     @classmethod
     def from_alpha(cls, alpha: Sequence[float], *, channels: int, **options: object) -> Regularisation:
-        """Convert the six factors of the author's published models, exactly.
+        """Convert the six factors a1 to a6 of the author's published models, exactly.
 
         There the costs are ``a1 D + a2`` with ``D`` summed over the channels, the second round works on ``a3`` times
         these plus ``a4`` times the smoothed ones plus ``a5``, and the softmax is over ``-a6`` times the result. So the
-        temperature is ``a6 a1 a3``, times the number of channels because costs are averaged here, and the ratio
-        ``a4 / a3``.
-
-        Parameters
-        ----------
-        alpha : sequence of 6 floats
-            a1 to a6.
-        channels : int
-            Number of feature channels of that model.
-        **options
-            Further arguments of the constructor.
-
-        Raises
-        ------
-        RegistrationError
-            If there are not six numbers, or they have no counterpart (a factor that would turn minima into maxima).
+        temperature is ``a6 a1 a3``, times the number of channels because costs are averaged here, and the ratio ``a4 /
+        a3``. RegistrationError for a factor that would turn minima into maxima.
         """
         values = [float(a) for a in alpha]
         if len(values) != 6:
@@ -90,12 +66,7 @@ class Regularisation(nn.Module):
 
     def forward(self, costs: Tensor, dimension: int) -> Tensor:
         """Smoothed costs, same shape; to be multiplied by the temperature in the softmax."""
-        return kernels.regularise(
-            costs, self.ratio, dimension, rounds=self.rounds, convolve=self.convolve, average=self.average
-        )
+        return kernels.regularise(costs, self.ratio, dimension, average=self.average)
 
     def extra_repr(self) -> str:
-        return (
-            f"temperature={self.temperature.item():.4g}, ratio={self.ratio.item():.4g}, rounds={self.rounds}, "
-            f"convolve={self.convolve}, average={self.average}"
-        )
+        return f"temperature={self.temperature.item():.4g}, ratio={self.ratio.item():.4g}, average={self.average}"

@@ -28,15 +28,7 @@ _TILE, _OVERLAP = 128, 32
 
 
 class SemanticNetwork:
-    """A trained network and its card.
-
-    Parameters
-    ----------
-    network : UNet
-        With trained weights.
-    card : ModelCard
-        What it is.
-    """
+    """A trained network and its card."""
 
     def __init__(self, network: UNet, card: ModelCard) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -46,17 +38,8 @@ class SemanticNetwork:
     def from_folder(cls, folder: str | os.PathLike[str], *, device: str = "cpu") -> SemanticNetwork:
         """Read a model folder: ``card.json`` and ``weights.safetensors``.
 
-        Parameters
-        ----------
-        folder : path-like
-            The folder.
-        device : str
-            Where the network works, as torch names it.
-
-        Raises
-        ------
-        RegistrationError
-            If a file is missing or damaged, comes from a newer version, or the two do not belong together.
+        RegistrationError if a file is missing or damaged, comes from a newer version, or the two do not belong
+        together.
         """
         card = ModelCard.from_folder(folder)
         tensors = read_tensors(Path(folder) / WEIGHTS, name="model")
@@ -69,15 +52,10 @@ class SemanticNetwork:
 
     def grid(self, grid: Grid) -> Grid:
         """The grid on which the network answers for an image on ``grid``: anatomical axes, its own spacing."""
-        return _answer_grid(grid.canonical().with_spacing(self.card.image_spacing), self.card.network.fold)
+        return grid.canonical().with_spacing(self.card.image_spacing).blocks(self.card.network.fold)
 
     def probabilities(self, volume: Volume) -> tuple[np.ndarray, Grid]:
-        """Class probabilities of an image.
-
-        Parameters
-        ----------
-        volume : Volume
-            A 3-D image of any spacing and direction, in the units the network was trained with.
+        """Class probabilities of a 3-D image of any spacing and direction, in the units the network was trained with.
 
         Returns
         -------
@@ -85,11 +63,6 @@ class SemanticNetwork:
             They sum to 1; channel 0 is the background, the others in the order of ``card.classes``.
         grid : Grid
             Where the voxels of ``probabilities`` lie (see :meth:`grid`); it covers the image.
-
-        Raises
-        ------
-        RegistrationError
-            If the image is not 3-D.
         """
         if volume.grid.dimension != 3:
             raise RegistrationError(
@@ -98,34 +71,14 @@ class SemanticNetwork:
             )
         prepared = prepare_image(volume, self.card.image_spacing, self.card.intensity)
         found = predict(self.network, torch.from_numpy(prepared.array)).cpu().numpy()
-        return found, _answer_grid(prepared.grid, self.card.network.fold)
-
-
-def _answer_grid(grid: Grid, fold: int) -> Grid:
-    """The grid of blocks of ``fold``^3 voxels, the last ones reaching beyond the border where they have to."""
-    size = [-(-length // fold) for length in grid.size]
-    first = grid.to_physical(np.full(3, (fold - 1) / 2))
-    return Grid.create(size, np.asarray(grid.spacing) * fold, first, np.asarray(grid.direction))
+        return found, prepared.grid.blocks(self.card.network.fold)
 
 
 @torch.inference_mode()
 def predict(network: UNet, image: Tensor, *, whole: int = WHOLE) -> Tensor:
-    """Class probabilities of a prepared image.
+    """Class probabilities (classes, z', y', x') of a prepared image (z, y, x), float32; z' is z / fold rounded up.
 
-    Parameters
-    ----------
-    network : UNet
-        The network.
-    image : Tensor, shape (z, y, x)
-        Normalised intensities on the working grid.
-    whole : int
-        Largest number of voxels of the answer that are computed at once; a larger image is covered by overlapping tiles
-        whose answers are blended. More needs more memory.
-
-    Returns
-    -------
-    Tensor, shape (classes, z', y', x'), float32
-        z' is z / fold rounded up, and so on.
+    An answer of more than ``whole`` voxels is computed in overlapping tiles that are blended; more need more memory.
     """
     fold, multiple = network.settings.fold, network.settings.multiple
     size = [-(-length // fold) for length in image.shape]

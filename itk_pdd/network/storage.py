@@ -16,20 +16,7 @@ __all__ = ["check_weights", "load_weights", "read_tensors"]
 
 
 def read_tensors(path: str | os.PathLike[str], *, name: str = "weights") -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    name : str
-        What to call it in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If there is no such file, or it is damaged.
-    """
+    """Tensors of a safetensors file; RegistrationError, with a name, if there is no such file, or it is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -43,34 +30,16 @@ def read_tensors(path: str | os.PathLike[str], *, name: str = "weights") -> dict
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str = "weights") -> None:
-    """Put weights into a network after checking that they belong to it.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        Gets the weights, in its own precision.
-    tensors : mapping of str to Tensor
-        By the names of ``network.state_dict()``; half precision is widened.
-    name : str
-        What to call them in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If a tensor is missing, not known, of another shape or not finite.
-    """
+    """Put weights into a network, in its own precision, after :func:`check_weights`."""
     check_weights(network, tensors, name=name)
     expected = network.state_dict()
     network.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()})
 
 
 def check_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str = "weights") -> None:
-    """Check that weights belong to a network, of which only the shapes count: it may be on torch's device "meta".
+    """Raise RegistrationError, with a name, if a tensor is missing, not known, of another shape or not finite.
 
-    Raises
-    ------
-    RegistrationError
-        If a tensor is missing, not known, of another shape or not finite.
+    Only the shapes of the network count: it may be on torch's device "meta".
     """
     expected = network.state_dict()
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))

@@ -80,24 +80,9 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(nn.Conv3d(width, settings.classes, 1) for width in widths[:-1])
 
     def forward(self, image: Tensor, *, levels: int = 1) -> list[Tensor]:
-        """Logits at the finest ``levels`` resolutions.
+        """Logits (N, classes, z / fold, y / fold, x / fold), then at coarser resolutions, up to ``levels`` of them.
 
-        Parameters
-        ----------
-        image : Tensor, shape (N, 1, z, y, x)
-            Normalised intensities; each length a multiple of ``fold * multiple``.
-        levels : int
-            How many resolutions to answer at, finest first.
-
-        Returns
-        -------
-        list of Tensor
-            Logits (N, classes, z / fold, y / fold, x / fold), then at half that resolution, and so on.
-
-        Raises
-        ------
-        RegistrationError
-            If the shape does not divide.
+        The image (N, 1, z, y, x) holds normalised intensities; each length is a multiple of ``fold * multiple``.
         """
         step = self.settings.fold * self.settings.multiple
         if any(length % step for length in image.shape[2:]):
@@ -129,12 +114,7 @@ def _blocks(width: int, count: int) -> nn.Sequential:
 def calibrate(network: UNet, batches: Iterable[Tensor]) -> None:
     """Let the norms take the mean statistics of some images for use; leaves the network in evaluation mode.
 
-    Parameters
-    ----------
-    network : UNet
-        Its weights stay as they are.
-    batches : iterable of Tensor, shape (N, 1, z, y, x)
-        Images of the size it was trained with.
+    Its weights stay as they are. ``batches`` (N, 1, z, y, x) are of the size it was trained with.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.InstanceNorm3d)]
     momentum = norms[0].momentum

@@ -47,7 +47,7 @@ class Needs:
     costs: int  # costs of the largest stage and as many messages
     least_costs: int  # the same in the smallest blocks
     # What comes before and after the search, whichever is more: resampling, the descent, the field on the grid of the
-    # fixed image
+    # fixed image.
     ends: int
 
     @property

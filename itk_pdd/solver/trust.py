@@ -32,7 +32,7 @@ _BY_ACCIDENT = 0.05  # number of random landmarks that may be believed
 class Doubt:
     """Hold the evidence of the images for and against landmarks."""
 
-    # For each landmark the share of places of the moving image that match as well as its own, from 0 to 1
+    # For each landmark the share of places of the moving image that match as well as its own, from 0 to 1.
     chance: np.ndarray
     better: np.ndarray  # where the place of the landmark matches better than the one that the search found
 

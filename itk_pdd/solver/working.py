@@ -62,10 +62,10 @@ class WorkingImage:
     classes: Maps | None = None  # class probabilities that a trained network gives the image
     guides: tuple[Maps, ...] = ()  # labels or features that the user gives the image
     alone: bool = False  # compare no MIND-SSC features beside the maps in the search
-    # From intensities (z, y, x) to learned descriptors, uint64 (z, y, x)
+    # From intensities (z, y, x) to learned descriptors, uint64 (z, y, x).
     descriptor: Callable[[np.ndarray], np.ndarray] | None = None
     factor: int = 1  # working voxels per voxel along each axis
-    # Takes codes, smaller copies and trees, for the next registration of the same image on the same grid
+    # Takes codes, smaller copies and trees, for the next registration of the same image on the same grid.
     kept: Kept | None = field(default=None, compare=False, repr=False)
 
     @classmethod

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from itk_pdd.errors import RegistrationError
+from itk_pdd.network.obelisk import with_neighbours
 from itk_pdd.network.pddnet import Lattice, PddNetwork, descriptors
 from itk_pdd.training.augmentation import Augmentation, random_crop, soft_targets
 from itk_pdd.training.dataset import Sample
@@ -114,10 +115,7 @@ def view_of(
     rng : numpy.random.Generator
         Determines the view.
     """
-    # The second convolution of the features sees one neighbour.
-    wide = [slice(max(0, w.start - 1), min(len(p), w.stop + 1)) for w, p in zip(window, positions, strict=True)]
-    inner = tuple(slice(w.start - v.start, w.stop - v.start) for w, v in zip(window, wide, strict=True))
-    chosen = [p[v] for p, v in zip(positions, wide, strict=True)]
+    chosen, inner = with_neighbours(positions, window)
     # Whole steps of the features' first map from the border of the scan: it is sampled at the same voxels.
     begins = [_STEP * math.floor((float(p[0]) - m) / _STEP) for p, m in zip(chosen, margins, strict=True)]
     # An odd number of voxels, whose centre is one of them: nothing is interpolated where nothing is deformed.

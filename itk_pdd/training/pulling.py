@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from itk_pdd.network.organs import at_indices
 from itk_pdd.network.pddnet import PddNetwork, dense
 
 __all__ = ["compose", "pull", "pull_labels", "remaining", "searched", "voxels_of"]
@@ -60,12 +60,7 @@ def searched(
 def pull(values: Tensor, vectors: Tensor, targets: Sequence[Tensor], *, mode: str = "bilinear") -> Tensor:
     """Values (C, z, y, x) at displaced places; differentiable in both, linearly interpolated or the nearest."""
     places = torch.stack(torch.meshgrid(*(t.to(vectors) for t in targets), indexing="ij"), dim=-1).flip(-1) + vectors
-    size = torch.tensor(values.shape[:0:-1]).to(places)
-    # Indices of voxel centres to -1 .. 1 from corner to corner.
-    normalised = places * (2 / (size - 1).clamp(min=1)) - 1
-    return functional.grid_sample(values[None], normalised[None], mode=mode, padding_mode="border", align_corners=True)[
-        0
-    ]
+    return at_indices(values, places, mode=mode)
 
 
 def pull_labels(labels: Tensor, vectors: Tensor, targets: Sequence[Tensor]) -> Tensor:

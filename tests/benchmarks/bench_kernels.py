@@ -61,7 +61,7 @@ def problem(points: int, displacements: int, channels: int, size: tuple[int, ...
     control = ControlGrid.covering(size, shape=(points,) * 3)
     radius = displacements // 2
     steps = [0.4 * n / 2 / max(1, radius) for n in size]
-    return fixed.to(device), moving.to(device), control, DisplacementSet.create(radius, steps, dimension=3)
+    return fixed.to(device), moving.to(device), control, DisplacementSet((radius,) * 3, tuple(steps))
 
 
 def with_package(kind: str, fixed, moving, control, displacements, clock: Clock) -> tuple[torch.Tensor, torch.Tensor]:

@@ -169,7 +169,7 @@ def test_equal_minima_give_the_gradient_to_the_first():
 def test_an_image_costs_nothing_against_itself():
     image = torch.rand(5, 9, 10, 11)
     lattice = {
-        "positions": ControlGrid.covering((9, 10, 11), spacing=1.7).positions(),
+        "positions": ControlGrid.covering((9, 10, 11), shape=(5, 6, 6)).positions(),
         "displacements": DisplacementSet((2, 3, 1), (1.1, 0.9, 2.0)).offsets(),
     }
     costs = kernels.displacement_costs(image, image, **lattice)
