@@ -67,18 +67,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Crop:
-    """Hold an image for the network and the labels that it should give.
+    """Hold an image for the network and the labels that it should give."""
 
-    Parameters
-    ----------
-    image : Tensor, shape (z, y, x)
-        Normalised intensities.
-    labels : Tensor, shape (z, y, x), uint8
-        Class of each voxel, :data:`IGNORED` beyond the field of view.
-    """
-
-    image: Tensor
-    labels: Tensor
+    image: Tensor  # normalised intensities (z, y, x)
+    labels: Tensor  # class of each voxel, uint8 (z, y, x), :data:`IGNORED` beyond the field of view
 
 
 def random_crop(
@@ -91,27 +83,11 @@ def random_crop(
     rng: np.random.Generator,
     centre: Sequence[float] | None = None,
 ) -> Crop:
-    """Draw a crop of a scan.
+    """Draw a crop of a scan, of shape ``fold * augmentation.shape``, determined entirely by ``rng``.
 
-    Parameters
-    ----------
-    image, labels : Tensor, shape (z, y, x)
-        Normalised intensities and classes (uint8), on isotropic voxels.
-    classes : int
-        Number of classes.
-    fold : int
-        Voxels of the image per voxel of the network's output along each axis.
-    augmentation : Augmentation
-        How much it varies.
-    rng : numpy.random.Generator
-        Determines the crop entirely.
-    centre : sequence of float, optional
-        Continuous index (z, y, x) in the scan of the crop's centre instead of a random one.
-
-    Returns
-    -------
-    Crop
-        Of shape ``fold * augmentation.shape``.
+    Image and labels (z, y, x) are normalised intensities and classes (uint8), on isotropic voxels. ``fold`` are voxels
+    of the image per voxel of the network's output along each axis. ``centre`` is the continuous index (z, y, x) of the
+    crop's centre instead of a random one.
     """
     if augmentation.shape is None:
         raise RegistrationError("augmentation has no shape of the crops, expected three numbers of voxels")
@@ -138,28 +114,12 @@ def crop_at(
     intensity: float,
     rng: np.random.Generator,
 ) -> Crop:
-    """Show a scan at given places, on a CPU by a compiled kernel.
+    """Show a scan at given places, on a CPU by a compiled kernel; beyond the border the image goes on, labels do not.
 
-    Parameters
-    ----------
-    image, labels : Tensor, shape (z, y, x)
-        See :func:`random_crop`.
-    places : numpy.ndarray, shape (z', y', x', 3)
-        Continuous indices in the scan, components x, y, z, on a coarse grid of two or more along each axis; between
-        them they are interpolated linearly.
-    shape : tuple of int
-        Of the crop.
-    step, begin : sequences of float
-        Voxels of the crop, along z, y, x, from one place to the next, and from the first one to the first voxel.
-    intensity : float
-        See :class:`Augmentation`.
-    rng : numpy.random.Generator
-        Determines how the intensities vary.
-
-    Returns
-    -------
-    Crop
-        Beyond the border the image goes on, and nothing is known of the labels.
+    ``places`` (z', y', x', 3) are continuous indices in the scan, components x, y, z, on a coarse grid of two or more
+    along each axis; between them they are interpolated linearly. ``step`` and ``begin`` are voxels of the crop, along
+    z, y, x, from one place to the next, and from the first one to the first voxel. ``intensity`` is that of
+    :class:`Augmentation`; ``rng`` determines how the intensities vary.
     """
     if image.device.type == "cpu":
         from itk_pdd.kernels.crops import cpu
@@ -177,21 +137,10 @@ def crop_at(
 
 
 def soft_targets(labels: Tensor, classes: int, *, fold: int) -> Tensor:
-    """Share of each class in each block of ``fold``^3 voxels.
+    """Share of each class in each block of ``fold``^3 voxels: (N, classes, z / fold, y / fold, x / fold).
 
-    Parameters
-    ----------
-    labels : Tensor, shape (N, z, y, x), uint8
-        Classes, :data:`IGNORED` where nothing is known.
-    classes : int
-        Number of classes.
-    fold : int
-        Length of the blocks.
-
-    Returns
-    -------
-    Tensor, shape (N, classes, z / fold, y / fold, x / fold)
-        Sums to the known share of the block, 1 where all of it is known.
+    Labels are uint8 (N, z, y, x), :data:`IGNORED` where nothing is known. The shares add up to the known share of the
+    block.
     """
     n, *size = labels.shape
     z, y, x = (length // fold for length in size)
@@ -236,10 +185,9 @@ def _centre(labels: Tensor, classes: int, shape: np.ndarray, foreground: float, 
 def _places(
     centre: np.ndarray, shape: tuple[int, ...], augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Return the places in the scan of every fourth voxel of the crop, and the place of its first voxel among them.
+    """Return places (z, y, x, 3) in the scan of every fourth voxel of the crop, and its first voxel's place among them.
 
-    The deformation is smooth and can be interpolated between them. The places (z, y, x, 3) are continuous indices,
-    components x, y, z.
+    The deformation is smooth and can be interpolated between them. Places are continuous indices x, y, z.
     """
     coarse = tuple(-(-n // _STEP) + 1 for n in shape)
     grid = Grid.create(coarse[::-1], float(_STEP), -(np.asarray(coarse[::-1]) - 1) / 2 * _STEP)

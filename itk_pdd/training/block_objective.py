@@ -17,13 +17,7 @@ __all__ = ["BlockObjective"]
 
 
 class BlockObjective(Objective):
-    """A PDD network with its loss on blocks; see ``keep_moving`` of :class:`ObjectiveSettings`.
-
-    Parameters
-    ----------
-    network, settings, classes
-        See :class:`itk_pdd.training.objective.Objective`.
-    """
+    """A PDD network with its loss on blocks; see ``keep_moving`` of :class:`ObjectiveSettings`."""
 
     def forward(
         self,
@@ -33,18 +27,9 @@ class BlockObjective(Objective):
         shape: Sequence[int],
         smoothness: float = 1.0,
     ) -> Tensor:
-        """The mean loss of some blocks, or of windows whose classes are to be named.
+        """The mean loss of some blocks, or of windows whose classes are to be named, in scans of a shape (z, y, x).
 
-        Parameters
-        ----------
-        steps : sequence of BlockStep or of FixedView
-            To learn to register, or to name classes.
-        weights : Tensor, shape (classes,)
-            Of the classes where they are named.
-        shape : sequence of int
-            Of the scans, z, y, x.
-        smoothness : float
-            Factor of the diffusion.
+        ``weights`` are those of the classes where they are named, ``smoothness`` is the factor of the diffusion.
         """
         views = [step for step in steps if isinstance(step, FixedView)]
         losses = [self._registering(s, shape, smoothness, weights) for s in steps if isinstance(s, BlockStep)]

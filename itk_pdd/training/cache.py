@@ -18,17 +18,10 @@ log = logging.getLogger("itk_pdd")
 
 
 def kept(path: Path | None, make: Callable[[], dict[str, Tensor]], names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors of a file of the cache, or made and kept there.
+    """Tensors of some names from a safetensors file of the cache, or made and kept there; None for no cache.
 
-    Parameters
-    ----------
-    path : Path, optional
-        A safetensors file; None for no cache. A damaged one is made again, one that cannot be written costs time the
-        next time and nothing else: both with a warning.
-    make : callable
-        Makes the tensors.
-    names : tuple of str
-        Of the tensors.
+    A damaged file is made again, one that cannot be written costs time the next time and nothing else: both with a
+    warning.
     """
     if path is None:
         return make()

@@ -28,22 +28,12 @@ _FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
 
 @dataclass(frozen=True)
 class LabelledScan:
-    """Files of a scan and of its label map.
-
-    Parameters
-    ----------
-    image, labels : pathlib.Path
-        Both on the same grid.
-    split : str
-        One of :data:`SPLITS`.
-    name : str
-        For logs and errors; the image's file name without its ending by default.
-    """
+    """Files of a scan and of its label map, which lie on the same grid."""
 
     image: Path
     labels: Path
-    split: str = "train"
-    name: str = ""
+    split: str = "train"  # one of :data:`SPLITS`
+    name: str = ""  # for logs and errors; the image's file name without its ending by default
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -53,19 +43,12 @@ class LabelledScan:
 def read_scans(path: str | os.PathLike[str]) -> list[LabelledScan]:
     """Read a list of labelled scans.
 
-    Parameters
-    ----------
-    path : path-like
-        A CSV file with the columns image and labels, and optionally split (one of :data:`SPLITS`) and name, paths
-        relative to it; a folder with the subfolders images and labels (or imagesTr and labelsTr) of files of the same
-        names (nnU-Net's ``_0000`` at the end of an image's name may be missing in that of its labels), or with files
-        image_X and label_X side by side; or the JSON file of a Learn2Reg or Decathlon task, whose
-        ``registration_val`` pairs are the validation scans. Hidden files are left out.
-
-    Raises
-    ------
-    RegistrationError
-        If it cannot be read, or names a file that is not there (with row and column).
+    It is a CSV file with the columns image and labels, and optionally split (one of :data:`SPLITS`) and name, paths
+    relative to it; a folder with the subfolders images and labels (or imagesTr and labelsTr) of files of the same names
+    (nnU-Net's ``_0000`` at the end of an image's name may be missing in that of its labels), or with files image_X and
+    label_X side by side; or the JSON file of a Learn2Reg or Decathlon task, whose ``registration_val`` pairs are the
+    validation scans. Hidden files are left out. RegistrationError, with row and column, if it names a file that is not
+    there.
     """
     path = Path(path)
     if not path.exists():
@@ -93,22 +76,7 @@ def of_split(scans: Iterable[LabelledScan], split: str) -> list[LabelledScan]:
 def folds(scans: Iterable[LabelledScan], count: int) -> list[list[LabelledScan]]:
     """Splits for cross-validation: in fold k every ``count``-th scan, from the k-th on, is for validation.
 
-    Parameters
-    ----------
-    scans : iterable of LabelledScan
-        Scans of the split "test" are left out, the others' split is replaced.
-    count : int
-        Number of folds, from 2 to the number of scans.
-
-    Returns
-    -------
-    list of list of LabelledScan
-        One list per fold, each with all the scans.
-
-    Raises
-    ------
-    RegistrationError
-        If there are fewer scans than folds.
+    Each fold has all the scans but those of the split "test". RegistrationError if there are fewer scans than folds.
     """
     used = [scan for scan in scans if scan.split != "test"]
     if not 2 <= count <= len(used):
@@ -120,21 +88,9 @@ def folds(scans: Iterable[LabelledScan], count: int) -> list[list[LabelledScan]]
 
 
 def ordered_pairs(items: Sequence[T], count: int | None, seed: int) -> list[tuple[T, T]]:
-    """Pairs of different items, each as the first and as the second one.
+    """Pairs of different items, each as the first and as the second one, in their order.
 
-    Parameters
-    ----------
-    items : sequence
-        Scans.
-    count : int, optional
-        Only so many pairs if there are more, drawn at random; all by default.
-    seed : int
-        Which ones.
-
-    Returns
-    -------
-    list of tuple
-        In the order of the items.
+    If there are more than ``count`` pairs, so many of them are drawn with the seed.
     """
     pairs = list(itertools.permutations(items, 2))
     if count is None or count >= len(pairs):

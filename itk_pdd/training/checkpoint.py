@@ -22,21 +22,9 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 def write_checkpoint(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; if that fails, the one before is still there.
+    """Write a checkpoint into a folder: tensors, and a state that JSON can hold.
 
-    Parameters
-    ----------
-    folder : path-like
-        An existing folder.
-    tensors : mapping of str to Tensor
-        Weights, moments of the optimizer.
-    state : mapping
-        What JSON can hold.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written, for instance on a full disk.
+    OutputError if that fails, for instance on a full disk; the one before is still there.
     """
     from safetensors.torch import save
 
@@ -50,13 +38,7 @@ def write_checkpoint(folder: str | os.PathLike[str], tensors: Mapping[str, Tenso
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The checkpoint in a folder, None if there is none.
-
-    Raises
-    ------
-    RegistrationError
-        If it is damaged or cannot be read.
-    """
+    """The checkpoint in a folder, None if there is none; RegistrationError if it is damaged or cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(folder) / CHECKPOINT

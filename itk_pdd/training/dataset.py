@@ -30,53 +30,25 @@ _KEPT = ("image", "labels", "affine")  # of a sample, in the cache
 
 @dataclass(frozen=True)
 class Sample:
-    """A labelled scan on the working grid.
+    """A labelled scan on the working grid."""
 
-    Parameters
-    ----------
-    name : str
-        For logs and errors.
-    image : Tensor, shape (z, y, x), float16
-        Normalised intensities.
-    labels : Tensor, shape (z, y, x), uint8
-        Classes.
-    affine : Tensor, shape (4, 4), float64
-        Homogeneous matrix from continuous index (x, y, z) to physical millimetres.
-    """
-
-    name: str
-    image: Tensor
-    labels: Tensor
-    affine: Tensor
+    name: str  # for logs and errors
+    image: Tensor  # normalised intensities, float16 (z, y, x)
+    labels: Tensor  # classes, uint8 (z, y, x)
+    affine: Tensor  # float64 (4, 4), from continuous index (x, y, z) to physical millimetres
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Hold the figures of a list of scans.
+    """Hold the figures of a list of scans."""
 
-    Parameters
-    ----------
-    volumes : mapping of int to float
-        Mean volume of each label value (0 included) in cubic millimetres, over the scans that show it.
-    spacing : float
-        Median over the scans of the geometric mean of the voxel spacing, in millimetres.
-    extent : tuple of float
-        Median extent along the anatomical axes x, y, z in millimetres.
-    """
-
-    volumes: Mapping[int, float]
-    spacing: float
-    extent: tuple[float, float, float]
+    volumes: Mapping[int, float]  # mean volume of each label value (0 included) in mm^3, over the scans that show it
+    spacing: float  # median over the scans of the geometric mean of the voxel spacing, in millimetres
+    extent: tuple[float, float, float]  # median extent along the anatomical axes x, y, z in millimetres
 
 
 def read_labelled(scan: LabelledScan) -> tuple[Volume, Volume]:
-    """Image and labels of a scan.
-
-    Raises
-    ------
-    RegistrationError
-        If a file cannot be used, is not 3-D, or the labels lie on another grid than the image.
-    """
+    """Image and labels of a scan; RegistrationError if a file cannot be used, is not 3-D, or their grids differ."""
     image = Volume.from_image(scan.image, name=f"image of {scan.name}")
     labels = Volume.labels_from_image(scan.labels, name=f"labels of {scan.name}")
     if image.grid.dimension != 3:
@@ -92,10 +64,7 @@ def read_labelled(scan: LabelledScan) -> tuple[Volume, Volume]:
 def survey(scans: Sequence[LabelledScan]) -> Survey:
     """Look through the scans one is about to learn from.
 
-    Raises
-    ------
-    RegistrationError
-        If a scan cannot be used (see :func:`read_labelled`), or the labels have no class, a negative or too many.
+    RegistrationError if a scan cannot be used, or the labels have no class, a negative one or too many.
     """
     volumes: dict[int, list[float]] = {}
     spacings, extents = [], []
@@ -131,26 +100,11 @@ def load_samples(
     values: Sequence[int],
     cache: str | os.PathLike[str] | None = None,
 ) -> list[Sample]:
-    """Read scans onto their working grids.
+    """Read scans onto their working grids, of a spacing in millimetres.
 
-    Parameters
-    ----------
-    scans : sequence of LabelledScan
-        What to read.
-    spacing : float
-        Of the working grid, in millimetres.
-    intensity : Intensity
-        How intensities are normalised.
-    values : sequence of int
-        Label value of each class, background first. A scan that lacks one is used all the same, with a warning; label
-        values that are not listed become background.
-    cache : path-like, optional
-        Folder where the results are kept for the next time; one that does not fit its scan any more is made again.
-
-    Raises
-    ------
-    RegistrationError
-        If a scan cannot be used (see :func:`read_labelled`).
+    ``values`` are the label values of the classes, background first. A scan that lacks one is used all the same, with a
+    warning; label values that are not listed become background. ``cache`` is a folder where the results are kept for
+    the next time; one that does not fit its scan any more is made again.
     """
     samples = []
     for scan in scans:

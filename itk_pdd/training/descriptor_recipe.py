@@ -55,18 +55,7 @@ def train_descriptor(
     processes: Processes | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> tuple[Descriptor, DescriptorCard]:
-    """Train a descriptor and write it as a model folder.
-
-    Parameters
-    ----------
-    folder, recipe, processes, progress
-        See :func:`itk_pdd.training.recipe.train_model`.
-
-    Raises
-    ------
-    OutputError
-        If the results cannot be written.
-    """
+    """Train a descriptor and write it as a model folder; see :func:`itk_pdd.training.recipe.train_model`."""
     run = Run(folder, processes or Processes(), progress)
     work = run.work
     maps = label_maps(

@@ -50,12 +50,7 @@ class _Sign(torch.autograd.Function):
 class Objective(nn.Module):
     """A descriptor with the temperatures that its costs have for each size of cells.
 
-    Parameters
-    ----------
-    settings : DescriptorSettings
-        Size of the descriptor.
-    share : float
-        What its bits count beside those of MIND-SSC, from 0 to 1.
+    ``share`` is what its bits count beside those of MIND-SSC, from 0 to 1.
     """
 
     def __init__(self, settings: DescriptorSettings, share: float) -> None:
@@ -97,14 +92,10 @@ class Objective(nn.Module):
 
 
 def random_cells(views: Views, cell: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells of the fixed view, and where in the moving one they are looked for.
+    """Cells of the fixed view, and where in the moving one they are looked for; all (n, 3), axes z, y, x.
 
-    Returns
-    -------
-    corners, bases : numpy.ndarray, shape (n, 3), int
-        First voxel of each cell and the displacement around which the others lie, (z, y, x).
-    truth : numpy.ndarray, shape (n, 3)
-        True displacements, the mean over the cell.
+    Returns the first voxel of each cell and the displacement around which the others lie, both int, and the true
+    displacements, the mean over the cell.
     """
     size = np.asarray(views.fixed.shape)
     corners = rng.integers(0, size - cell + 1, (6 * _PER_VIEW, 3))
@@ -131,23 +122,11 @@ def likelihood_loss(
 ) -> Tensor:
     """Negative log-likelihood of true displacements, where those of a cell are as probable as its costs are small.
 
-    Parameters
-    ----------
-    fixed, moving : Tensor, shape (z, y, x, bits)
-        Codes: the cost of a voxel is half of 1 less their scalar product. Beyond the border the nearest voxel counts.
-    corners, bases, truth
-        See :func:`random_cells`.
-    cell : int
-        Voxels of a cell along each axis.
-    temperature : Tensor or float
-        Factor of the costs in the softmax over displacements.
-    radius : int
-        Displacements along each axis are ``base - radius .. base + radius``.
-
-    Returns
-    -------
-    Tensor
-        Mean over the cells in nats; a true displacement between those of the search counts for its neighbours.
+    Codes are (z, y, x, bits): the cost of a voxel is half of 1 less their scalar product. Beyond the border the nearest
+    voxel counts. ``corners``, ``bases`` and ``truth`` come from :func:`random_cells` for cells of ``cell`` voxels along
+    each axis; displacements are ``base - radius .. base + radius``; ``temperature`` is the factor of the costs in the
+    softmax over them. The result is the mean over the cells in nats; a true displacement between those of the search
+    counts for its neighbours.
     """
     span, along = cell + 2 * radius, 2 * radius + 1
     own, others = _rows(fixed, corners, cell), _rows(moving, corners + bases - radius, span)
@@ -186,24 +165,8 @@ def _nearest(places: np.ndarray, along: int) -> Tensor:
 class DescriptorTrainer(Loop):
     """Trains a descriptor on views of random shapes, from where a checkpoint in its folder ends.
 
-    Parameters
-    ----------
-    folder : path-like
-        Where checkpoint, log.csv and curve.png go; must exist.
-    network : DescriptorSettings
-        What is trained.
-    source : ViewSource
-        What it learns from.
-    share : float
-        What its bits count beside those of MIND-SSC, from 0 to 1.
-    settings : TrainingSettings
-        How; ``batch`` is the number of pairs of views of a step and process.
-    validation : int
-        Pairs of views to measure on.
-    device : str
-        "cpu" or "cuda".
-    processes : Processes
-        Which of several processes this is.
+    ``share`` is that of :class:`Objective`; ``settings.batch`` is the number of pairs of views of a step and process;
+    ``validation`` are pairs of views to measure on.
     """
 
     def __init__(

@@ -15,21 +15,11 @@ __all__ = ["Processes", "processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """This process among those that train together."""
 
-    Parameters
-    ----------
-    rank : int
-        Number of this process; 0 writes the files.
-    count : int
-        Number of processes.
-    local : int
-        Number of this process on its machine, which is that of its GPU.
-    """
-
-    rank: int = 0
-    count: int = 1
-    local: int = 0
+    rank: int = 0  # number of this process; 0 writes the files
+    count: int = 1  # number of processes
+    local: int = 0  # number of this process on its machine, which is that of its GPU
 
     def wrap(self, network: nn.Module, *, unused: bool = False) -> nn.Module:
         """The network, its gradients averaged over the processes."""
@@ -54,13 +44,7 @@ class Processes:
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started; this one alone without it.
-
-    Parameters
-    ----------
-    device : str
-        "cpu" or "cuda"; chooses how they talk (gloo or nccl).
-    """
+    """Join the processes that ``torchrun`` started, by gloo or, on "cuda", nccl; this one alone without it."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in os.environ:
         yield Processes()

@@ -62,24 +62,11 @@ def registration_scores(
     count: int | None = None,
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Register ordered pairs of scans and measure each.
+    """Register ordered pairs of scans, ``count`` of them drawn with the seed, and measure each.
 
-    Parameters
-    ----------
-    scans : sequence of LabelledScan
-        Every one becomes fixed and moving image of every other.
-    register : callable
-        From fixed and moving image to a :class:`DisplacementField` in millimetres on the grid of the fixed image.
-    count : int, optional
-        Only so many pairs, drawn with ``seed``; all by default.
-    seed : int
-        Which ones.
-
-    Yields
-    ------
-    dict
-        fixed, moving, dice (mean over the labels that both show), labels (Dice by label), folding (% of voxels),
-        sd_log_j3 (Learn2Reg's smoothness).
+    ``register`` takes fixed and moving image to a :class:`DisplacementField` in millimetres on the grid of the fixed
+    image. Yields fixed, moving, dice (mean over the labels that both show), labels (Dice by label), folding (% of
+    voxels), sd_log_j3 (Learn2Reg's smoothness).
     """
     for fixed, moving in ordered_pairs(scans, count, seed):
         (fixed_image, fixed_labels), (moving_image, moving_labels) = read_labelled(fixed), read_labelled(moving)

@@ -35,52 +35,26 @@ _NAMED = 20  # features along each axis of a window in which classes are named
 
 @dataclass(frozen=True)
 class FixedView:
-    """A deformed part of a scan, around a window of features.
+    """A deformed part of a scan, around a window of features."""
 
-    Parameters
-    ----------
-    image : Tensor, shape (1, z, y, x)
-        Normalised intensities.
-    positions : tuple of Tensor
-        Voxel indices along z, y, x of the features of the window in it, and of their neighbours.
-    window : tuple of slice
-        The window among these.
-    shares : Tensor, shape (classes, z', y', x')
-        Shares of the classes in the voxels that the features of the window stand for.
-    """
-
-    image: Tensor
+    image: Tensor  # normalised intensities (1, z, y, x)
+    # Voxel indices along z, y, x of the features of the window in it, and of their neighbours.
     positions: tuple[Tensor, ...]
-    window: tuple[slice, ...]
-    shares: Tensor
+    window: tuple[slice, ...]  # the window among these
+    shares: Tensor  # (classes, z', y', x'), of the voxels that the features of the window stand for
 
 
 @dataclass(frozen=True)
 class BlockStep:
-    """Hold the parts of a fixed and of some moving scans that one step of a training on blocks looks at.
+    """Hold the parts of a fixed and of some moving scans that one step of a training on blocks looks at."""
 
-    Parameters
-    ----------
-    fixed : FixedView
-        Of the features around the block.
-    block : tuple of slice
-        Control points along z, y, x.
-    windows : tuple
-        Windows of fixed and moving features, see :class:`itk_pdd.training.regions.Windows`.
-    moving : list of Tensor, shape (channels, z', y', x')
-        Features of one or more moving scans in their window.
-    values : list of Tensor, shape (values, z', y', x')
-        Class shares there, or descriptors.
-    weights : Tensor, shape (classes,)
-        Of the classes in the label loss.
-    """
-
-    fixed: FixedView
-    block: tuple[slice, ...]
+    fixed: FixedView  # of the features around the block
+    block: tuple[slice, ...]  # control points along z, y, x
+    # Of fixed and moving features, see :class:`itk_pdd.training.regions.Windows`.
     windows: tuple[tuple[slice, ...], tuple[slice, ...]]
-    moving: list[Tensor]
-    values: list[Tensor]
-    weights: Tensor
+    moving: list[Tensor]  # features (channels, z', y', x') of one or more moving scans in their window
+    values: list[Tensor]  # class shares (values, z', y', x') there, or descriptors
+    weights: Tensor  # of the classes in the label loss
 
 
 def view_of(
@@ -94,26 +68,10 @@ def view_of(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> FixedView:
-    """Show a part of a scan, deformed about the centre of a window of features.
+    """Show a part of a scan, deformed about the centre of a window of features, as ``rng`` determines.
 
-    Parameters
-    ----------
-    sample : Sample
-        The scan.
-    positions : sequence of Tensor
-        Voxel indices of all features in the scan along z, y, x, ``stride`` apart.
-    window : sequence of slice
-        Of the features.
-    classes : int
-        Number of classes.
-    stride : int
-        Image voxels per feature.
-    margins : sequence of float
-        Voxels beyond the window along z, y, x that its features look at.
-    augmentation : Augmentation
-        How the part varies; the elastic displacement is in units of the whole scan.
-    rng : numpy.random.Generator
-        Determines the view.
+    ``positions`` are voxel indices of all features in the scan along z, y, x, ``stride`` apart; features look
+    ``margins`` voxels beyond the window. The elastic displacement of the augmentation is in units of the whole scan.
     """
     chosen, inner = with_neighbours(positions, window)
     # Whole steps of the features' first map from the border of the scan: it is sampled at the same voxels.
@@ -140,27 +98,11 @@ def _blocks(labels: Tensor, positions: Sequence[Tensor], stride: int) -> Tensor:
 
 
 class KeptScans:
-    """The scans of a training with their features by an earlier network.
+    """The scans of a training with their features by an earlier network; RegistrationError if their grids differ.
 
-    Parameters
-    ----------
-    samples : sequence of Sample
-        Two or more scans on one grid.
-    classes : int
-        Number of classes.
-    network : PddNetwork
-        For the layout of its first search; its features are computed by :meth:`renew`.
-    augmentation : Augmentation
-        Of the fixed scan.
-    counts : Tensor, shape (classes,)
-        Voxels of each class in the scans, for its weights in the losses.
-    described : bool
-        Whether MIND-SSC descriptors take the place of the class shares in the loss.
-
-    Raises
-    ------
-    RegistrationError
-        If the scans lie on different grids.
+    The layout is that of the first search of ``network``; its features are computed by :meth:`renew`. ``augmentation``
+    is that of the fixed scan, ``counts`` are voxels of each class in the scans, for its weights in the losses. If
+    ``described``, MIND-SSC descriptors take the place of the class shares in the loss.
     """
 
     def __init__(

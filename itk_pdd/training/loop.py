@@ -38,18 +38,8 @@ _UNSAVED = 300.0  # seconds of work that an interruption may cost, where validat
 class Loop(ABC):
     """Trains a network from where a checkpoint in its folder ends.
 
-    Parameters
-    ----------
-    folder : path-like
-        Where checkpoint, log.csv and curve.png go; must exist. Several machines need the same folder.
-    network : torch.nn.Module
-        What is trained.
-    settings : TrainingSettings
-        How.
-    names : sequence of str
-        Of the classes, background first, for the log.
-    processes : Processes
-        Which of several processes this is.
+    The folder, for checkpoint, log.csv and curve.png, must exist; several machines need the same one. ``names`` are
+    those of the classes, background first, for the log.
     """
 
     def __init__(
@@ -99,22 +89,10 @@ class Loop(ABC):
     def run(self, *, on_step: Callable[[int, float], None] | None = None) -> nn.Module:
         """Train to the end, or until patience runs out; extend a finished training if more iterations are set.
 
-        Parameters
-        ----------
-        on_step : callable, optional
-            Called with the number of the iteration and its loss; if it raises, training stops.
-
-        Returns
-        -------
-        Module
-            With the averaged weights: the last ones, or the best ones where there is patience.
-
-        Raises
-        ------
-        RegistrationError
-            If there is a checkpoint of other settings or a damaged one, or the loss is not finite.
-        OutputError
-            If a checkpoint cannot be written; the one before is kept.
+        ``on_step`` is called with the number of the iteration and its loss; if it raises, training stops. Returns the
+        network with the averaged weights: the last ones, or the best ones where there is patience. RegistrationError if
+        there is a checkpoint of other settings or a damaged one, or the loss is not finite; OutputError if a checkpoint
+        cannot be written, where the one before is kept.
         """
         self._resume()
         began = saved = time.monotonic()

@@ -11,21 +11,10 @@ __all__ = ["class_weights", "label_weights", "segmentation_loss", "squared_label
 
 
 def class_weights(counts: Tensor, *, power: float = 0.25, largest: float = 4.0) -> Tensor:
-    """Weights that let small organs count.
+    """Weights that let small organs count, from the voxels of each class in the training data, background first.
 
-    Parameters
-    ----------
-    counts : Tensor, shape (classes,)
-        Voxels of each class in the training data, background first.
-    power : float
-        Weights go with frequency to the minus ``power``: 0 treats all voxels, 1 all classes alike.
-    largest : float
-        Bound of the ratio to the mean weight of the classes.
-
-    Returns
-    -------
-    Tensor, shape (classes,)
-        Their mean over the voxels is 1; 0 for classes that do not occur.
+    Weights go with frequency to the minus ``power``: 0 treats all voxels, 1 all classes alike. ``largest`` bounds the
+    ratio to the mean weight of the classes. Their mean over the voxels is 1; 0 for classes that do not occur.
     """
     counts = counts.double()
     share = counts / counts.sum()
@@ -35,19 +24,10 @@ def class_weights(counts: Tensor, *, power: float = 0.25, largest: float = 4.0) 
 
 
 def label_weights(counts: Tensor, *, background: float = 0.15) -> Tensor:
-    """The paper's weights of the classes in a label loss: 1 over the root of their frequency.
+    """The paper's weights of classes in a label loss: 1 over the root of their frequency, 0 where they do not occur.
 
-    Parameters
-    ----------
-    counts : Tensor, shape (classes,)
-        Voxels of each class, background first.
-    background : float
-        Weight of the background beside a mean weight of 1 of all the classes.
-
-    Returns
-    -------
-    Tensor, shape (classes,)
-        0 for classes that do not occur.
+    ``counts`` are voxels of each class, background first; ``background`` is its weight beside a mean of 1 of the
+    classes.
     """
     counts = counts.double()
     weights = torch.where(counts > 0, counts.clamp(min=1).rsqrt(), 0.0)
@@ -57,23 +37,11 @@ def label_weights(counts: Tensor, *, background: float = 0.15) -> Tensor:
 
 
 def squared_label_loss(found: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-    """Mean squared difference of two maps of class shares.
+    """Mean squared difference of two maps of class shares (classes, ...), with a weight for each class.
 
     With the labels *expected* over a distribution of displacements it is the non-local label loss of the paper, with
-    labels warped by one displacement the usual one.
-
-    Parameters
-    ----------
-    found, wanted : Tensor, shape (classes, ...)
-        Shares of the classes; where those of ``wanted`` sum to less than 1 (beyond the field of view) the place counts
-        less.
-    weights : Tensor, shape (classes,)
-        Of the classes.
-
-    Returns
-    -------
-    Tensor
-        A scalar.
+    labels warped by one displacement the usual one. Where the shares of ``wanted`` sum to less than 1 (beyond the field
+    of view) the place counts less.
     """
     known = wanted.sum(0, keepdim=True)
     difference = (found - wanted).square() * weights.view(-1, *[1] * (wanted.ndim - 1)) * known
@@ -83,25 +51,11 @@ def squared_label_loss(found: Tensor, wanted: Tensor, weights: Tensor) -> Tensor
 def segmentation_loss(
     logits: Sequence[Tensor], target: Tensor, weights: Tensor, *, dice: float = 1.0, halving: float = 0.5
 ) -> Tensor:
-    """Cross-entropy plus soft Dice at one or several resolutions.
+    """Cross-entropy plus ``dice`` times soft Dice at one or several resolutions, each ``halving`` times the finer one.
 
-    Parameters
-    ----------
-    logits : sequence of Tensor
-        Logits (N, classes, z, y, x), finest first, each half as fine as the one before.
-    target : Tensor, shape (N, classes, z, y, x)
-        Shares of the classes in the voxels of the finest logits; a voxel that sums to 0 is ignored.
-    weights : Tensor, shape (classes,)
-        Of the classes in the cross-entropy.
-    dice : float
-        Weight of the Dice term against the cross-entropy.
-    halving : float
-        Weight of each resolution relative to the finer one.
-
-    Returns
-    -------
-    Tensor
-        A scalar.
+    Logits (N, classes, z, y, x) come finest first, each half as fine as the one before. ``target`` (N, classes, z, y,
+    x) are shares of the classes in the voxels of the finest; a voxel that sums to 0 is ignored. ``weights`` are those
+    of the classes in the cross-entropy.
     """
     total, factor, sum_of_factors = logits[0].new_zeros(()), 1.0, 0.0
     for level, found in enumerate(logits):

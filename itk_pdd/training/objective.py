@@ -95,19 +95,7 @@ class ObjectiveSettings:
 class Objective(nn.Module):
     """A PDD network with its loss, as one module: what several processes share.
 
-    Parameters
-    ----------
-    network : PddSettings
-        What is trained.
-    settings : ObjectiveSettings
-        What for.
-    classes : int
-        Number of classes, background included.
-
-    Raises
-    ------
-    RegistrationError
-        If hand-made features are to be taught to name classes.
+    RegistrationError if hand-made features are to be taught to name classes.
     """
 
     def __init__(self, network: PddSettings, settings: ObjectiveSettings, classes: int) -> None:
@@ -131,16 +119,9 @@ class Objective(nn.Module):
     ) -> Tensor:
         """The mean loss of some pairs.
 
-        Parameters
-        ----------
-        pairs : sequence of TrainingPair
-            To learn from.
-        naming : bool
-            Whether this is a step that teaches the features to name classes, not to register.
-        rng : numpy.random.Generator
-            Chooses the block of control points and, where there are several searches, which one learns.
-        smoothness : float
-            Factor of the diffusion.
+        ``naming`` is a step that teaches the features to name classes, not to register. ``rng`` chooses the block of
+        control points and, where there are several searches, which one learns. ``smoothness`` is the factor of the
+        diffusion.
         """
         losses, shared, place = [], {}, None
         moved = {id(pair.moving) for pair in pairs}

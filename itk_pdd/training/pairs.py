@@ -26,26 +26,14 @@ _STILL = Augmentation(rotation=0, scale=0, shear=0, elastic=0, intensity=0)
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """Two images on one working grid, and what is known about them.
+    """Two images on one working grid, and what is known about them."""
 
-    Parameters
-    ----------
-    fixed, moving : Tensor, shape (1, z, y, x)
-        Normalised intensities.
-    fixed_labels, moving_labels : Tensor, shape (z, y, x), uint8
-        Classes; :data:`itk_pdd.training.augmentation.IGNORED` beyond the field of view.
-    weights : Tensor, shape (classes,)
-        Of the classes in a label loss.
-    truth : Tensor, shape (z, y, x, 3), optional
-        Displacements in voxels, components x, y, z, where they are known.
-    """
-
-    fixed: Tensor
+    fixed: Tensor  # normalised intensities (1, z, y, x)
     moving: Tensor
-    fixed_labels: Tensor
+    fixed_labels: Tensor  # classes, uint8 (z, y, x); IGNORED beyond the field of view
     moving_labels: Tensor
-    weights: Tensor
-    truth: Tensor | None = None
+    weights: Tensor  # of the classes in a label loss, (classes,)
+    truth: Tensor | None = None  # displacements (z, y, x, 3) in voxels, components x, y, z, where they are known
 
     def to(self, device: torch.device) -> TrainingPair:
         """The same on a device."""
@@ -117,28 +105,11 @@ class _Lazy(Sequence):
 class ScanPairs:
     """Pairs of labelled scans as they lie in physical space, which is where a registration starts.
 
-    Parameters
-    ----------
-    train, validation : sequence of Sample
-        Scans on one working spacing.
-    names : sequence of str
-        Of the classes, background first.
-    values : sequence of int
-        Of the classes in the label maps.
-    shape : tuple of int
-        Shape of the images, z, y, x; the fixed scan is cut or continued to it around its centre, and the moving one is
-        sampled at the same places.
-    augmentation : Augmentation
-        How the fixed images vary; the moving ones vary in their intensities only, so that a pair varies once.
-    pairs : int
-        Upper limit of the number of validation pairs; drawn with the seed among all ordered ones.
-    seed : int
-        Which ones.
-
-    Raises
-    ------
-    RegistrationError
-        If there are fewer than two scans to train on, or two of a kind do not overlap.
+    The scans are on one working spacing; the fixed one is cut or continued to ``shape`` (z, y, x) around its centre,
+    and the moving one is sampled at the same places. Fixed images vary as ``augmentation`` says; the moving ones vary
+    in their intensities only, so that a pair varies once. ``pairs`` is the upper limit of the number of validation
+    pairs, drawn with the seed among all ordered ones. RegistrationError if there are fewer than two scans to train on,
+    or two of a kind do not overlap.
     """
 
     def __init__(
@@ -243,23 +214,8 @@ def _check_overlap(scans: Sequence[Sample]) -> None:
 class SyntheticPairs:
     """Pairs of random shapes in random contrasts, deformed in a known way; no scan of anyone.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the images, z, y, x.
-    intensity : Intensity, optional
-        How intensities are normalised: by percentiles of each image, as random contrasts have no units.
-    displacement : float
-        Largest displacement as a share of the mean extent.
-    pairs : int
-        Number of validation pairs.
-    seed : int
-        Of the validation pairs.
-
-    Raises
-    ------
-    RegistrationError
-        If the intensities are normalised by a range.
+    Intensities are normalised by percentiles of each image, as random contrasts have no units (RegistrationError for a
+    range). ``displacement`` is the largest one as a share of the mean extent. The seed is that of the validation pairs.
     """
 
     def __init__(

@@ -82,12 +82,9 @@ def train_pdd(
     processes: Processes | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> PddModel:
-    """Train a PDD network and write it as a model folder.
+    """Train a PDD network and write it as a model folder; see :func:`itk_pdd.training.recipe.train_model`.
 
-    Parameters
-    ----------
-    scans, folder, recipe, processes, progress
-        See :func:`itk_pdd.training.recipe.train_model`, as for the errors; no scans for a training on synthetic pairs.
+    There are no scans for a training on synthetic pairs.
     """
     run = Run(folder, processes or Processes(), progress)
     work = run.work

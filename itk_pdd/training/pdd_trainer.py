@@ -34,29 +34,9 @@ __all__ = ["PddTrainer", "registered_dice"]
 class PddTrainer(Loop):
     """Trains a PDD network on pairs, from where a checkpoint in its folder ends.
 
-    Parameters
-    ----------
-    folder : path-like
-        Where checkpoint, log.csv and curve.png go; must exist.
-    network : PddSettings
-        What is trained.
-    pairs : PairSource
-        What it learns from, and what it is measured on.
-    objective : ObjectiveSettings
-        What for.
-    settings : TrainingSettings
-        How; ``batch`` is the number of pairs of a step and process.
-    source : dict
-        Whatever else must be the same for a training to be resumed: names of the scans, augmentation.
-    device : str
-        "cpu" or "cuda".
-    processes : Processes
-        Which of several processes this is.
-
-    Raises
-    ------
-    RegistrationError
-        If half precision is asked for, or see :class:`itk_pdd.training.objective.Objective`.
+    ``settings.batch`` is the number of pairs of a step and process; ``source`` is whatever else must be the same for a
+    training to be resumed: names of the scans, augmentation. RegistrationError if half precision is asked for, or see
+    :class:`itk_pdd.training.objective.Objective`.
     """
 
     def __init__(
@@ -160,12 +140,9 @@ class PddTrainer(Loop):
 def registered_dice(
     network: PddNetwork, pairs: Iterable[TrainingPair], classes: int, device: torch.device
 ) -> np.ndarray:
-    """Dice of the classes after registration, without instance optimisation, on the working grid.
+    """Dice (pairs, classes - 1) after registration, without instance optimisation, on the working grid.
 
-    Returns
-    -------
-    numpy.ndarray, shape (pairs, classes - 1)
-        NaN where one of the images lacks a class.
+    NaN where one of the images lacks a class.
     """
     rows = []
     for pair in pairs:

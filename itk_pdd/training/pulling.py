@@ -26,25 +26,10 @@ def voxels_of(image: Tensor) -> list[Tensor]:
 def searched(
     network: PddNetwork, fixed: Tensor, moving: Tensor, count: int, *, features: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """The field of the first searches of a network, each on the image warped by those before; no instance optimisation.
+    """The field (z, y, x, 3) of the first ``count`` searches of a network, each on the image warped by those before.
 
-    Parameters
-    ----------
-    network : PddNetwork
-        Searches.
-    fixed : Tensor, shape (channels, z', y', x')
-        Features of the fixed image.
-    moving : Tensor, shape (1, z, y, x)
-        The moving image, of the size of the fixed one.
-    count : int
-        How many searches, from 1 on.
-    features : callable
-        From an image to its features.
-
-    Returns
-    -------
-    Tensor, shape (z, y, x, 3)
-        At every voxel.
+    There is no instance optimisation. ``fixed`` are features (channels, z', y', x') of the fixed image, ``moving`` (1,
+    z, y, x) is the moving image itself, of its size.
     """
     voxels, total = voxels_of(moving), None
     for warp in range(count):

@@ -62,30 +62,10 @@ def train_model(
 ) -> SemanticNetwork:
     """Train a segmentation network and write it as a model folder.
 
-    Parameters
-    ----------
-    scans : sequence of LabelledScan
-        Those of the split "train" are learned from, those of "validation" measured on.
-    folder : path-like
-        Gets card.json, weights.safetensors and, in the subfolder training, checkpoint, log.csv and curve.png. A
-        training that was interrupted is resumed.
-    recipe : Recipe
-        What is trained, and how.
-    processes : Processes, optional
-        Which of several processes this is.
-    progress : callable, optional
-        Called with a fraction from 0 to 1 and the name of the step at hand.
-
-    Returns
-    -------
-    SemanticNetwork
-
-    Raises
-    ------
-    RegistrationError
-        If the scans cannot be used.
-    OutputError
-        If the results cannot be written.
+    Scans of the split "train" are learned from, those of "validation" measured on. The folder gets card.json,
+    weights.safetensors and, in the subfolder training, checkpoint, log.csv and curve.png; a training that was
+    interrupted is resumed. ``progress`` is called with a fraction from 0 to 1 and the name of the step at hand.
+    RegistrationError if the scans cannot be used, OutputError if the results cannot be written.
     """
     run = Run(folder, processes or Processes(), progress)
     work = run.work
@@ -142,21 +122,10 @@ def cross_validate(
     processes: Processes | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, float]:
-    """Train ``count`` models, each validated on the scans that it has not seen.
+    """Train ``count`` models, each validated on the scans that it has not seen (see :func:`folds`).
 
-    Parameters
-    ----------
-    scans, recipe, processes, progress
-        See :func:`train_model`; see :func:`folds` for what is held back when.
-    folder : path-like
-        Gets a model folder fold-1, fold-2, ... for each, and cross-validation.csv: the Dice of each class in each scan.
-    count : int
-        Number of folds.
-
-    Returns
-    -------
-    dict
-        Mean Dice over the scans, "mean" and per class.
+    The folder gets a model folder fold-1, fold-2, ... for each, and cross-validation.csv: the Dice of each class in
+    each scan. Returns the mean Dice over the scans, "mean" and per class. For the rest see :func:`train_model`.
     """
     scores: dict[str, dict[int, float]] = {}
     card = None
@@ -215,21 +184,9 @@ def label_classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, 
 
 
 def default_spacing(found: Survey, voxels: int, *, slack: float = 0.0) -> float:
-    """Working spacing in millimetres where none is given.
+    """Working spacing in mm where none is given: that of the scans, or one at which a usual scan has few voxels.
 
-    Parameters
-    ----------
-    found : Survey
-        The scans.
-    voxels : int
-        Upper limit for a scan of the usual size.
-    slack : float
-        By how many millimetres it may be finer than the limit says.
-
-    Returns
-    -------
-    float
-        The spacing of the scans, or the coarser one of the limit, rounded up to half a millimetre.
+    It may be ``slack`` millimetres finer than the limit of ``voxels`` says, and is rounded up to half a millimetre.
     """
     coarsest = (float(np.prod(found.extent)) / voxels) ** (1 / 3)
     return found.spacing if coarsest <= found.spacing else float(np.ceil((coarsest - slack) * 2) / 2)

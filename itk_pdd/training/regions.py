@@ -24,21 +24,11 @@ _MEAN_FIELD = 2  # control points around a block whose costs count much in its a
 
 @dataclass(frozen=True)
 class Windows:
-    """Features that a block of control points needs.
+    """Features that a block of control points needs."""
 
-    Parameters
-    ----------
-    block : tuple of slice
-        The control points.
-    fixed : tuple of slice
-        Features among which they lie.
-    moving : tuple of slice
-        Features that their displacements reach.
-    """
-
-    block: tuple[slice, ...]
-    fixed: tuple[slice, ...]
-    moving: tuple[slice, ...]
+    block: tuple[slice, ...]  # the control points
+    fixed: tuple[slice, ...]  # features among which they lie
+    moving: tuple[slice, ...]  # features that their displacements reach
 
 
 def random_block(layout: Lattice, length: int | None, rng: np.random.Generator) -> tuple[slice, ...]:
@@ -87,29 +77,10 @@ def searched_window(
 ) -> tuple[Tensor, tuple[slice, ...]]:
     """The field of the searches before one, where a block of control points of that one can see the warped image.
 
-    As :func:`itk_pdd.training.pulling.searched`, but each search has only the control points around the features that
-    the next one needs. Near the border of these its averages lack some neighbours, and what the features see farther
-    away moves as at the border.
-
-    Parameters
-    ----------
-    network : PddNetwork
-        Searches.
-    fixed, moving : Tensor, shape (1, z, y, x)
-        The images.
-    warp : int
-        Number of the search, from 1 on.
-    block : sequence of slice
-        Its control points.
-    features : callable
-        From an image and a window to the features there.
-
-    Returns
-    -------
-    field : Tensor, shape (z', y', x', 3)
-        Displacements in voxels at the voxels of the window.
-    window : tuple of slice
-        Of image voxels.
+    As :func:`itk_pdd.training.pulling.searched`, but each search, numbered from 1 on, has only the control points
+    around the features that the next one needs. Near the border of these its averages lack some neighbours, and what
+    the features see farther away moves as at the border. ``features`` takes an image and a window to the features
+    there. Returns displacements (z', y', x', 3) at the voxels of a window, and that window of image voxels.
     """
     size = moving.shape[1:]
     layouts = [network.lattice(size, warp=number) for number in range(warp + 1)]

@@ -89,20 +89,11 @@ class ScanRecipe(TrainingRecipe):
 
 @dataclass(frozen=True)
 class Run:
-    """Hold the folder of a training, its processes, and the function that is told its progress.
+    """Hold the folder of a training, its processes, and the function that is told its progress."""
 
-    Parameters
-    ----------
-    folder : Path
-        The folder of the model; the subfolder training is made, for checkpoint, log and curve.
-    processes : Processes, optional
-        Which of several processes this is.
-    progress : callable, optional
-        Called with a fraction from 0 to 1 and the name of the step at hand.
-    """
-
-    folder: str | os.PathLike[str]
-    processes: Processes
+    folder: str | os.PathLike[str]  # of the model; the subfolder training is made, for checkpoint, log and curve
+    processes: Processes  # which of several processes this is
+    # Called with a fraction from 0 to 1 and the name of the step at hand.
     progress: Callable[[float, str], None] | None = None
 
     @property
@@ -122,17 +113,7 @@ class Run:
         *,
         timed: Callable[[TrainingSettings], Loop] | None = None,
     ) -> L:
-        """The loop of a recipe, as long as its minutes allow if they are given.
-
-        Parameters
-        ----------
-        trainer : callable
-            Makes a loop of settings.
-        recipe : TrainingRecipe
-            How long.
-        timed : callable, optional
-            Makes the loop whose steps are timed; ``trainer`` by default.
-        """
+        """The loop of a recipe, as long as its minutes allow if given; ``timed`` makes that whose steps are timed."""
         settings = recipe.settings
         if recipe.minutes is not None:
             count = planned_iterations((timed or trainer)(settings), recipe.minutes, self.processes)

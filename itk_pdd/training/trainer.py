@@ -32,26 +32,8 @@ _CALIBRATION = 16  # batches whose statistics the averaged network takes before 
 class Trainer(Loop):
     """Trains a network on samples, from where a checkpoint in its folder ends.
 
-    Parameters
-    ----------
-    folder : path-like
-        Where checkpoint, log.csv and curve.png go; must exist. Several machines need the same folder.
-    network : UNetSettings
-        What is trained.
-    train, validation : sequence of Sample
-        What it learns from, what it is measured on.
-    settings : TrainingSettings
-        How.
-    augmentation : Augmentation
-        How the crops vary.
-    names : sequence of str
-        Of the classes, background first, for the log.
-    source : dict
-        Whatever else must be the same for a training to be resumed: label values of the classes, spacing, intensities.
-    device : str
-        "cpu" or "cuda" (with mixed precision).
-    processes : Processes
-        Which of several processes this is.
+    ``names`` are those of the classes, background first, for the log; ``source`` is whatever else must be the same for
+    a training to be resumed: label values of the classes, spacing, intensities. A device "cuda" means mixed precision.
     """
 
     def __init__(

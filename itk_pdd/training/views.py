@@ -33,22 +33,12 @@ _OWN = 64  # label values of what only one view has begin here
 
 @dataclass(frozen=True)
 class Views:
-    """Two views of one anatomy on blocks of two working voxels.
+    """Two views of one anatomy on blocks of two working voxels."""
 
-    Parameters
-    ----------
-    fixed, moving : numpy.ndarray
-        Intensities, float32 (z, y, x).
-    displacements : Tensor, shape (z, y, x, 3), float32
-        From fixed to moving in voxels, components x, y, z.
-    edges : numpy.ndarray
-        Where the fixed view shows a border between two tissues, or is next to one, bool (z, y, x).
-    """
-
-    fixed: np.ndarray
+    fixed: np.ndarray  # intensities, float32 (z, y, x)
     moving: np.ndarray
-    displacements: Tensor
-    edges: np.ndarray
+    displacements: Tensor  # float32 (z, y, x, 3), from fixed to moving in voxels, components x, y, z
+    edges: np.ndarray  # where the fixed view shows a border between two tissues, or is next to one, bool (z, y, x)
 
 
 def label_maps(
@@ -58,18 +48,9 @@ def label_maps(
     cache: str | os.PathLike[str] | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[np.ndarray]:
-    """Random shapes in boxes of about 100 voxels, uint8 (z, y, x) each.
+    """Random shapes in boxes of about 100 voxels, uint8 (z, y, x) each; the seed determines them entirely.
 
-    Parameters
-    ----------
-    count : int
-        How many; a second each.
-    seed : int
-        Determines them entirely.
-    cache : path-like, optional
-        Folder where they are kept for the next time.
-    progress : callable
-        Called with the fraction that is done.
+    It takes a second for each, unless they are in a folder, the ``cache``, where they are kept for the next time.
     """
     maps = []
     for number in range(count):
@@ -87,19 +68,9 @@ def label_maps(
 
 
 class ViewSource:
-    """Draws views.
+    """Draws views, ``size`` working voxels along each axis, of label maps (see :func:`label_maps`).
 
-    Parameters
-    ----------
-    maps : list of numpy.ndarray
-        Label maps, see :func:`label_maps`.
-    size : int
-        Working voxels along each axis of a view.
-
-    Raises
-    ------
-    RegistrationError
-        If there is no label map, or the size is odd or below 32.
+    RegistrationError if there is no label map, or the size is odd or below 32.
     """
 
     def __init__(self, maps: list[np.ndarray], *, size: int = 64) -> None:
