@@ -17,7 +17,7 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import PointMap
 from itk_pdd.kernels.operations import Operations
-from itk_pdd.models.seen import SeenImages, SeenOrgans, grid_of, seen_masks
+from itk_pdd.models.seen import Seen, SeenImages, SeenOrgans, grid_of, seen_masks
 from itk_pdd.network.card import WEIGHTS, PddCard
 from itk_pdd.network.export import write_model
 from itk_pdd.network.pddnet import Lattice, PddNetwork
@@ -266,7 +266,7 @@ class PddModel:
     ) -> list[DisplacementField]:
         initial, smallest = problem.initial, self.smallest_jacobian
         network = self.network.to(device)
-        seen: SeenImages | SeenOrgans
+        seen: Seen
         if network.organs is not None and organs is not None:
             seen = SeenOrgans(network.organs, organs, grid, device)
         else:

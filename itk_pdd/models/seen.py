@@ -17,7 +17,7 @@ from itk_pdd.network.pddnet import Lattice, PddNetwork
 from itk_pdd.solver.organs import Organs
 from itk_pdd.solver.problem import Problem
 
-__all__ = ["SeenImages", "SeenOrgans", "grid_of", "seen_masks"]
+__all__ = ["Seen", "SeenImages", "SeenOrgans", "grid_of", "seen_masks"]
 
 
 class SeenImages:
@@ -62,6 +62,9 @@ class SeenOrgans:
     def _at(self, which: int, points: np.ndarray) -> Tensor:
         maps, where = self._maps[which]
         return self._features.at_places(maps, torch.from_numpy(where.to_index(points)))
+
+
+Seen = SeenImages | SeenOrgans
 
 
 def seen_masks(
