@@ -26,26 +26,14 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Guidance:
-    """Knowledge about two images.
-
-    Parameters
-    ----------
-    labels : LabelGuide, optional
-        Labels of both images.
-    landmarks : Landmarks, optional
-        Corresponding points.
-    features : FeatureNetwork, optional
-        Gives features of both images.
-    rigid : tuple of str and Volume
-        Names and shares (0 to 1) of the parts of the fixed image that move rigidly.
-    sliding : str and two Volumes, optional
-        Name of the label along whose border the field slides, and its shares in the fixed and in the moving image.
-    """
+    """Knowledge about two images."""
 
     labels: LabelGuide | None = None
     landmarks: Landmarks | None = None
     features: FeatureNetwork | None = None
+    # Names and shares (0 to 1) of the parts of the fixed image that move rigidly.
     rigid: tuple[tuple[str, Volume], ...] = ()
+    # Name of the label along whose border the field slides, and its shares in the fixed and in the moving image.
     sliding: tuple[str, Volume, Volume] | None = None
 
 
@@ -68,20 +56,7 @@ def read_guidance(
 ) -> Guidance | None:
     """Read and check what a user knows about two images; the parameters are those of :func:`itk_pdd.register`.
 
-    Parameters
-    ----------
-    grids : tuple of Grid
-        Grids of the fixed and of the moving image.
-
-    Returns
-    -------
-    Guidance or None
-        None where nothing is given.
-
-    Raises
-    ------
-    RegistrationError
-        If something cannot be used, or one half of a pair is missing.
+    None where nothing is given; RegistrationError if something cannot be used, or one half of a pair is missing.
     """
     labels = None
     dimension = grids[0].dimension

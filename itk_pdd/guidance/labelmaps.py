@@ -23,21 +23,12 @@ _TOLERANCE = 1e-3  # by which a probability may lie outside of 0 to 1: files are
 
 @dataclass(frozen=True)
 class LabelSource:
-    """The labels of one image.
+    """The labels of one image."""
 
-    Parameters
-    ----------
-    volumes : tuple of Volume
-        Label maps, or one probability map for each label.
-    places : dict
-        For each label the number of its volume, and its value there; None where the volume is a probability map.
-    names : dict
-        Names of labels, where they are known.
-    """
-
-    volumes: tuple[Volume, ...]
+    volumes: tuple[Volume, ...]  # label maps, or one probability map for each label
+    # For each label the number of its volume, and its value there; None for a probability map.
     places: dict[int, tuple[int, int | None]]
-    names: dict[int, str] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  # names of labels, where they are known
 
     @property
     def grid(self) -> Grid:
@@ -60,23 +51,12 @@ class LabelSource:
 
 
 def read_labels(given: Any, *, dimension: int, name: str) -> LabelSource:
-    """Read the labels of an image.
+    """Read the labels of an image, of some dimension; ``name`` is what errors call them.
 
-    Parameters
-    ----------
-    given : itk.Image, SimpleITK.Image, Volume, str, path-like, list or LabelSource
-        A label map of whole numbers (0 is no label). Or probability maps: an image of fractions for label 1, a list of
-        them for the labels 1, 2 and so on, or an image with a component for each label, of which the first is the
-        background. 3D Slicer's segmentations may have layers.
-    dimension : int
-        Of the images.
-    name : str
-        What to call them in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such image, is of another dimension, or has no label.
+    They are a label map of whole numbers (0 is no label), or probability maps: an image of fractions for label 1, a
+    list of them for the labels 1, 2 and so on, or an image with a component for each label, of which the first is the
+    background. 3D Slicer's segmentations may have layers. RegistrationError if it is no such image, is of another
+    dimension, or has no label.
     """
     if isinstance(given, LabelSource):
         return given
@@ -148,25 +128,9 @@ def _probabilities(volumes: list[Volume] | tuple[Volume, ...], first: int, name:
 
 
 def read_table(given: Any, *, name: str = "label_map") -> tuple[dict[int, int], dict[int, str]]:
-    """Read which label of the moving image corresponds to which of the fixed one.
+    """Read which label of the moving image corresponds to which of the fixed one, and names of fixed labels.
 
-    Parameters
-    ----------
-    given : mapping, str or path-like
-        Fixed labels with moving labels, or a CSV file with the columns ``fixed`` and ``moving`` and, if wanted,
-        ``name``.
-    name : str
-        What to call it in errors.
-
-    Returns
-    -------
-    dict, dict
-        Fixed with moving labels, and fixed labels with names.
-
-    Raises
-    ------
-    RegistrationError
-        If it is no such table.
+    It is a mapping, or a CSV file with the columns ``fixed`` and ``moving`` and, if wanted, ``name``.
     """
     if isinstance(given, Mapping):
         rows = [{"fixed": key, "moving": value} for key, value in given.items()]

@@ -40,25 +40,13 @@ class GuideLabel:
 
 @dataclass(frozen=True)
 class LabelGuide:
-    """Labels of both images that guide a registration.
+    """Labels of both images that guide a registration."""
 
-    Parameters
-    ----------
-    labels : tuple of GuideLabel
-        The structures that count.
-    fixed, moving : LabelSource
-        Labels of the images.
-    weight : float
-        How much they count against the intensities; 1 is the default, a larger one follows the labels more closely.
-    left_out : dict
-        Names of labels that do not count, with the reason.
-    """
-
-    labels: tuple[GuideLabel, ...]
+    labels: tuple[GuideLabel, ...]  # the structures that count
     fixed: LabelSource
     moving: LabelSource
-    weight: float = 1.0
-    left_out: dict[str, str] = field(default_factory=dict)
+    weight: float = 1.0  # how much they count against the intensities; a larger one follows the labels more closely
+    left_out: dict[str, str] = field(default_factory=dict)  # names of labels that do not count, with the reason
 
     def maps(self, working: Grid, initial: Mapping | None, class_weight: float) -> tuple[LabelMaps, LabelMaps]:
         """Make what is compared of both images: of the fixed one, and of the moving one seen through a mapping."""
@@ -71,13 +59,7 @@ class LabelGuide:
         )
 
     def volumes(self, fixed: Grid) -> tuple[Volume, Volume]:
-        """Draw the labels that count as label maps with the numbers of the fixed image.
-
-        Parameters
-        ----------
-        fixed : Grid
-            Grid of the fixed image, for its labels; those of the moving image stay on their own grid.
-        """
+        """Draw the labels that count as label maps, numbered as in the fixed image: on its grid, and on their own."""
         own = _drawn(self.fixed, {label.fixed: label.fixed for label in self.labels})
         other = _drawn(self.moving, {label.moving: label.fixed for label in self.labels})
         return resample(own, fixed, interpolation="nearest", outside="zero"), other
@@ -85,30 +67,14 @@ class LabelGuide:
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """Labels of an image as probabilities, seen from the working grid.
-
-    Parameters
-    ----------
-    source : LabelSource
-        The labels.
-    labels : tuple of int
-        Those that count.
-    weights : sequence of float
-        How much each counts.
-    working : Grid
-        The working grid.
-    weight : float
-        Cost of a difference in all bits, beside 1 for one in all bits of the MIND-SSC features.
-    mapping : callable, optional
-        Takes physical points of the working grid to physical points of the image.
-    """
+    """Labels of an image as probabilities, seen from the working grid."""
 
     source: LabelSource
-    labels: tuple[int, ...]
-    weights: Sequence[float]
-    working: Grid
-    weight: float
-    mapping: Mapping | None = None
+    labels: tuple[int, ...]  # those that count
+    weights: Sequence[float]  # how much each counts
+    working: Grid  # the working grid
+    weight: float  # cost of a difference in all bits, beside 1 for one in all bits of the MIND-SSC features
+    mapping: Mapping | None = None  # from physical points of the working grid to those of the image
     descends: ClassVar[bool] = True
     finishes: ClassVar[bool] = True
 
@@ -181,26 +147,10 @@ def label_guide(
 ) -> LabelGuide:
     """Match the labels of both images and choose those that guide.
 
-    Parameters
-    ----------
-    fixed, moving : label maps
-        See :func:`itk_pdd.guidance.labelmaps.read_labels`.
-    dimension : int
-        Of the images.
-    guide : "all", int, str or sequence of these, optional
-        Labels that count, by their number in the fixed image or their name; by default all that both images have.
-    label_map : mapping, str or path-like, optional
-        Fixed labels with moving labels (see :func:`itk_pdd.guidance.labelmaps.read_table`); by default the same numbers
-        mean the same.
-    weight : float
-        See :class:`LabelGuide`.
-    what : str
-        What to call ``guide`` in errors.
-
-    Raises
-    ------
-    RegistrationError
-        If a label that is asked for is not known, or none is left.
+    ``guide`` is "all", numbers in the fixed image or names of the labels that count; by default all that both images
+    have. Without ``label_map`` (see :func:`itk_pdd.guidance.labelmaps.read_table`) the same numbers mean the same.
+    ``what`` is the name of ``guide`` in errors. RegistrationError if a label that is asked for is not known, or none is
+    left.
     """
     if not (np.isfinite(weight) and weight > 0):
         raise RegistrationError(f"label_weight is {weight}, expected a finite number above 0")
@@ -233,13 +183,7 @@ def label_guide(
 
 
 def rigid_parts(fixed: Any, rigid: Any, dimension: int) -> tuple[tuple[str, Volume], ...]:
-    """Find the parts of the fixed image that move rigidly: the name and the share (0 to 1) of each label.
-
-    Raises
-    ------
-    RegistrationError
-        If a label is not there.
-    """
+    """Find the parts of the fixed image that move rigidly: the name and the share (0 to 1) of each label."""
     source = read_labels(fixed, dimension=dimension, name="fixed_labels")
     labels = _chosen(rigid, {label: label for label in source.places}, source.names, "rigid") or sorted(source.places)
     return tuple((source.names.get(label, str(label)), source.share(label)) for label in labels)
@@ -248,13 +192,7 @@ def rigid_parts(fixed: Any, rigid: Any, dimension: int) -> tuple[tuple[str, Volu
 def sliding_label(
     fixed: Any, moving: Any, sliding: Any, *, dimension: int, label_map: Any = None
 ) -> tuple[str, Volume, Volume]:
-    """Find the label along whose border the field slides: its name, and its share in both images.
-
-    Raises
-    ------
-    RegistrationError
-        If it is not one label that both images have.
-    """
+    """Find the one label along whose border the field slides: its name, and its share in both images."""
     guide = label_guide(fixed, moving, dimension=dimension, guide=sliding, label_map=label_map, what="sliding")
     if len(guide.labels) != 1:
         raise RegistrationError(f"sliding names {len(guide.labels)} labels, expected one")

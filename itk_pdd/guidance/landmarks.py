@@ -22,25 +22,13 @@ DEFAULT_UNCERTAINTY_VOXELS = 0.5
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Points of the fixed image and where they lie in the moving image.
+    """Points of the fixed image and where they lie in the moving image."""
 
-    Parameters
-    ----------
-    fixed, moving : numpy.ndarray
-        Positions (n, dim) in physical (LPS) millimetres, components x, y, z.
-    sigma : numpy.ndarray
-        Standard deviation of each pair in millimetres (n,).
-    names : tuple of str
-        What each is called: a name in a file, or its number counted from 0.
-    exact : bool
-        Make the field meet every landmark that is obeyed, whatever its uncertainty.
-    """
-
-    fixed: np.ndarray
+    fixed: np.ndarray  # positions (n, dim) in physical (LPS) millimetres, components x, y, z
     moving: np.ndarray
-    sigma: np.ndarray
-    names: tuple[str, ...]
-    exact: bool = False
+    sigma: np.ndarray  # standard deviation of each pair in millimetres (n,)
+    names: tuple[str, ...]  # what each is called: a name in a file, or its number counted from 0
+    exact: bool = False  # make the field meet every landmark that is obeyed, whatever its uncertainty
 
     def __len__(self) -> int:
         return len(self.names)
@@ -48,47 +36,24 @@ class Landmarks:
 
 @dataclass(frozen=True)
 class LandmarkError:
-    """Hold what came of a landmark.
+    """Hold what came of a landmark."""
 
-    Parameters
-    ----------
-    name : str
-        Its name or number.
-    before, after : float
-        Distance in millimetres of its place in the moving image from that where the registration started, and from
-        that of the result.
-    ignored : str
-        Why it was not obeyed; empty if it was.
-    """
-
-    name: str
-    before: float
-    after: float
-    ignored: str = ""
+    name: str  # its name or number
+    before: float  # distance in millimetres of its place in the moving image from that where the registration started
+    after: float  # the same from that of the result
+    ignored: str = ""  # why it was not obeyed; empty if it was
 
 
 def read_landmarks(
     fixed: Any, moving: Any, *, uncertainty: Any = None, exact: bool = False, grids: tuple[Grid, Grid]
 ) -> Landmarks:
-    """Read corresponding landmarks and check them against the images.
+    """Read corresponding landmarks and check them against the images, on their ``grids``.
 
-    Parameters
-    ----------
-    fixed, moving : array-like, str or path-like
-        Points (n, dim) in physical (LPS) millimetres, or a file of points (see :func:`itk_pdd.io.points.read_points`),
-        or a CSV file of both images with the columns fixed_x, ..., moving_z. Where both have names, points of the same
-        name correspond, else those at the same place in the list. Surfaces correspond vertex by vertex.
-    uncertainty : float or sequence of float, optional
-        Standard deviation in millimetres, one for all or one for each.
-    exact : bool
-        See :class:`Landmarks`.
-    grids : tuple of Grid
-        Grids of the fixed and of the moving image.
-
-    Raises
-    ------
-    RegistrationError
-        If the points do not correspond, lie outside of their image, or the uncertainty makes no sense.
+    They are points (n, dim) in physical (LPS) millimetres, or a file of points (see
+    :func:`itk_pdd.io.points.read_points`), or a CSV file of both images with the columns fixed_x, ..., moving_z. Where
+    both have names, points of the same name correspond, else those at the same place in the list. Surfaces correspond
+    vertex by vertex. ``uncertainty`` is a standard deviation in millimetres, one for all or one for each.
+    RegistrationError if the points do not correspond, lie outside of their image, or the uncertainty makes no sense.
     """
     dimension = grids[0].dimension
     (own, own_names), (other, other_names) = (

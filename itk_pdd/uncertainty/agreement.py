@@ -23,30 +23,14 @@ _NEIGHBOURS = (0.25, 0.5, 0.25)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Sums over cells, axes z, y, x.
+    """Sums over cells, axes z, y, x."""
 
-    Attributes
-    ----------
-    normal : numpy.ndarray
-        Matrix A, shape (kz, ky, kx, 3, 3), components x, y, z.
-    slope : numpy.ndarray
-        Vector b, shape (kz, ky, kx, 3).
-    square : numpy.ndarray
-        Squared differences.
-    moments : numpy.ndarray
-        Means of f, m, f f, m m, f m over samples and channels, shape (kz, ky, kx, 5).
-    count : numpy.ndarray
-        Samples that lie inside both images and the masks.
-    total : numpy.ndarray
-        Samples of the cell, wherever they go: above 0.
-    """
-
-    normal: np.ndarray
-    slope: np.ndarray
-    square: np.ndarray
-    moments: np.ndarray
-    count: np.ndarray
-    total: np.ndarray
+    normal: np.ndarray  # matrix A, (kz, ky, kx, 3, 3), components x, y, z
+    slope: np.ndarray  # vector b, (kz, ky, kx, 3)
+    square: np.ndarray  # squared differences
+    moments: np.ndarray  # means of f, m, f f, m m, f m over samples and channels, (kz, ky, kx, 5)
+    count: np.ndarray  # samples that lie inside both images and the masks
+    total: np.ndarray  # samples of the cell, wherever they go: above 0
 
     def plus(self, other: Agreement) -> Agreement:
         """Add the sums of another channel."""
@@ -141,21 +125,10 @@ def agreement(
     """Collect what the images say about a field, cell by cell.
 
     The sums are averaged over neighbouring cells with the weights 1, 2, 1 along each axis; the border goes on.
-
-    Parameters
-    ----------
-    fixed, moving : numpy.ndarray
-        Features, shape (z, y, x, at least ``channels``).
-    field : numpy.ndarray
-        Displacements in voxels, float32, one for each block of ``block`` voxels, components x, y, z.
-    block, cell, stride : tuple of int
-        Voxels (z, y, x) per displacement, per cell, and from one sample to the next.
-    channels : int
-        Features that are in use.
-    factor : float
-        The features are multiplied by it.
-    mask, allowed : numpy.ndarray, optional
-        Voxels of ``fixed`` and of ``moving`` that count.
+    Features, times ``factor``, are (z, y, x, at least ``channels``); ``field`` holds displacements in voxels, float32,
+    one for each block of ``block`` voxels, components x, y, z. ``block``, ``cell`` and ``stride`` are voxels (z, y, x)
+    per displacement, per cell, and from one sample to the next; ``mask`` and ``allowed`` tell the voxels of ``fixed``
+    and of ``moving`` that count.
     """
     shape = fixed.shape[:3]
     out = np.zeros((*[-(-n // c) for n, c in zip(shape, cell, strict=True)], _SUMS), np.float32)

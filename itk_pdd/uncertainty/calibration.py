@@ -100,13 +100,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], *, name: str = "calibration") -> Calibration:
-        """Make a calibration of what :meth:`to_dict` gave.
-
-        Raises
-        ------
-        RegistrationError
-            If something is missing or makes no sense.
-        """
+        """Make a calibration of what :meth:`to_dict` gave; RegistrationError if it is not complete or no such thing."""
         try:
             return cls(**content)
         except (TypeError, AttributeError) as error:
@@ -133,10 +127,7 @@ class Calibration:
     def shape(self, spread: Mapping[str, np.ndarray]) -> np.ndarray:
         """Shape of the covariance: matrices (..., dim, dim) of trace 1, along the axes of the working grid.
 
-        Parameters
-        ----------
-        spread : mapping of str to numpy.ndarray
-            Matrices of that shape (see :class:`itk_pdd.uncertainty.features.Evidence`).
+        It is made of matrices of that shape (see :class:`itk_pdd.uncertainty.features.Evidence`).
         """
         whole = next(iter(spread.values())).shape
         rest = np.float32((1 - self.structure - self.marginals) / whole[-1])

@@ -58,53 +58,24 @@ class SeenImage(Protocol):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence for the certainty of a registration, on the control grid of the last stage.
+    """Evidence for the certainty of a registration, on the control grid of the last stage."""
 
-    Parameters
-    ----------
-    features : dict of numpy.ndarray
-        Numbers by name, float32, shape of ``grid``; more is less certain. Lengths are working voxels.
-    spread : dict of numpy.ndarray
-        Which directions are less certain, as matrices (*grid.shape, dim, dim) of trace 1, components along the axes
-        x, y(, z) of the grid: "marginals" of the search, "structure" of the images.
-    stages : tuple of StageRecord
-        Records of the stages of the search.
-    working : Grid
-        The working grid.
-    inside : numpy.ndarray
-        bool, shape of ``grid``: control points that show something of the fixed image, inside its mask.
-    grid : Grid
-        The control points.
-    voxel : float
-        Working spacing in millimetres.
-    moved : numpy.ndarray
-        Where the control points go, before the initial transform: physical points, (*grid.shape, dim).
-    """
-
+    # Numbers by name, float32, shape of ``grid``; more is less certain; lengths are working voxels.
     features: dict[str, np.ndarray]
+    # Which directions are less certain, as matrices (*grid.shape, dim, dim) of trace 1, components along the axes x,
+    # y(, z) of the grid: "marginals" of the search, "structure" of the images.
     spread: dict[str, np.ndarray]
     stages: tuple[StageRecord, ...]
     working: Grid
+    # Bool, shape of ``grid``: control points that show something of the fixed image, inside its mask.
     inside: np.ndarray
-    grid: Grid
-    voxel: float
-    moved: np.ndarray
+    grid: Grid  # the control points
+    voxel: float  # working spacing in millimetres
+    moved: np.ndarray  # where the control points go, before the initial transform: physical points, (*grid.shape, dim)
 
 
 def collect(recorder: Recorder, first: SeenImage, second: SeenImage, field: BlockField, grid: Grid) -> Evidence:
-    """Collect the evidence of a registration.
-
-    Parameters
-    ----------
-    recorder : Recorder
-        Listened to the search.
-    first, second : SeenImage
-        The images that were searched.
-    field : BlockField
-        The result, on the host.
-    grid : Grid
-        The working grid.
-    """
+    """Collect the evidence of a registration: from the search of two images, and from its result, on the host."""
     target, shape = recorder.stages[-1].block, field.shape
     result: dict[str, np.ndarray] = {}
     last = len(recorder.stages) - 1

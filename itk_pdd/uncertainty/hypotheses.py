@@ -36,15 +36,7 @@ class Hypotheses:
 
 
 def hypotheses(stages: Sequence[StageRecord], grid: Grid) -> tuple[Hypotheses, ...]:
-    """Convert all hypotheses to physical coordinates.
-
-    Parameters
-    ----------
-    stages : sequence of StageRecord
-        Records of the stages of the search.
-    grid : Grid
-        The working grid.
-    """
+    """Convert all hypotheses of a search on a working grid to physical coordinates."""
     matrix, found = grid.matrix, []
     for number, stage in enumerate(stages, start=1):
         index = stage.where[:, ::-1][:, : grid.dimension]

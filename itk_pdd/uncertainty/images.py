@@ -26,15 +26,7 @@ log = logging.getLogger("itk_pdd")
 
 
 def tensor_to_itk(covariance: np.ndarray, grid: Grid) -> Any:
-    """Convert covariances to an ``itk.Image[itk.SymmetricSecondRankTensor[itk.F, dim], dim]``, a copy.
-
-    Parameters
-    ----------
-    covariance : numpy.ndarray
-        From :meth:`itk_pdd.uncertainty.estimate.Uncertainty.covariance`.
-    grid : Grid
-        Where it lies.
-    """
+    """Convert covariances on a grid to an ``itk.Image[itk.SymmetricSecondRankTensor[itk.F, dim], dim]``, a copy."""
     import itk
 
     dimension = grid.dimension
@@ -44,16 +36,10 @@ def tensor_to_itk(covariance: np.ndarray, grid: Grid) -> Any:
 def uncertainty_writers(
     uncertainty: Uncertainty | None, labels: Any, wanted: Container[str] = IMAGES
 ) -> dict[str, Callable[[], Callable[[Path], None]]]:
-    """Make the writers of all images of an uncertainty, by the names of their options.
+    """Make the writers of all images of an uncertainty, by the names of their options; none without an uncertainty.
 
-    Parameters
-    ----------
-    uncertainty : Uncertainty, optional
-        That of a registration; without it there are no writers.
-    labels : SimpleITK.Image
-        Label image in the space of the moving image, for the probabilities of labels.
-    wanted : container of str
-        Names of the images that will be asked for: the labels are drawn once for both of theirs.
+    ``labels`` is a label image in the space of the moving image. Of the ``wanted`` images those of labels share their
+    draws.
     """
     if uncertainty is None:
         return {}

@@ -51,24 +51,10 @@ def label_probabilities(
     """Compute the probability of every label of the moving image at every voxel of the fixed image.
 
     The shares of 64 evenly spread draws of the displacement from a Gaussian with its covariance at the voxel: tails as
-    heavy as those of the calibrated Student distribution are left out, and a share is a multiple of 1/64.
-
-    Parameters
-    ----------
-    labels : Volume
-        Label map in the space of the moving image.
-    field : DisplacementField
-        The registration, in millimetres on the grid of the fixed image.
-    roots : numpy.ndarray
-        Cholesky factors of the covariances in square millimetres, the lower triangles row by row, shape
-        (*grid.shape, dim (dim + 1) / 2).
-
-    Returns
-    -------
-    tuple of int
-        The labels, ascending, 0 (outside the moving image, too) among them.
-    numpy.ndarray
-        float32, shape (*grid, labels); they add up to 1.
+    heavy as those of the calibrated Student distribution are left out, and a share is a multiple of 1/64. ``roots`` are
+    the Cholesky factors of the covariances in square millimetres, the lower triangles row by row, (*grid.shape, dim
+    (dim + 1) / 2). Returns the labels, ascending, 0 (outside the moving image, too) among them, and float32 (*grid,
+    labels).
     """
     values = np.union1d(np.unique(labels.array), [0])
     out = np.empty((*field.grid.shape, len(values)), np.float32)

@@ -43,15 +43,7 @@ class Quality:
 
 
 def summary(features: Mapping[str, np.ndarray], inside: np.ndarray) -> dict[str, float]:
-    """Average every feature over the control points that show something of the fixed image.
-
-    Parameters
-    ----------
-    features : mapping of str to numpy.ndarray
-        Numbers at the control points, see :class:`itk_pdd.uncertainty.features.Evidence`.
-    inside : numpy.ndarray
-        The control points that show something, bool.
-    """
+    """Average every feature over the control points that show something of the fixed image."""
     where = _shown(inside)
     return {name: float(values[where].mean()) for name, values in features.items()}
 
@@ -59,29 +51,14 @@ def summary(features: Mapping[str, np.ndarray], inside: np.ndarray) -> dict[str,
 def predicted(means: Mapping[str, float], intercept: float, weights: Mapping[str, float]) -> float:
     """Predict the overlap: a logistic function of the logarithms of the means, falling with each of them.
 
-    Parameters
-    ----------
-    means : mapping of str to float
-        From :func:`summary`.
-    intercept : float
-        A larger one predicts more overlap.
-    weights : mapping of str to float
-        How fast it falls with each feature, not below 0; features that a model does not have are left out.
+    The weights, not below 0, say how fast; features that a model does not have are left out.
     """
     fall = sum(weight * np.log(means[name] + _OFFSET) for name, weight in weights.items() if name in means)
     return float(expit(intercept - fall))
 
 
 def quality(learned: Mapping[str, Any], features: Mapping[str, np.ndarray], inside: np.ndarray) -> Quality | None:
-    """Predict the overlap of a registration.
-
-    Parameters
-    ----------
-    learned : mapping
-        Intercept and weights of the calibration; empty if it has not learned to predict: None is returned.
-    features, inside
-        See :func:`summary`.
-    """
+    """Predict the overlap of a registration; None for an empty calibration, which has not learned to predict."""
     if not learned:
         return None
     return Quality(predicted(summary(features, inside), learned["intercept"], learned["weights"]))

@@ -21,42 +21,20 @@ _LEAST_RATIO = 0.2  # probability of a hypothesis, relative to the best one, bel
 
 @dataclass
 class StageRecord:
-    """The findings of one stage at its control points. Lengths are working voxels, arrays have the axes z, y, x.
+    """The findings of one stage at its control points. Lengths are working voxels, arrays have the axes z, y, x."""
 
-    Attributes
-    ----------
-    dimension : int
-        2 or 3.
-    block : tuple of int
-        Working voxels per control point along z, y, x.
-    step : float
-        Distance of neighbouring displacements.
-    mean : numpy.ndarray
-        Displacement found, shape (kz, ky, kx, 3), components x, y, z.
-    increment : numpy.ndarray
-        Displacement that the stage added.
-    covariance : numpy.ndarray
-        Of the marginal distribution, shape (kz, ky, kx, 3, 3).
-    entropy : numpy.ndarray
-        Of the marginal distribution in nats, shape (kz, ky, kx).
-    modes, weights, where : numpy.ndarray
-        Control points with several hypotheses (n, 3) as z, y, x; their displacements (n, count, 3), NaN where there
-        are fewer, and probabilities (n, count), the largest first.
-    disagreement : numpy.ndarray
-        How far a point ends from where it began when it goes forward and back, before both fields are made
-        consistent: root mean square over each cell. None for a stage without backward field.
-    """
-
-    dimension: int
-    block: tuple[int, int, int]
-    step: float
-    mean: np.ndarray
-    increment: np.ndarray
-    covariance: np.ndarray
-    entropy: np.ndarray
-    where: np.ndarray
-    modes: np.ndarray
-    weights: np.ndarray
+    dimension: int  # 2 or 3
+    block: tuple[int, int, int]  # working voxels per control point along z, y, x
+    step: float  # distance of neighbouring displacements
+    mean: np.ndarray  # displacement found, (kz, ky, kx, 3), components x, y, z
+    increment: np.ndarray  # displacement that the stage added
+    covariance: np.ndarray  # of the marginal distribution, (kz, ky, kx, 3, 3)
+    entropy: np.ndarray  # of the marginal distribution in nats, (kz, ky, kx)
+    where: np.ndarray  # control points with several hypotheses (n, 3) as z, y, x
+    modes: np.ndarray  # their displacements (n, count, 3), NaN where there are fewer
+    weights: np.ndarray  # their probabilities (n, count), the largest first
+    # How far a point ends from where it began when it goes forward and back, before both fields are made consistent:
+    # root mean square over each cell; None for a stage without backward field.
     disagreement: np.ndarray | None = None
 
     @property
@@ -74,14 +52,9 @@ class StageRecord:
 class Recorder:
     """Listens to a search (see :class:`itk_pdd.solver.search.Listener`); without one nothing of this is computed.
 
-    Parameters
-    ----------
-    temperature : float
-        Factor of the stages' own temperature at which their marginals are probabilities: these are minima over whole
-        fields, which makes them too sure of themselves where many control points depend on one another. Below 1 makes
-        them wider.
-    operations : Operations
-        Those of the device that searches.
+    ``temperature`` is the factor of the stages' own temperature at which their marginals are probabilities: these are
+    minima over whole fields, which makes them too sure of themselves where many control points depend on one another.
+    Below 1 makes them wider.
     """
 
     def __init__(self, temperature: float = 1.0, operations: Operations = HOST) -> None:
@@ -91,21 +64,7 @@ class Recorder:
         """Root mean square of the change by the refinement, on the last stage's control points."""
 
     def begin(self, before: BlockField, *, scale: int, step: int, count: int, temperature: float) -> None:
-        """Begin a stage.
-
-        Parameters
-        ----------
-        before : BlockField
-            Displacements of its control points before the stage.
-        scale : int
-            Working voxels per voxel of the stage.
-        step : int
-            Distance of neighbouring displacements in voxels of the stage.
-        count : int
-            Displacements along each axis.
-        temperature : float
-            Factor of the costs in the softmax over displacements.
-        """
+        """Begin a stage; see :meth:`itk_pdd.solver.search.Listener.begin`."""
         self._before, self._scale, self._step, self._count = before, np.float32(scale), step, count
         self._temperature = self.temperature * temperature
         points = int(np.prod(before.nodes))
@@ -113,17 +72,7 @@ class Recorder:
         self._several: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def marginals(self, nodes: np.ndarray, costs: Array, offsets: Sequence[np.ndarray]) -> None:
-        """Take in the distributions of some control points; each is told once.
-
-        Parameters
-        ----------
-        nodes : numpy.ndarray
-            The control points (n,), counted through.
-        costs : array
-            Regularised costs, of the operations at hand, shape (n, dz, dy, width).
-        offsets : sequence of numpy.ndarray
-            Displacements along z, y, x in voxels of the stage, padded with zeros along x.
-        """
+        """Take in the distributions of some control points; see :meth:`itk_pdd.solver.search.Listener.marginals`."""
         _, covariance, entropy, _ = self._operations.moments(costs, self._temperature, offsets, second=True)
         self._covariance[nodes] = self._operations.numpy(covariance) * self._scale**2
         self._entropy[nodes] = self._operations.numpy(entropy)
