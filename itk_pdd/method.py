@@ -8,6 +8,7 @@ from typing import Any
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation.verdict import Verdict
 from itk_pdd.geometry.mapping import FieldMapping
+from itk_pdd.guidance.guidance import KNOWN
 from itk_pdd.guidance.settings import GuidanceSettings
 from itk_pdd.io.fields import field_to_image, field_to_itk, field_to_itk_image, field_to_simpleitk
 from itk_pdd.io.images import image_kind, simpleitk_image
@@ -75,7 +76,7 @@ class PDDRegistrationMethod(GuidanceSettings, ProcessObject):
             "smoothness": 1.0,
             "memory": None,
             "force": False,
-            **self._KNOWN,
+            **KNOWN,
         }
         self._uncertainty = False
         self._default_pixel_value: float | None = None
@@ -266,7 +267,7 @@ class PDDRegistrationMethod(GuidanceSettings, ProcessObject):
 
     def _register(self, progress: Callable[[float, str], None], stamp: tuple[Any, ...]) -> None:
         settings = dict(self._settings)
-        known = {key: settings.pop(key) for key in ("initialise", *_INPUTS, *self._KNOWN) if key in settings}
+        known = {key: settings.pop(key) for key in ("initialise", *_INPUTS, *KNOWN) if key in settings}
         fixed = tuple(time_stamp(self._settings[key]) for key in ("fixed", "fixed_mask"))
         if fixed != self._kept_for:
             self._kept, self._kept_for = Kept(), fixed

@@ -78,11 +78,15 @@ class _Cut:
         columns, rows = (np.arange(canonical.size[a]) * canonical.spacing[a] for a in self.axes)
         return columns, rows
 
+    def spans(self) -> list[tuple[float, float]]:
+        """Return where the slice begins and ends along columns and rows, in millimetres."""
+        canonical = self.grid.canonical()
+        return [(-0.5 * canonical.spacing[a], (canonical.size[a] - 0.5) * canonical.spacing[a]) for a in self.axes]
+
     def prepare(self, axes: Axes | None, title: str) -> Axes:
         """Set up the axes to draw into: equal scales, the right way up."""
         axes = _pyplot().subplots()[1] if axes is None else axes
-        canonical = self.grid.canonical()
-        spans = [(-0.5 * canonical.spacing[a], (canonical.size[a] - 0.5) * canonical.spacing[a]) for a in self.axes]
+        spans = self.spans()
         axes.set_xlim(*spans[0])
         axes.set_ylim(*(spans[1] if self.flipped else spans[1][::-1]))
         axes.set_aspect("equal")
@@ -93,10 +97,8 @@ class _Cut:
 
     def show(self, axes: Axes, image: np.ndarray, **options: Any) -> Any:
         """Draw a slice as an image."""
-        canonical = self.grid.canonical()
-        ends = [(-0.5 * canonical.spacing[a], (canonical.size[a] - 0.5) * canonical.spacing[a]) for a in self.axes]
         limits = axes.get_xlim(), axes.get_ylim()
-        drawn = axes.imshow(image, extent=(*ends[0], *ends[1]), origin="lower", **options)
+        drawn = axes.imshow(image, extent=[end for span in self.spans() for end in span], origin="lower", **options)
         axes.set_xlim(*limits[0])
         axes.set_ylim(*limits[1])
         return drawn

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
-from itk_pdd.guidance.features import read_features
 from itk_pdd.guidance.labels import LabelGuide, label_guide, rigid_parts, sliding_label
 from itk_pdd.guidance.landmarks import Landmarks, read_landmarks
 from itk_pdd.io.volume import Volume
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from itk_pdd.network.features import FeatureNetwork  # loads torch, and only named here
 
 __all__ = ["KNOWN", "Guidance", "read_guidance"]
-
-KNOWN = (
-    "fixed_labels", "moving_labels", "guide", "label_map", "label_weight", "fixed_points", "moving_points",
-    "point_uncertainty", "exact_points", "features", "feature_card", "rigid", "sliding",
-)  # fmt: skip
-"""Names of the arguments that tell what a user knows."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +61,7 @@ def read_guidance(
         raise RegistrationError("rigid needs fixed_labels, and sliding fixed_labels and moving_labels: give them, too")
     if moving_labels is not None and guide != "none":
         labels = label_guide(
-            fixed_labels,
-            moving_labels,
-            dimension=dimension,
-            guide=guide,
-            label_map=label_map,
-            weight=label_weight,
+            fixed_labels, moving_labels, dimension=dimension, guide=guide, label_map=label_map, weight=label_weight
         )
     elif guide not in (None, "none") or label_map is not None:
         raise RegistrationError("guide and label_map are about labels: give fixed_labels and moving_labels, too")
@@ -88,10 +77,18 @@ def read_guidance(
         raise RegistrationError("point_uncertainty and exact_points are about landmarks: give fixed_points, too")
     if features is None and feature_card is not None:
         raise RegistrationError("feature_card is about features: give features, too")
-    network = None if features is None else read_features(features, feature_card)
+    network = None
+    if features is not None:
+        from itk_pdd.network.features import load_features  # loads torch
+
+        network = load_features(features, feature_card)
     parts = () if rigid is None else rigid_parts(fixed_labels, rigid, dimension)
     border = None
     if sliding is not None:
         border = sliding_label(fixed_labels, moving_labels, sliding, dimension=dimension, label_map=label_map)
     known = Guidance(labels, landmarks, network, parts, border)
     return None if known == Guidance() else known
+
+
+KNOWN = {name: each.default for name, each in inspect.signature(read_guidance).parameters.items() if name != "grids"}
+"""Names of the arguments that tell what a user knows, with their defaults."""

@@ -17,6 +17,7 @@ from itk_pdd.guidance.labelmaps import LabelSource, read_labels, read_table
 from itk_pdd.io.volume import Volume
 from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.thermometer.cpu import share_bits
+from itk_pdd.network.settings import RARITY
 
 __all__ = ["GuideLabel", "LabelGuide", "LabelMaps", "label_guide", "rigid_parts", "sliding_label"]
 
@@ -51,8 +52,7 @@ class LabelGuide:
     def maps(self, working: Grid, initial: Mapping | None, class_weight: float) -> tuple[LabelMaps, LabelMaps]:
         """Make what is compared of both images: of the fixed one, and of the moving one seen through a mapping."""
         size = [self.fixed.size_mm(label.fixed) for label in self.labels]
-        # Small structures count more than their share of the volume: they have the same right to be met.
-        weights = [max(each, 1e-9) ** -0.3 for each in size]
+        weights = [max(each, 1e-9) ** RARITY for each in size]
         return (
             LabelMaps(self.fixed, tuple(each.fixed for each in self.labels), weights, working, class_weight),
             LabelMaps(self.moving, tuple(each.moving for each in self.labels), weights, working, class_weight, initial),

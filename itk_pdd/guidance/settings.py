@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 __all__ = ["GuidanceSettings"]
 
@@ -11,21 +11,6 @@ class GuidanceSettings:
     """Setters and getters of masks, labels and landmarks; see :func:`itk_pdd.register` for what each takes."""
 
     _settings: dict[str, Any]
-    _KNOWN: ClassVar[dict[str, Any]] = {
-        "fixed_labels": None,
-        "moving_labels": None,
-        "guide": None,
-        "label_map": None,
-        "label_weight": 1.0,
-        "fixed_points": None,
-        "moving_points": None,
-        "point_uncertainty": None,
-        "exact_points": False,
-        "features": None,
-        "feature_card": None,
-        "rigid": None,
-        "sliding": None,
-    }
 
     def _set(self, key: str, value: Any) -> None:
         raise NotImplementedError

@@ -13,11 +13,9 @@ from itk_pdd.network.card import PddCard
 from itk_pdd.network.pdd import ProbabilisticDenseDisplacements
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.semantic import SemanticNetwork
-from itk_pdd.network.settings import PddSettings
+from itk_pdd.network.settings import RARITY, PddSettings
 
 __all__ = ["pdd_of_organs"]
-
-_RARE = -0.3  # power of an organ's volume that is its weight in the costs
 
 
 def pdd_of_organs(
@@ -47,7 +45,7 @@ def pdd_of_organs(
     network = PddNetwork(settings)
     assert network.organs is not None
     network.organs.unet.load_state_dict(segmentation.network.state_dict())
-    weights = torch.tensor([entry.volume**_RARE for entry in card.classes[1:]])
+    weights = torch.tensor([entry.volume**RARITY for entry in card.classes[1:]])
     network.organs.factors.data.copy_((weights / weights.mean()).sqrt())
     for search, temperature in zip(network.searches, temperatures, strict=False):
         assert isinstance(search, ProbabilisticDenseDisplacements)

@@ -9,10 +9,12 @@ from typing import Any
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["FEATURES", "DescriptorSettings", "InstanceOptimisation", "PddSettings", "UNetSettings", "Warp"]
+__all__ = ["FEATURES", "RARITY", "DescriptorSettings", "InstanceOptimisation", "PddSettings", "UNetSettings", "Warp"]
 
 FEATURES = ("obelisk", "mind-ssc", "organs")
 """Learned features, hand-made ones, or the organ probabilities of a segmentation network."""
+RARITY = -0.3
+"""Power of an organ's volume that is its weight in costs: small organs count more than their share of the volume."""
 
 # A damaged card must not ask for more than any machine has.
 _MOST_BLOCKS, _MOST_FOLD, _MOST_LEVELS, _MOST_CHANNELS = 32, 16, 10, 1 << 16

@@ -16,6 +16,7 @@ from itk_pdd.geometry.mapping import Mapping, PointMap
 from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.kernels.operations import Operations
 from itk_pdd.kernels.thermometer.cpu import share_bits
+from itk_pdd.network.settings import RARITY
 from itk_pdd.solver import capture
 from itk_pdd.solver.class_maps import ClassMaps
 from itk_pdd.solver.correction import corrected
@@ -266,8 +267,7 @@ class DenseModel(Settings):
         self, fixed: WorkingImage, moving: WorkingImage, problem: Problem, grid: Grid, organs: Organs
     ) -> tuple[WorkingImage, WorkingImage]:
         """Add the class probabilities of a network to both images."""
-        # Small organs count more than their share of the volume: they have the same right to be met.
-        bits = share_bits([c.volume**-0.3 for c in organs.card.classes[1:]])
+        bits = share_bits([c.volume**RARITY for c in organs.card.classes[1:]])
         result = []
         sides = ((fixed, None, organs.fixed), (moving, problem.initial, organs.moving))
         for image, mapping, (maps, where) in sides:

@@ -11,6 +11,7 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.kernels.thermometer.cpu import share_bits
 from itk_pdd.network.feature_card import FeatureCard
+from itk_pdd.network.settings import RARITY
 from itk_pdd.solver.class_maps import ClassMaps
 
 __all__ = ["feature_maps"]
@@ -41,7 +42,7 @@ def feature_maps(
             # The other probabilities determine that of the background.
             arrays = [array[..., 1:] for array in arrays]
         shares = [float(array.mean(dtype=np.float64)) for array in np.moveaxis(arrays[0], -1, 0)]
-        bits = share_bits([max(share, 1e-6) ** -0.3 for share in shares[:64]])
+        bits = share_bits([max(share, 1e-6) ** RARITY for share in shares[:64]])
         arrays, amplitude = [np.ascontiguousarray(array[..., :64]) for array in arrays], 1.0
     else:
         arrays = _ranged(_reduced(arrays))

@@ -35,14 +35,6 @@ class TrainingPair:
     weights: Tensor  # of the classes in a label loss, (classes,)
     truth: Tensor | None = None  # displacements (z, y, x, 3) in voxels, components x, y, z, where they are known
 
-    def to(self, device: torch.device) -> TrainingPair:
-        """The same on a device."""
-        return TrainingPair(
-            *(part.to(device) for part in (self.fixed, self.moving, self.fixed_labels, self.moving_labels)),
-            self.weights.to(device),
-            None if self.truth is None else self.truth.to(device),
-        )
-
 
 def on_device(pairs: Sequence[TrainingPair], device: torch.device) -> list[TrainingPair]:
     """Pairs on a device; those that share an image still do."""

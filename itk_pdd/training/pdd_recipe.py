@@ -20,7 +20,7 @@ from itk_pdd.registration import register_volumes
 from itk_pdd.solver.settings import MAX_WORKING_VOXELS
 from itk_pdd.training.augmentation import Augmentation
 from itk_pdd.training.cases import LabelledScan, of_split
-from itk_pdd.training.dataset import Survey, load_samples, survey
+from itk_pdd.training.dataset import load_samples, survey
 from itk_pdd.training.distributed import Processes
 from itk_pdd.training.evaluation import registration_scores
 from itk_pdd.training.objective import ObjectiveSettings
@@ -141,7 +141,8 @@ def _from_scans(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairS
     if len(validation) < 2:
         log.warning("fewer than two scans are of the split 'validation': nothing will tell how good the model is")
     found = survey(train)
-    spacing = recipe.spacing or _spacing(found)
+    # By the limit of the registration, which would otherwise show the network coarser images than it learned from.
+    spacing = recipe.spacing or default_spacing(found, MAX_WORKING_VOXELS)
     classes = label_classes(found, recipe.class_names)
     shape = tuple(max(8, round(length / spacing)) for length in reversed(found.extent))
     network = replace(
@@ -169,11 +170,6 @@ def _synthetic(scans: Sequence[LabelledScan], recipe: PddRecipe) -> tuple[PairSo
     pairs = SyntheticPairs(recipe.synthetic, intensity=recipe.intensity, pairs=recipe.pairs, seed=recipe.settings.seed)
     # No spacing and no extent: what is learned is as large as the image, whatever that shows.
     return pairs, replace(recipe.network, stride=recipe.stride or recipe.network.stride, extent=None), None
-
-
-def _spacing(found: Survey) -> float:
-    # By the limit of the registration, which would otherwise show the network coarser images than it learned from.
-    return default_spacing(found, MAX_WORKING_VOXELS)
 
 
 def _validated(model: PddModel, scans: Sequence[LabelledScan], recipe: PddRecipe, loop: PddTrainer) -> dict[str, Any]:

@@ -145,8 +145,8 @@ def registered_dice(
     NaN where one of the images lacks a class.
     """
     rows = []
-    for pair in pairs:
-        pair = pair.to(device)
+    for each in pairs:
+        (pair,) = on_device([each], device)
         count = len(network.settings.warps)
         field = searched(network, network.features(pair.fixed), pair.moving, count, features=network.features)
         labels = pull_labels(pair.moving_labels, field, voxels_of(pair.moving))

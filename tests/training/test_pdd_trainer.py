@@ -18,15 +18,17 @@ from itk_pdd.network.card import PddCard
 from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import PddSettings, Warp
+from itk_pdd.solver.settings import MAX_WORKING_VOXELS
 from itk_pdd.training.augmentation import IGNORED, Augmentation, soft_targets
 from itk_pdd.training.cases import of_split
 from itk_pdd.training.dataset import Sample, Survey, load_samples
 from itk_pdd.training.losses import label_weights, squared_label_loss
 from itk_pdd.training.objective import LOSSES, Objective, ObjectiveSettings
 from itk_pdd.training.pairs import ScanPairs, SyntheticPairs, TrainingPair
-from itk_pdd.training.pdd_recipe import PddRecipe, _spacing, train_pdd
+from itk_pdd.training.pdd_recipe import PddRecipe, train_pdd
 from itk_pdd.training.pdd_trainer import PddTrainer, registered_dice
 from itk_pdd.training.pulling import compose, pull, pull_labels, remaining
+from itk_pdd.training.recipe import default_spacing
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.segmentation import dice_per_class
 from training.conftest import GRID, balls, write_scan
@@ -325,7 +327,7 @@ def test_a_recipe_of_synthetic_pairs_says_nothing_about_scans(tmp_path, option):
 def test_a_scan_is_learned_from_at_the_spacing_it_is_registered_at(size):
     """Scans around the largest working grid: what training chooses, the registration does not make coarser."""
     grid = Grid.create(size, 1.0)
-    spacing = _spacing(Survey({0: 1.0, 1: 1.0}, 1.0, tuple(grid.extent)))
+    spacing = default_spacing(Survey({0: 1.0, 1: 1.0}, 1.0, tuple(grid.extent)), MAX_WORKING_VOXELS)
     card = PddCard("model", "", NETWORK, Intensity(), spacing)
     assert PddModel(PddNetwork(NETWORK), card).working_grid(grid).spacing == pytest.approx((spacing,) * 3)
     assert spacing == (1.0 if grid.voxels <= 8_000_000 else 1.5)
