@@ -36,34 +36,18 @@ def _quiet(fraction: float, text: str) -> None:
 class Problem:
     """Two images to register: read and checked.
 
-    Parameters
-    ----------
-    fixed_channels, moving_channels : tuple of Volume
-        The channels of each image, all on one grid, of one dimension.
-    initial : Mapping, optional
-        Where the registration starts, from fixed to moving points; None for the physical coordinates as they are.
-    fixed_mask, moving_mask : Volume, optional
-        bool volumes on the grids of the images; only voxels inside count.
-    weights : tuple of float
-        How much each channel counts beside the others; empty for all alike.
-    guidance : Guidance, optional
-        What is known about the images.
-    kept : Kept, optional
-        Takes intermediate results of the fixed image, and gives those of registrations before.
-
-    Raises
-    ------
-    RegistrationError
-        If the images have not as many channels, or the channels of one lie on different grids.
+    RegistrationError if the images have not as many channels, or the channels of one lie on different grids.
     """
 
-    fixed_channels: tuple[Volume, ...]
+    fixed_channels: tuple[Volume, ...]  # the channels of each image, all on one grid, of one dimension
     moving_channels: tuple[Volume, ...]
+    # Where the registration starts, from fixed to moving points; None for the coordinates as they are.
     initial: Mapping | None = None
-    fixed_mask: Volume | None = None
+    fixed_mask: Volume | None = None  # bool volumes on the grids of the images; only voxels inside count
     moving_mask: Volume | None = None
-    weights: tuple[float, ...] = ()
-    guidance: Guidance | None = None
+    weights: tuple[float, ...] = ()  # how much each channel counts beside the others; empty for all alike
+    guidance: Guidance | None = None  # what is known about the images
+    # Takes intermediate results of the fixed image, and gives those of registrations before.
     kept: Kept | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -115,44 +99,24 @@ class Problem:
 
 @dataclass(frozen=True)
 class Options:
-    """Hold the options of a registration that all models share.
+    """Hold the options of a registration that all models share; RegistrationError if a number makes no sense."""
 
-    Parameters
-    ----------
-    device : {"auto", "cpu", "cuda", "cuda:1", ...}
-        Where to compute: "auto" is a GPU where torch finds one that works, else the CPU. Resampling, spanning trees and
-        the descent on class probabilities are the CPU's on every device.
-    threads : int, optional
-        CPU threads; as many as torch uses by default.
-    spacing : float, optional
-        Working spacing in millimetres instead of the model's; smaller is more exact and slower. It overrides the
-        model's limit of voxels.
-    smoothness : float
-        Factor of the model's regularisation; a larger one gives a smoother field that fits less closely.
-    memory : float, optional
-        What the process may hold in memory, in GB (10^9 bytes); by default nearly all that is free. Where it is short,
-        the costs are computed in blocks (the same result, slower), or the images compared at a coarser spacing (with a
-        warning).
-    uncertainty : {False, True, "where possible"}
-        Whether to estimate how far the field can be believed; without it nothing is computed for that.
-    force : bool
-        Use a trained model on images that it is not made for, with a warning instead of an error.
-    progress : callable
-        Called with a fraction from 0 to 1 and the name of the step at hand.
-
-    Raises
-    ------
-    RegistrationError
-        If a number makes no sense.
-    """
-
+    # "auto" (a GPU where torch finds one that works, else the CPU), "cpu", "cuda", "cuda:1", ...; resampling, spanning
+    # trees and the descent on class probabilities are the CPU's on every device.
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = None  # CPU threads; as many as torch uses by default
+    # Working spacing in millimetres instead of the model's, whose limit of voxels it overrides; smaller is more exact
+    # and slower.
     spacing: float | None = None
+    # Factor of the model's regularisation; a larger one gives a smoother field that fits less closely.
     smoothness: float = 1.0
+    # What the process may hold in memory, in GB (10^9 bytes); by default nearly all that is free. Where it is short,
+    # the costs are computed in blocks (the same result, slower), or the images compared at a coarser spacing (with a
+    # warning).
     memory: float | None = None
-    uncertainty: bool | str = False
-    force: bool = False
+    uncertainty: bool | str = False  # False, True or "where possible": estimate how far the field can be believed
+    force: bool = False  # use a trained model on images that it is not made for, with a warning instead of an error
+    # Called with a fraction from 0 to 1 and the name of the step at hand.
     progress: Callable[[float, str], None] = _quiet
 
     def __post_init__(self) -> None:
@@ -166,49 +130,23 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """Hold the result of a registration.
+    """Hold the result of a registration."""
 
-    Parameters
-    ----------
-    field : DisplacementField
-        From fixed to moving points on the grid of the fixed image, the initial transform included.
-    model : Model
-        The model that was used.
-    working_grid : Grid
-        Grid on which the images were compared.
-    capture_range_mm : float
-        Displacement in millimetres, beside the initial transform, up to which a deformation is found.
-    uncertainty : Uncertainty, optional
-        How far the field can be believed, where that was asked for.
-    edge : float, optional
-        Share of the structured points at the edge of the range after the first search (see
-        :mod:`itk_pdd.solver.capture`); None where the model does not know.
-    verdict : Verdict, optional
-        Whether the registration succeeded, where it was judged.
-    trust : Trust, optional
-        Landmarks that were obeyed, and why others were not.
-    landmarks : tuple of LandmarkError
-        How far each landmark was off, before and after.
-    overlap : Overlap, optional
-        How well the labels that guided it overlap, before and after.
-    warnings : tuple of str
-        What the registration warned of.
-    seconds : float
-        How long it took, with the verdict.
-    """
-
+    # From fixed to moving points on the grid of the fixed image, the initial transform included.
     field: DisplacementField
     model: Model
-    working_grid: Grid
-    capture_range_mm: float
-    uncertainty: Uncertainty | None = None
+    working_grid: Grid  # grid on which the images were compared
+    capture_range_mm: float  # displacement, beside the initial transform, up to which a deformation is found
+    uncertainty: Uncertainty | None = None  # how far the field can be believed, where that was asked for
+    # Share of the structured points at the edge of the range after the first search (see
+    # :mod:`itk_pdd.solver.capture`); None where the model does not know.
     edge: float | None = None
-    verdict: Verdict | None = None
-    trust: Trust | None = None
-    landmarks: tuple[LandmarkError, ...] = ()
-    overlap: Overlap | None = None
-    warnings: tuple[str, ...] = ()
-    seconds: float = 0.0
+    verdict: Verdict | None = None  # whether the registration succeeded, where it was judged
+    trust: Trust | None = None  # landmarks that were obeyed, and why others were not
+    landmarks: tuple[LandmarkError, ...] = ()  # how far each landmark was off, before and after
+    overlap: Overlap | None = None  # how well the labels that guided it overlap, before and after
+    warnings: tuple[str, ...] = ()  # what the registration warned of
+    seconds: float = 0.0  # how long it took, with the verdict
 
 
 class Model(Protocol):

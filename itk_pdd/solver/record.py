@@ -26,7 +26,7 @@ from itk_pdd.solver.problem import Problem, Result
 
 __all__ = ["file_name", "peak_memory", "record", "without_folders", "write_record"]
 
-_LIBRARIES = {"torch": "torch", "itk": "itk", "SimpleITK": "SimpleITK", "scipy": "scipy", "numpy": "numpy"}
+_LIBRARIES = ("torch", "itk", "SimpleITK", "scipy", "numpy")
 _NETWORK_FILES = ("card.json", "weights.safetensors")
 
 
@@ -137,12 +137,12 @@ def peak_memory() -> int | None:
 
 def _versions() -> dict[str, str]:
     found = {"itk_pdd": __version__, "python": platform.python_version(), "system": platform.platform(terse=True)}
-    for module, name in _LIBRARIES.items():
-        if module in sys.modules:
+    for name in _LIBRARIES:
+        if name in sys.modules:
             try:
                 found[name] = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                found[name] = str(getattr(sys.modules[module], "__version__", "unknown"))
+                found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
     return found
 
 

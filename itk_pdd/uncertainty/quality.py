@@ -44,7 +44,7 @@ class Quality:
 
 def summary(features: Mapping[str, np.ndarray], inside: np.ndarray) -> dict[str, float]:
     """Average every feature over the control points that show something of the fixed image."""
-    where = _shown(inside)
+    where = inside if inside.any() else np.ones(inside.shape, bool)
     return {name: float(values[where].mean()) for name, values in features.items()}
 
 
@@ -62,7 +62,3 @@ def quality(learned: Mapping[str, Any], features: Mapping[str, np.ndarray], insi
     if not learned:
         return None
     return Quality(predicted(summary(features, inside), learned["intercept"], learned["weights"]))
-
-
-def _shown(inside: np.ndarray) -> np.ndarray:
-    return inside if inside.any() else np.ones(inside.shape, bool)
