@@ -47,6 +47,10 @@ KNOWN = 0.8
 """Least reference of a synthetic pair: its displacement is known, and the overlap under it is 1."""
 PENALTY = 0.003
 """Factor of the squared weights of figures of unit spread."""
+PARTS = {
+    "development": "development", "held-out": "held-out", "clean": "clean", SPLITS[3]: "clean: new people and seeds"
+}  # fmt: skip
+"""Splits, or what their names begin with, whose rates are told, and their names in the table."""
 FAILED, GOOD = 0.7, 0.85
 """Shares of the reference below which a registration failed and from which on it is good."""
 
@@ -204,11 +208,11 @@ def word_of(signs: dict[str, float]) -> str:
 def rate(count: int, total: int) -> str:
     """Give a share with its exact 95 % interval."""
     low, high = binomtest(count, total).proportion_ci(method="exact")
-    return f"{count} of {total}, {count / total:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    return f"{count} of {total}, {count / total:.1%} ({low:.1%} to {high:.1%})"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Make the table of words by kind, on the held-out pairs, and the rates, in Markdown."""
+    """Make the table of words by kind, on the clean pairs, and the rates, in Markdown."""
     lines = ["| what was done | outcome | registrations | good | look | probably failed |", "|---|---|---|---|---|---|"]
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     whole: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -216,18 +220,22 @@ def table(rows: list[dict[str, Any]]) -> str:
         if incomplete(row["signs"]):
             print(f"not registered again: {row['name']}")
             continue
-        word, part = word_of(row["signs"]), row["split"].split()[0]
-        whole[part, outcome][word] += 1
-        if row["split"] == SPLITS[2]:
+        word, parts = word_of(row["signs"]), {row["split"], row["split"].split()[0]}
+        for part in parts.intersection(PARTS):
+            whole[part, outcome][word] += 1
+        if "clean" in parts:
             counts[row["kind"], outcome][word] += 1
+            wrong = {"good": verdict.FAILED, "failed": verdict.GOOD}.get(outcome)
+            if word == wrong or (outcome, word) == ("failed", verdict.LOOK):
+                print(f"{outcome}, told as {word}: {row['name']}")
 
     def line(name: str, outcome: str, found: Counter[str]) -> str:
         words = " | ".join(str(found[word]) for word in (verdict.GOOD, verdict.LOOK, verdict.FAILED))
         return f"| {name} | {outcome} | {found.total()} | {words} |"
 
     lines += [line(kind, outcome, found) for (kind, outcome), found in sorted(counts.items())]
-    lines += [line(f"**all, {part}**", outcome, found) for (part, outcome), found in sorted(whole.items())]
-    lines += ["", "| rate | on the pairs of the development | on held-out pairs |", "|---|---|---|"]
+    lines += [line(f"**all, {PARTS[part]}**", outcome, found) for (part, outcome), found in sorted(whole.items())]
+    lines += ["", f"| rate | {' | '.join(PARTS.values())} |", "|---" * (1 + len(PARTS)) + "|"]
     asked = {
         "false alarms: good, told as probably failed": ("good", (verdict.FAILED,)),
         "good, told as look": ("good", (verdict.LOOK,)),
@@ -235,7 +243,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "hidden failures: failed, told as good": ("failed", (verdict.GOOD,)),
     }
     for name, (outcome, words) in asked.items():
-        found = [whole[part, outcome] for part in ("development", "held-out")]
+        found = [whole[part, outcome] for part in PARTS]
         cells = [rate(sum(each[word] for word in words), each.total()) for each in found]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
