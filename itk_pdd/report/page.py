@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,7 +25,7 @@ __all__ = ["LAMPS", "LIGHTS", "Cell", "PairPictures", "Table", "fill", "render",
 
 LAMPS = {
     GOOD: ("●", "Good", "The images, the field and the search show nothing suspicious."),
-    LOOK: ("▲", "Look", "Look at what is named here before you use the result."),
+    LOOK: ("▲", "Look", "Look for this in the images before you use the result."),
     FAILED: ("■", "Probably failed", "The result should not be used as it is."),
 }
 """Sign, title and meaning of each word of a verdict."""
@@ -119,6 +120,8 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["px"] = "{:.1f}".format
+    # No line begins with a unit.
+    environment.filters["units"] = partial(re.sub, r"(?<=\d) (?=%|mm\b)", "\N{NO-BREAK SPACE}")
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
 

@@ -134,7 +134,9 @@ def registration_page(
         word=word,
         text=text,
         signs=Table(("Sign", "Verdict", "Found", "Rule"), [_sign_row(sign) for sign in verdict.signs], words=range(4)),
+        by_chance="chance" in verdict.figures,
         headline=None if headline is None else _sentence(headline),
+        mapped=uncertainty is not None,
         overlaps=overlaps,
         landmarks=None if marks is None else marks.table(),
         facts=_facts({**_measures(displacements, determinant), **(facts or {})}),
@@ -172,8 +174,9 @@ def _measures(displacements: DisplacementField, determinant: np.ndarray) -> dict
     folded = int((determinant <= 0).sum())
     return {
         "Displacement": f"mean {length.mean():.3g} mm, largest {length.max():.3g} mm",
-        "Jacobian determinant": f"from {determinant.min():.3g} to {determinant.max():.3g}, SD of log(J + 3) "
-        f"{metrics.sd_log_jacobian_plus_3(determinant):.3g}, {folded or 'no'} voxel{'s' * (folded != 1)} folded",
+        "Jacobian determinant": f"from {determinant.min():.3g} to {determinant.max():.3g} (1 keeps the volume), "
+        f"SD of log(J + 3) {metrics.sd_log_jacobian_plus_3(determinant):.3g}, "
+        f"{folded or 'no'} voxel{'s' * (folded != 1)} folded",
     }
 
 

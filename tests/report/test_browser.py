@@ -302,6 +302,24 @@ def test_the_legend_tells_the_colours_of_labels(plain, scene):
     assert plain.script(keys) == [str(label) for label in np.unique(scene.fixed_labels.array) if label]
 
 
+def test_the_cross_leaves_the_letters_free(plain):
+    """The letters of the sides stand at half the height, where the cross is at the start."""
+    bare = plain.pixels("axial")
+    plain.set("crosshair", True)
+    drawn = (plain.pixels("axial") != bare).any(axis=-1)
+    assert drawn[:, 30:-30].any()
+    assert not drawn[:, :18].any() and not drawn[:, -18:].any()
+
+
+def test_every_way_to_show_the_images_is_explained(plain):
+    legend = "return document.querySelector('.legend').textContent"
+    for mode, words in (("overlay", "magenta"), ("checkerboard", "in turn"), ("difference", "grey where they agree")):
+        plain.set("mode", mode)
+        assert words in plain.script(legend)
+    plain.set("map", "jacobian")
+    assert "volume in the moving image" in plain.script(legend)
+
+
 def test_the_page_opens_with_the_result(browser, single):
     browser.open(single)
     browser.viewer()

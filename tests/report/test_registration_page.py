@@ -25,6 +25,25 @@ def test_the_page_tells_the_verdict(scene, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+def test_the_page_explains_what_it_tells(scene):
+    """What is told has its explanation, and what is not told has none; no line can begin with a unit."""
+    sign = Sign("Match", FAILED, "the images hardly match (0.42 by chance; risk of failure 80 %)", "failed from 60 %")
+    values = np.full(scene.fixed.grid.shape, 2.0, np.float32)
+    page = registration_page(
+        scene.fixed,
+        scene.moving,
+        scene.truth,
+        verdict=Verdict(FAILED, (sign,), {"chance": 0.42}),
+        headline="half is located within 2 mm",
+        uncertainty=Volume(values, scene.fixed.grid),
+    )
+    assert "turned or mirrored" in page and 'colour map "Uncertainty"' in page
+    assert "failure 80\N{NO-BREAK SPACE}%" in page and not re.search(r"<(td|div class=\"verdict)[^<]*\d %", page)
+    sign = Sign("Match", FAILED, "the images hardly match", "a rule")
+    page = registration_page(scene.fixed, scene.moving, scene.truth, verdict=Verdict(FAILED, (sign,)), headline="half")
+    assert "turned or mirrored" not in page and 'colour map "Uncertainty"' not in page
+
+
 def test_overlap_of_labels(scene):
     page = registration_page(
         scene.fixed, scene.moving, scene.truth, fixed_labels=scene.fixed_labels, moving_labels=scene.moving_labels

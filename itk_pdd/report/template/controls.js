@@ -3,11 +3,16 @@
 const MODES = {
   image: "Moving image", fixed: "Fixed image", overlay: "Overlay", checkerboard: "Checkerboard", difference: "Difference",
 };
-const MAPS = { none: "None", jacobian: "Jacobian", displacement: "Displacement", uncertainty: "Uncertainty" };
+const MEANINGS = {
+  overlay: ["overlay: fixed green, moving magenta, grey where they agree"],
+  checkerboard: ["squares of the fixed and of the moving image in turn"],
+  difference: ["difference: grey where they agree, bright where the moving image is brighter, dark where the fixed one is"],
+};
+const MAPS = { none: "None", jacobian: "Volume (Jacobian)", displacement: "Displacement", uncertainty: "Uncertainty" };
 const KEYS = [
   ["↑ ↓", "next or previous slice (in a plane)"], ["Page Up, Page Down", "ten slices"], ["Home, End", "first, last slice"],
   ["m, n", "next, previous method"], ["v", "next way to show the images"], ["b", "before or after"],
-  ["c, g, j, x", "contours, grid, Jacobian, cross"], ["+, −, 0", "zoom in, out, as at the start"],
+  ["c, g, j, x", "contours, grid, volume (Jacobian), cross"], ["+, −, 0", "zoom in, out, as at the start"],
   ["a, 1, 2, 3", "all planes, or one"], ["l", "a link to this view"],
 ];
 

@@ -277,9 +277,11 @@ class Viewer {
     if (state.crosshair) {
       const x = (this.cross[column] + 0.5) * across - corner[0], y = this.cross[row] + 0.5;
       const yPixel = (flipped ? sizeAlong(pair.shape, row) - y : y) * down - corner[1];
+      const free = pair.dimension === 2 ? 0 : 20; // the letters at the sides stay free
       context.fillStyle = "rgba(120, 200, 255, 0.75)";
-      for (const [left, top, w, h] of [[0, yPixel, x - 6, 1], [x + 6, yPixel, width, 1], [x, 0, 1, yPixel - 6], [x, yPixel + 6, 1, height]])
-        context.fillRect(left, top, w, h);
+      for (const [left, top, right, bottom] of [[free, yPixel, x - 6, yPixel + 1], [x + 6, yPixel, width - free, yPixel + 1],
+        [x, 0, x + 1, yPixel - 6], [x, yPixel + 6, x + 1, height]])
+        if (right > left && bottom > top) context.fillRect(left, top, right - left, bottom - top);
     }
     if (edge > 0 && edge < width) {
       context.fillStyle = "rgba(255, 255, 255, 0.9)";
@@ -294,8 +296,8 @@ class Viewer {
     else if (edge > 60) write("before", edge - 6, height - 24, "right");
     if (mode !== "fixed" && width - edge > 60) write("after", edge + 6, height - 24, "left");
     if (pair.dimension === 2) return;
-    write(edges[0], 5, height / 2, "left");
-    write(edges[1], width - 5, height / 2, "right");
+    write(edges[0], 5, height / 2 + 4, "left");
+    write(edges[1], width - 5, height / 2 + 4, "right");
     write(edges[2], width / 2 + 9, 14, "center");
     write(edges[3], width / 2 + 9, height - 7, "center");
   }
@@ -321,10 +323,10 @@ class Viewer {
     if (volumes.map && state.map === "uncertainty")
       words.push(`uncertainty ${((value(volumes.map) / 255) * method.uncertaintyMax).toFixed(2)} mm`);
     if (volumes.fixedLabels && volumes.afterLabels)
-      words.push(`label ${value(volumes.fixedLabels)} fixed, ${value(volumes.afterLabels)} after`);
+      words.push(`label: ${value(volumes.fixedLabels) || "none"} in the fixed image, ${value(volumes.afterLabels) || "none"} after`);
     this.readout.textContent = words.join(" · ");
     const legend = [];
-    if (state.mode === "overlay" && state.map === "none") legend.push("overlay: fixed green, moving magenta, grey where they agree");
+    if (state.map === "none" || state.mode !== "overlay") legend.push(...(MEANINGS[state.mode] ?? []));
     legend.push(this.windowInWords());
     if (state.contours) legend.push("contours: solid fixed, dotted moving");
     if (state.grid) legend.push(`grid: lines that were straight in the moving image, ${gridStep(Math.max(...pair.shape.map((n, i) => n * pair.spacing[2 - i])))} mm apart`);
@@ -344,7 +346,7 @@ class Viewer {
     const { state, method } = this;
     const bar = (kind) => make("span", { class: `bar ${kind}`, role: "img", "aria-label": "colour scale" });
     if (state.map === "jacobian")
-      return ["Jacobian: shrinks 0.35 ", bar("jacobian"), " 2.8 grows, folded ", bar("folded")];
+      return ["volume in the moving image: 0.35 times ", bar("jacobian"), " 2.8 times, folded ", bar("folded")];
     const largest = state.map === "uncertainty" ? method.uncertaintyMax : method.largest;
     if (!this.hasMap(method, state.map)) return [`${MAPS[state.map]}: not known for ${method.name}`];
     return [`${MAPS[state.map]}: 0 `, bar("viridis"), ` ${largest.toFixed(1)} mm`];
