@@ -25,7 +25,7 @@ __all__ = ["LAMPS", "LIGHTS", "Cell", "PairPictures", "Table", "fill", "render",
 
 LAMPS = {
     GOOD: ("●", "Good", "The images, the field and the search show nothing suspicious."),
-    LOOK: ("▲", "Look", "Look for this in the images before you use the result."),
+    LOOK: ("▲", "Look", "Check the images below for this before you use the result."),
     FAILED: ("■", "Probably failed", "The result should not be used as it is."),
 }
 """Sign, title and meaning of each word of a verdict."""

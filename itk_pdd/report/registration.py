@@ -173,7 +173,7 @@ def _measures(displacements: DisplacementField, determinant: np.ndarray) -> dict
     length = np.linalg.norm(displacements.vectors, axis=-1)
     folded = int((determinant <= 0).sum())
     return {
-        "Displacement": f"mean {length.mean():.3g} mm, largest {length.max():.3g} mm",
+        "Displacement": f"mean {length.mean():.3g} mm, largest {length.max():.3g} mm, the start included",
         "Jacobian determinant": f"from {determinant.min():.3g} to {determinant.max():.3g} (1 keeps the volume), "
         f"SD of log(J + 3) {metrics.sd_log_jacobian_plus_3(determinant):.3g}, "
         f"{folded or 'no'} voxel{'s' * (folded != 1)} folded",

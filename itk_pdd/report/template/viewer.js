@@ -349,6 +349,6 @@ class Viewer {
       return ["volume in the moving image: 0.35 times ", bar("jacobian"), " 2.8 times, folded ", bar("folded")];
     const largest = state.map === "uncertainty" ? method.uncertaintyMax : method.largest;
     if (!this.hasMap(method, state.map)) return [`${MAPS[state.map]}: not known for ${method.name}`];
-    return [`${MAPS[state.map]}: 0 `, bar("viridis"), ` ${largest.toFixed(1)} mm`];
+    return [`${MAPS[state.map]}${state.map === "uncertainty" ? " (standard deviation)" : ""}: 0 `, bar("viridis"), ` ${largest.toFixed(1)} mm`];
   }
 }
