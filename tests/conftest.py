@@ -26,6 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
     beside = Path(__file__).parents[1].parent / "shared" / "data"
     if beside.is_dir():
         os.environ.setdefault("ITK_PDD_DATA", str(beside))
+    # Workers that each use all processors wait for each other's threads.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS") if workers > 1 else ():
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
     config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
     # The same once more when the process ends, and pytest's own filters are gone.
     warnings.filterwarnings("ignore", "builtin type .* has no __module__ attribute", DeprecationWarning)

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.skipif(not (ROOT / "itk_pdd").is_dir(), reason="the package is tested without its source tree")
 @pytest.mark.parametrize(
     "command",
     [
