@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -100,12 +102,35 @@ def test_one_version_everywhere() -> None:
     assert f'"{__version__}"' in (Path(itk_pdd.__file__).parent / "_version.py").read_text(encoding="utf-8")
 
 
-def test_the_recipe_needs_what_the_package_needs() -> None:
-    """conda names torch pytorch, and SimpleITK simpleitk."""
-    import configparser
+@pytest.fixture(scope="module")
+def setup() -> configparser.ConfigParser:
+    """The package's settings."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
 
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+
+def test_workflows_use_versions_and_extras_that_there_are(setup) -> None:
+    yaml = pytest.importorskip("yaml")
+    versions = set(re.findall(r"Python :: (3\.\d+)$", setup["metadata"]["classifiers"], re.MULTILINE))
+    installed, tried = {}, set()
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
+            assert job["timeout-minutes"] and job["steps"], path.name
+            tried |= set(job.get("strategy", {}).get("matrix", {}).get("python", ()))
+            for step in job["steps"]:
+                assert len({"uses", "run"} & set(step)) == 1, step
+                found = re.findall(r"\[([\w,]+)\]\"", step.get("run", ""))
+                installed.setdefault(path.stem, set()).update(*(extras.split(",") for extras in found))
+    assert tried == versions
+    assert installed == {"tests": {"test"}, "packages": {"test"}, "docs": {"docs", "compare"}}, (
+        "elastix for the gallery"
+    )
+    assert set().union(*installed.values()) <= set(setup["options.extras_require"])
+
+
+def test_the_recipe_needs_what_the_package_needs(setup) -> None:
+    """conda names torch pytorch, and SimpleITK simpleitk."""
     needed = [line.strip().split(";")[0] for line in setup["options"]["install_requires"].splitlines() if line.strip()]
     recipe = (ROOT / "conda" / "meta.yaml").read_text(encoding="utf-8")
     for each in needed:
