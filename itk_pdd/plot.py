@@ -97,8 +97,8 @@ class _Cut:
 
     def show(self, axes: Axes, image: np.ndarray, **options: Any) -> Any:
         """Draw a slice as an image."""
-        limits = axes.get_xlim(), axes.get_ylim()
-        drawn = axes.imshow(image, extent=[end for span in self.spans() for end in span], origin="lower", **options)
+        limits, (columns, rows) = (axes.get_xlim(), axes.get_ylim()), self.spans()
+        drawn = axes.imshow(image, extent=(*columns, *rows), origin="lower", **options)
         axes.set_xlim(*limits[0])
         axes.set_ylim(*limits[1])
         return drawn
