@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
 
-__all__ = ["Intensity", "canonical_volume", "prepare_image", "prepare_labels", "working_grid"]
+__all__ = ["Intensity", "canonical_volume", "largest_share", "prepare_image", "prepare_labels"]
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,20 @@ def canonical_volume(volume: Volume) -> Volume:
     return Volume(np.ascontiguousarray(array), volume.grid.canonical())
 
 
-def working_grid(grid: Grid, spacing: float) -> Grid:
-    """The grid along the anatomical axes that covers another one with voxels of ``spacing`` millimetres."""
-    return grid.canonical().with_spacing(spacing)
+def largest_share(shares: Iterable[tuple[int, Volume]], grid: Grid, dtype: type[np.integer]) -> Volume:
+    """Give each voxel of a grid the number whose share, a volume on any grid, is the largest there."""
+    best, winner = np.full(grid.shape, -np.inf, np.float32), np.zeros(grid.shape, dtype)
+    for number, share in shares:
+        found = resample(share, grid).array
+        better = found > best
+        winner[better], best[better] = number, found[better]
+    return Volume(winner, grid)
 
 
 def prepare_image(volume: Volume, spacing: float, intensity: Intensity) -> Volume:
-    """A scan on its working grid, float32 from -1 to 1."""
+    """A scan on its working grid, along the anatomical axes with voxels of ``spacing`` mm, float32 from -1 to 1."""
     volume = canonical_volume(volume)
-    grid = working_grid(volume.grid, spacing)
+    grid = volume.grid.canonical().with_spacing(spacing)
     if not volume.grid.same_space(grid):
         volume = resample(volume, grid)
     return Volume(intensity.normalise(volume.array), grid)
@@ -81,16 +86,12 @@ def prepare_labels(volume: Volume, spacing: float, values: Sequence[int]) -> Vol
     nearest voxel does.
     """
     volume = canonical_volume(volume)
-    grid = working_grid(volume.grid, spacing)
+    grid = volume.grid.canonical().with_spacing(spacing)
     index = np.zeros(volume.array.shape, np.uint8)
     for number, value in enumerate(values):
         index[volume.array == value] = number
     if volume.grid.same_space(grid):
         return Volume(index, grid)
-    best = np.full(grid.shape, -np.inf, np.float32)
-    winner = np.zeros(grid.shape, np.uint8)
-    for number in np.unique(np.append(index, 0)):
-        share = resample(Volume((index == number).astype(np.float32), volume.grid), grid).array
-        better = share > best
-        winner[better], best[better] = number, share[better]
-    return Volume(winner, grid)
+    numbers = np.unique(np.append(index, 0))
+    shares = ((number, Volume((index == number).astype(np.float32), volume.grid)) for number in numbers)
+    return largest_share(shares, grid, np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 
 from itk_pdd.geometry.blockfield import BlockField
 from itk_pdd.geometry.field import DisplacementField
-from itk_pdd.geometry.grid import Grid, slabs
+from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import Mapping, PointMap
 from itk_pdd.geometry.resampling import interpolate
 from itk_pdd.kernels.operations import Operations
@@ -318,7 +318,4 @@ def _on_fixed_grid(inner: DisplacementField, fixed: Grid, initial: Mapping | Non
     """Carry a field to the grid of the fixed image, followed by the initial transform."""
     if initial is None:
         return DisplacementField(interpolate(inner.vectors, inner.grid, fixed), fixed)
-    out = np.empty((*fixed.shape, fixed.dimension), np.float32)
-    for slab, points in slabs(fixed):
-        out[slab] = initial(points + inner.at(points, outside="nearest")) - points
-    return DisplacementField(out, fixed)
+    return DisplacementField.from_function(lambda points: initial(points + inner.at(points, outside="nearest")), fixed)

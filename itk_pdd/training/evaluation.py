@@ -9,9 +9,9 @@ import numpy as np
 
 from itk_pdd.evaluation.metrics import overlaps
 from itk_pdd.evaluation.scoring import Case, score
-from itk_pdd.geometry.resampling import resample
 from itk_pdd.io.volume import Volume
 from itk_pdd.network.card import ModelCard
+from itk_pdd.network.preparation import largest_share
 from itk_pdd.network.semantic import SemanticNetwork
 from itk_pdd.training.cases import LabelledScan, ordered_pairs
 from itk_pdd.training.dataset import read_labelled
@@ -22,14 +22,8 @@ __all__ = ["registration_scores", "segmentation_dice", "summary"]
 def segment(model: SemanticNetwork, image: Volume) -> Volume:
     """Label map of an image on its own grid: the class of the largest probability, as label value (int16)."""
     probabilities, grid = model.probabilities(image)
-    values = np.asarray([c.value for c in model.card.classes], np.int16)
-    best = np.full(image.grid.shape, -np.inf, np.float32)
-    result = np.zeros(image.grid.shape, np.int16)
-    for value, channel in zip(values, probabilities, strict=True):
-        share = resample(Volume(channel, grid), image.grid).array
-        better = share > best
-        result[better], best[better] = value, share[better]
-    return Volume(result, image.grid)
+    shares = zip((c.value for c in model.card.classes), (Volume(p, grid) for p in probabilities), strict=True)
+    return largest_share(shares, image.grid, np.int16)
 
 
 def segmentation_dice(model: SemanticNetwork, scans: Sequence[LabelledScan]) -> dict[str, dict[int, float]]:
