@@ -17,19 +17,12 @@ __all__ = ["Intensity", "canonical_volume", "largest_share", "prepare_image", "p
 
 @dataclass(frozen=True)
 class Intensity:
-    """Map intensities to numbers from -1 to 1; those beyond are clipped.
+    """Map intensities to numbers from -1 to 1; those beyond are clipped."""
 
-    Parameters
-    ----------
-    kind : {"range", "percentiles", "linear"}
-        Whether ``low`` and ``high`` are intensities (calibrated scans such as CT) or percentiles of the scan at hand;
-        "linear" is "range" without clipping.
-    low, high : float
-        Intensities or percentiles that become -1 and 1.
-    """
-
+    # "range", "percentiles", "linear": whether ``low`` and ``high`` are intensities (calibrated scans such as CT) or
+    # percentiles of the scan at hand; "linear" is "range" without clipping.
     kind: str = "percentiles"
-    low: float = 1.0
+    low: float = 1.0  # intensities or percentiles that become -1 and 1
     high: float = 99.0
 
     def __post_init__(self) -> None:

@@ -22,23 +22,16 @@ _MOST_BLOCKS, _MOST_FOLD, _MOST_LEVELS, _MOST_CHANNELS = 32, 16, 10, 1 << 16
 
 @dataclass(frozen=True)
 class Warp:
-    """One dense search; a second one works on the moving image warped by the first.
+    """One dense search; a second one works on the moving image warped by the first."""
 
-    Parameters
-    ----------
-    reach : float
-        Largest displacement along each axis as a share of half the extent (the paper's q). A larger one captures more
-        and is coarser.
-    displacements : int
-        How many are tried along each axis, odd so that none at all is among them. More are more exact; time and memory
-        grow with their cube.
-    points : int
-        Control points along each axis of the extent. More follow finer deformations; time and memory grow with their
-        cube.
-    """
-
+    # Largest displacement along each axis as a share of half the extent (the paper's q). A larger one captures more and
+    # is coarser.
     reach: float = 0.4
+    # How many are tried along each axis, odd so that none at all is among them. More are more exact; time and memory
+    # grow with their cube.
     displacements: int = 15
+    # Control points along each axis of the extent. More follow finer deformations; time and memory grow with their
+    # cube.
     points: int = 32
 
     def __post_init__(self) -> None:
@@ -52,22 +45,13 @@ class Warp:
 
 @dataclass(frozen=True)
 class InstanceOptimisation:
-    """Gradient descent on the displacements of one pair, for larger probabilities and a smoother field.
+    """Gradient descent on the displacements of one pair, for larger probabilities and a smoother field."""
 
-    Parameters
-    ----------
-    iterations : int
-        Adam steps; 0 for none.
-    diffusion : float
-        Weight of the squared differences of neighbouring displacements, in the units of the paper (see
-        :func:`itk_pdd.network.instance.diffusion`); larger is smoother.
-    rate : float
-        Step of Adam as a share of half the extent.
-    """
-
-    iterations: int = 0
+    iterations: int = 0  # Adam steps; 0 for none
+    # Weight of the squared differences of neighbouring displacements, in the units of the paper (see
+    # :func:`itk_pdd.network.instance.diffusion`); larger is smoother.
     diffusion: float = 1.5
-    rate: float = 0.02
+    rate: float = 0.02  # step of Adam as a share of half the extent
 
     def __post_init__(self) -> None:
         if self.iterations < 0 or self.diffusion < 0 or not self.rate > 0:
@@ -79,48 +63,28 @@ class InstanceOptimisation:
 
 @dataclass(frozen=True)
 class PddSettings:
-    """A PDD network.
+    """A PDD network."""
 
-    Parameters
-    ----------
-    features : {"obelisk", "mind-ssc", "organs"}
-        Learned features; hand-made ones, of which only temperature and ratio of the regularisation are learned; or the
-        organ probabilities of a segmentation network, which sees much farther than the paper's features.
-    channels : int
-        Number of learned features ("obelisk").
-    warps : tuple of Warp
-        One dense search, or several one after the other.
-    mean_field : bool
-        Whether the costs of neighbouring control points are averaged (the paper's mean-field inference).
-    optimisation : InstanceOptimisation
-        What follows each search.
-    stride : int
-        Image voxels per voxel of the features.
-    extent : tuple of float, optional
-        Image voxels, axes z, y, x, that reaches and numbers of control points refer to: those of the training. Images
-        of another size get more or fewer control points and the same reach. By default each image's own extent.
-    norm : {"group", "batch", "running"}
-        Normalisation of the learned features, see :class:`itk_pdd.network.obelisk.Obelisk`. With running statistics a
-        training can compute parts of the features, which group normalisation does not allow.
-    outside : {"nearest", "zero"}
-        What the learned features see beyond the image.
-    corners : bool
-        Features, control points and displacements from corner to corner of the image, as in the author's program.
-    organs : UNetSettings, optional
-        The segmentation network; given exactly for features "organs".
-    """
-
+    # "obelisk", "mind-ssc", "organs": learned features; hand-made ones, of which only temperature and ratio of the
+    # regularisation are learned; or the organ probabilities of a segmentation network, which sees much farther than the
+    # paper's features.
     features: str = "obelisk"
-    channels: int = 16
-    warps: tuple[Warp, ...] = (Warp(),)
+    channels: int = 16  # number of learned features ("obelisk")
+    warps: tuple[Warp, ...] = (Warp(),)  # one dense search, or several one after the other
+    # Whether the costs of neighbouring control points are averaged (the paper's mean-field inference).
     mean_field: bool = True
-    optimisation: InstanceOptimisation = InstanceOptimisation()
-    stride: int = 3
+    optimisation: InstanceOptimisation = InstanceOptimisation()  # what follows each search
+    stride: int = 3  # image voxels per voxel of the features
+    # Image voxels, axes z, y, x, that reaches and numbers of control points refer to: those of the training. Images of
+    # another size get more or fewer control points and the same reach. By default each image's own extent.
     extent: tuple[float, float, float] | None = None
+    # "group", "batch", "running": normalisation of the learned features, see :class:`itk_pdd.network.obelisk.Obelisk`.
+    # With running statistics a training can compute parts of the features, which group normalisation does not allow.
     norm: str = "group"
-    outside: str = "nearest"
+    outside: str = "nearest"  # "nearest", "zero": what the learned features see beyond the image
+    # Features, control points and displacements from corner to corner of the image, as in the author's program.
     corners: bool = False
-    organs: UNetSettings | None = None
+    organs: UNetSettings | None = None  # the segmentation network; given exactly for features "organs"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warps", tuple(self.warps))
@@ -153,18 +117,11 @@ class PddSettings:
 
 @dataclass(frozen=True)
 class DescriptorSettings:
-    """Size of a :class:`itk_pdd.network.descriptor.Descriptor`.
+    """Size of a :class:`itk_pdd.network.descriptor.Descriptor`."""
 
-    Parameters
-    ----------
-    dilations : tuple of int
-        Dilations in voxels of the MIND-SSC features it looks at; larger ones show more surroundings.
-    hidden : int
-        Width of the hidden layer; more tells more apart and costs more time.
-    """
-
+    # Dilations in voxels of the MIND-SSC features it looks at; larger ones show more surroundings.
     dilations: tuple[int, ...] = (1, 2, 3, 4)
-    hidden: int = 128
+    hidden: int = 128  # width of the hidden layer; more tells more apart and costs more time
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
@@ -176,25 +133,15 @@ class DescriptorSettings:
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """Size of a :class:`itk_pdd.network.unet.UNet`.
+    """Size of a :class:`itk_pdd.network.unet.UNet`."""
 
-    Parameters
-    ----------
-    classes : int
-        Number of output classes, background included.
-    widths : tuple of int
-        Channels at each resolution, finest first. More levels see farther, more channels tell more apart; the finest
-        level costs most of the time.
-    blocks : int
-        Residual blocks at each resolution below the finest, on the way down and on the way up.
-    fold : int
-        Blocks of ``fold`` voxels per axis of the image become the channels of one voxel of the network: the network
-        sees the fine detail and works (and answers) at ``fold`` times the spacing of the image.
-    """
-
-    classes: int
+    classes: int  # number of output classes, background included
+    # Channels at each resolution, finest first. More levels see farther, more channels tell more apart; the finest
+    # level costs most of the time.
     widths: tuple[int, ...] = (16, 32, 64, 128)
-    blocks: int = 1
+    blocks: int = 1  # residual blocks at each resolution below the finest, on the way down and on the way up
+    # Blocks of ``fold`` voxels per axis of the image become the channels of one voxel of the network: the network sees
+    # the fine detail and works (and answers) at ``fold`` times the spacing of the image.
     fold: int = 2
 
     def __post_init__(self) -> None:

@@ -26,33 +26,18 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Hold the strength of the random changes of crops.
+    """Hold the strength of the random changes of crops."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of a crop in voxels of the network's output, axes z, y, x; None to choose it by the scans. Larger crops
-        show more surroundings and cost more time.
-    rotation : float
-        Largest rotation about each axis in degrees.
-    scale : float
-        Largest natural logarithm of the scale along each axis.
-    shear : float
-        Largest shear.
-    elastic : float
-        95th percentile of the elastic displacement in units of the crop's mean extent; 0 for none.
-    foreground : float
-        Share of crops centred (but for some jitter) on a voxel of a class drawn at random; the rest anywhere.
-    intensity : float
-        Strength of changes of contrast, brightness and gamma, noise and blur; 0 for none, 1 for the usual.
-    """
-
+    # Shape of a crop in voxels of the network's output, axes z, y, x; None to choose it by the scans. Larger crops show
+    # more surroundings and cost more time.
     shape: tuple[int, int, int] | None = None
-    rotation: float = 15.0
-    scale: float = 0.2
-    shear: float = 0.1
-    elastic: float = 0.06
+    rotation: float = 15.0  # largest rotation about each axis in degrees
+    scale: float = 0.2  # largest natural logarithm of the scale along each axis
+    shear: float = 0.1  # largest shear
+    elastic: float = 0.06  # 95th percentile of the elastic displacement in units of the crop's mean extent; 0 for none
+    # Share of crops centred (but for some jitter) on a voxel of a class drawn at random; the rest anywhere.
     foreground: float = 0.7
+    # Strength of changes of contrast, brightness and gamma, noise and blur; 0 for none, 1 for the usual.
     intensity: float = 1.0
 
     def __post_init__(self) -> None:

@@ -28,24 +28,12 @@ DESCRIPTOR_TRAINING = TrainingSettings(iterations=1500, batch=1, rate=1.5e-3, de
 
 @dataclass(frozen=True)
 class DescriptorRecipe(TrainingRecipe):
-    """Describe the training of a descriptor.
-
-    Parameters
-    ----------
-    **options
-        See :class:`itk_pdd.training.running.TrainingRecipe`; ``cache`` keeps the label maps.
-    network : DescriptorSettings
-        What is trained.
-    share : float
-        See :class:`itk_pdd.network.card.DescriptorCard`.
-    maps : int
-        Label maps that are drawn before the training, one or two seconds each; more vary more.
-    """
+    """Describe the training of a descriptor; ``cache`` keeps the label maps."""
 
     settings: TrainingSettings = DESCRIPTOR_TRAINING
-    network: DescriptorSettings = field(default_factory=DescriptorSettings)
-    share: float = 0.5
-    maps: int = 200
+    network: DescriptorSettings = field(default_factory=DescriptorSettings)  # what is trained
+    share: float = 0.5  # see :class:`itk_pdd.network.card.DescriptorCard`
+    maps: int = 200  # label maps that are drawn before the training, one or two seconds each; more vary more
 
 
 def train_descriptor(

@@ -29,48 +29,36 @@ LOSSES = ("non-local", "warped", "self-similarity", "truth")
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """Hold the losses that the training minimises, and their weights.
+    """Hold the losses that the training minimises, and their weights."""
 
-    Parameters
-    ----------
-    loss : {"non-local", "warped", "self-similarity", "truth"}
-        The paper's non-local label loss: labels expected over all displacements; the labels warped by the expected
-        displacement; the same as the first with MIND-SSC features in place of labels, which needs none; the negative
-        log-likelihood of the true displacement, where that is known (synthetic pairs).
-    diffusion : float
-        Weight of :func:`itk_pdd.network.instance.diffusion` of the expected displacements; the paper has 1.5 to 2.
-        Larger is smoother.
-    pretrain : int
-        So many iterations at first teach the features to name the classes (cross-entropy and Dice), with a linear
-        layer on top that is thrown away. Only learned features can be taught: this and ``auxiliary`` are refused with
-        hand-made ones.
-    auxiliary : float
-        Weight of that loss beside the other one afterwards, on the fixed image.
-    ramp : float
-        Share of the iterations over which the diffusion grows to its weight. While the features say little yet, the
-        easiest way to a smooth field would be to look at them less and less.
-    images : int
-        Images of which a step sees all ordered pairs, each with the features of an image computed once; of 2 only one
-        pair. More images let a step cost less per pair and show less different places.
-    block : int, optional
-        Control points along each axis of a random block that a step looks at; all by default. Fewer cost less time:
-        the features are computed where the block needs them if the network's are local (``norm="running"``), else
-        everywhere. Pairs of a step that share an image share the block and the features of that image.
-    keep_moving : int
-        Iterations for which the features of all scans by the averaged network are kept, to be those of the moving
-        images: the loss then teaches the features of the fixed image alone, of which a step shows a small part around
-        its block (see :mod:`itk_pdd.training.kept`). Larger is faster and follows the training more slowly. Only the
-        first search learns; the others take its factors, as in the author's program. 0 computes the features of both
-        images in each step. Needs a block, and scans on one grid.
-    """
-
+    # "non-local", "warped", "self-similarity", "truth": the paper's non-local label loss: labels expected over all
+    # displacements; the labels warped by the expected displacement; the same as the first with MIND-SSC features in
+    # place of labels, which needs none; the negative log-likelihood of the true displacement, where that is known
+    # (synthetic pairs).
     loss: str = "non-local"
+    # Weight of :func:`itk_pdd.network.instance.diffusion` of the expected displacements; the paper has 1.5 to 2. Larger
+    # is smoother.
     diffusion: float = 1.5
+    # So many iterations at first teach the features to name the classes (cross-entropy and Dice), with a linear layer
+    # on top that is thrown away. Only learned features can be taught: this and ``auxiliary`` are refused with hand-made
+    # ones.
     pretrain: int = 0
-    auxiliary: float = 0.0
+    auxiliary: float = 0.0  # weight of that loss beside the other one afterwards, on the fixed image
+    # Share of the iterations over which the diffusion grows to its weight. While the features say little yet, the
+    # easiest way to a smooth field would be to look at them less and less.
     ramp: float = 0.3
+    # Images of which a step sees all ordered pairs, each with the features of an image computed once; of 2 only one
+    # pair. More images let a step cost less per pair and show less different places.
     images: int = 2
+    # Control points along each axis of a random block that a step looks at; all by default. Fewer cost less time: the
+    # features are computed where the block needs them if the network's are local (``norm="running"``), else everywhere.
+    # Pairs of a step that share an image share the block and the features of that image.
     block: int | None = None
+    # Iterations for which the features of all scans by the averaged network are kept, to be those of the moving images:
+    # the loss then teaches the features of the fixed image alone, of which a step shows a small part around its block
+    # (see :mod:`itk_pdd.training.kept`). Larger is faster and follows the training more slowly. Only the first search
+    # learns; the others take its factors, as in the author's program. 0 computes the features of both images in each
+    # step. Needs a block, and scans on one grid.
     keep_moving: int = 0
 
     def __post_init__(self) -> None:

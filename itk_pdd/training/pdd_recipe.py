@@ -44,33 +44,18 @@ _FEATURES = 150_000  # positions of features in it, where the stride is not give
 
 @dataclass(frozen=True)
 class PddRecipe(ScanRecipe):
-    """Describe the training of a PDD network.
-
-    Parameters
-    ----------
-    **options
-        See :class:`itk_pdd.training.running.ScanRecipe`.
-    network : PddSettings
-        What is trained. Its extent is set to that of the scans.
-    stride : int, optional
-        Image voxels per voxel of the features instead of the network's; by default so many that a typical scan has at
-        most 150,000 of them.
-    objective : ObjectiveSettings
-        What for.
-    pairs : int
-        Upper limit of the validation pairs.
-    synthetic : tuple of int, optional
-        Shape (z, y, x) of synthetic pairs to learn from instead of scans. They have no millimetres, units or names of
-        their own: ``spacing``, an ``intensity`` of a range, ``class_names``, ``augmentation`` and ``cache`` are
-        refused.
-    """
+    """Describe the training of a PDD network."""
 
     settings: TrainingSettings = PDD_TRAINING
     augmentation: Augmentation = PDD_AUGMENTATION
-    network: PddSettings = field(default_factory=PddSettings)
+    network: PddSettings = field(default_factory=PddSettings)  # what is trained; its extent is set to that of the scans
+    # Image voxels per voxel of the features instead of the network's; by default so many that a typical scan has at
+    # most 150,000 of them.
     stride: int | None = None
-    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-    pairs: int = 6
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)  # what for
+    pairs: int = 6  # upper limit of the validation pairs
+    # Shape (z, y, x) of synthetic pairs to learn from instead of scans. They have no millimetres, units or names of
+    # their own: ``spacing``, an ``intensity`` of a range, ``class_names``, ``augmentation`` and ``cache`` are refused.
     synthetic: tuple[int, int, int] | None = None
 
 

@@ -39,16 +39,11 @@ _SCANS_FOR_CERTAINTY = 4  # validation scans whose certainty stands in the card
 class Recipe(ScanRecipe):
     """Describe the training of a segmentation network.
 
-    Parameters
-    ----------
-    **options
-        See :class:`itk_pdd.training.running.ScanRecipe`. ``spacing`` is that of the network's answer; by default that
-        of the scans, or coarser, so that a scan has at most a million voxels.
-    widths, blocks : tuple of int, int
-        Size of the network.
+    ``spacing`` is that of its answer: by default that of the scans, or coarser, so that a scan has at most a million
+    voxels.
     """
 
-    widths: tuple[int, ...] = (16, 40, 80, 128)
+    widths: tuple[int, ...] = (16, 40, 80, 128)  # size of the network
     blocks: int = 1
 
 

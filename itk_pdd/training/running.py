@@ -30,56 +30,29 @@ L = TypeVar("L", bound=Loop)
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Describe a training: the part that all recipes share.
+    """Describe a training: the part that all recipes share."""
 
-    Parameters
-    ----------
-    name, description, command : str
-        For the card.
-    settings : TrainingSettings
-        Length, learning rate, seed.
-    minutes : float, optional
-        Instead of ``settings.iterations``: as many iterations as a few first ones say will take about this long. The
-        number is logged and kept in the checkpoint; a training is repeated exactly by giving the number.
-    device : str
-        "cpu" or "cuda".
-    cache : path-like, optional
-        Folder where the training data are kept for the next time.
-    """
-
-    name: str
+    name: str  # for the card
     description: str = ""
     command: str = ""
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    settings: TrainingSettings = field(default_factory=TrainingSettings)  # length, learning rate, seed
+    # Instead of ``settings.iterations``: as many iterations as a few first ones say will take about this long. The
+    # number is logged and kept in the checkpoint; a training is repeated exactly by giving the number.
     minutes: float | None = None
-    device: str = "cpu"
-    cache: str | os.PathLike[str] | None = None
+    device: str = "cpu"  # "cpu" or "cuda"
+    cache: str | os.PathLike[str] | None = None  # folder where the training data are kept for the next time
 
 
 @dataclass(frozen=True)
 class ScanRecipe(TrainingRecipe):
-    """Describe a training on labelled scans.
+    """Describe a training on labelled scans; ``cache`` keeps them on their working grid."""
 
-    Parameters
-    ----------
-    name, description, command, settings, minutes, device, cache
-        See :class:`TrainingRecipe`; ``cache`` keeps the scans on their working grid.
-    licence : str
-        For the card.
-    augmentation : Augmentation
-        How the scans vary.
-    spacing : float, optional
-        Working spacing in millimetres; by default that of the scans, or coarser for large ones.
-    intensity : Intensity
-        Normalisation of the intensities.
-    class_names : mapping of int to str
-        Names of label values; only these are learned if any are given.
-    """
-
-    licence: str = ""
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    licence: str = ""  # for the card
+    augmentation: Augmentation = field(default_factory=Augmentation)  # how the scans vary
+    # Working spacing in millimetres; by default that of the scans, or coarser for large ones.
     spacing: float | None = None
-    intensity: Intensity = field(default_factory=Intensity)
+    intensity: Intensity = field(default_factory=Intensity)  # normalisation of the intensities
+    # Names of label values; only these are learned if any are given.
     class_names: Mapping[int, str] = field(default_factory=dict)
 
     def loading(self, spacing: float, values: Sequence[int]) -> dict[str, Any]:

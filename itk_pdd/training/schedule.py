@@ -12,49 +12,26 @@ __all__ = ["TrainingSettings", "learning_rate"]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Hold the length and the learning rate of a training.
+    """Hold the length and the learning rate of a training."""
 
-    Parameters
-    ----------
-    iterations : int
-        Steps; the learning rate rises over the first 5 % and then falls to zero along a cosine, so that a training
-        of half the length is not the first half of this one. A finished training is extended by a larger number: the
-        learning rate rises and falls once more over what is added.
-    batch : int
-        Crops per step and per process.
-    rate : float
-        Largest learning rate of AdamW. A larger one learns faster, until it diverges.
-    decay : float
-        Weight decay of AdamW.
-    average : float
-        Decay of the moving average of the weights, which is what is evaluated and kept.
-    clip : float
-        Largest norm of the gradient.
-    levels : int
-        Resolutions at which the network answers during training (deep supervision).
-    validate_every : int
-        Iterations between two validations and checkpoints.
-    patience : int
-        Validations without a better Dice after which training stops, and the best weights are kept instead of the last;
-        0 to go on to the end and keep the last.
-    seed : int
-        Determines initial weights and crops.
-    bfloat16 : bool
-        Whether the segmentation network computes in half precision on a CPU as well (on a GPU it always does): about
-        twice as fast on processors with instructions for it (AVX-512 BF16, AMX), slow on others. Refused for a PDD
-        network, whose time goes into sums that need single precision.
-    """
-
+    # Steps; the learning rate rises over the first 5 % and then falls to zero along a cosine, so that a training of
+    # half the length is not the first half of this one. A finished training is extended by a larger number: the
+    # learning rate rises and falls once more over what is added.
     iterations: int = 1600
-    batch: int = 2
-    rate: float = 2e-3
-    decay: float = 1e-2
-    average: float = 0.995
-    clip: float = 1.0
-    levels: int = 3
-    validate_every: int = 100
+    batch: int = 2  # crops per step and per process
+    rate: float = 2e-3  # largest learning rate of AdamW; a larger one learns faster, until it diverges
+    decay: float = 1e-2  # weight decay of AdamW
+    average: float = 0.995  # decay of the moving average of the weights, which is what is evaluated and kept
+    clip: float = 1.0  # largest norm of the gradient
+    levels: int = 3  # resolutions at which the network answers during training (deep supervision)
+    validate_every: int = 100  # iterations between two validations and checkpoints
+    # Validations without a better Dice after which training stops, and the best weights are kept instead of the last; 0
+    # to go on to the end and keep the last.
     patience: int = 0
-    seed: int = 0
+    seed: int = 0  # determines initial weights and crops
+    # Whether the segmentation network computes in half precision on a CPU as well (on a GPU it always does): about
+    # twice as fast on processors with instructions for it (AVX-512 BF16, AMX), slow on others. Refused for a PDD
+    # network, whose time goes into sums that need single precision.
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
