@@ -252,14 +252,8 @@ def prepare(
 ) -> Problem:
     """Read, check and roughly align two images; the parameters are those of :func:`register`.
 
-    ``kept`` takes and gives intermediate results of the fixed image.
-
-    ``known`` is what guides the registration (see :func:`itk_pdd.guidance.guidance.read_guidance`).
-
-    Raises
-    ------
-    RegistrationError
-        If some input cannot be used.
+    ``kept`` takes and gives intermediate results of the fixed image; ``known`` is what guides the registration (see
+    :func:`itk_pdd.guidance.guidance.read_guidance`). RegistrationError if some input cannot be used.
     """
     if stages not in STAGES:
         raise RegistrationError(f"stages is {stages!r}, expected 'all' or 'affine'")
@@ -313,10 +307,7 @@ def aligned(problem: Problem) -> Result:
 def solve(problem: Problem, *, channel_weights: Sequence[float] | None = None, **options: Any) -> Result:
     """Register a prepared problem; the options are those of :func:`register`.
 
-    Raises
-    ------
-    RegistrationError
-        If an option makes no sense, or there is not one weight for each channel.
+    RegistrationError if an option makes no sense, or there is not one weight for each channel.
     """
     return run(problem if channel_weights is None else problem.weighted(channel_weights), **options)
 
@@ -330,22 +321,9 @@ def run(
     judged: bool = True,
     **options: Any,
 ) -> Result:
-    """Load a model, let it register, and judge the result.
+    """Load a model, let it register, and judge the result, unless that is not wanted; the log tells the verdict.
 
-    Parameters
-    ----------
-    problem : Problem
-        The images.
-    model : str, path-like or Model
-        See :func:`itk_pdd.models.load`.
-    seed : int
-        Not used: nothing is random.
-    progress : callable or bool, optional
-        See :func:`register`.
-    judged : bool
-        Give the result a verdict, and tell it in the log.
-    **options
-        See :class:`itk_pdd.solver.problem.Options`.
+    ``seed`` is not used: nothing is random. The options are those of :class:`itk_pdd.solver.problem.Options`.
     """
     from itk_pdd import models
 
