@@ -120,8 +120,9 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["px"] = "{:.1f}".format
-    # No line begins with a unit.
-    environment.filters["units"] = partial(re.sub, r"(?<=\d) (?=%|mm\b)", "\N{NO-BREAK SPACE}")
+    # No line begins with a unit, and sizes such as 2 x 2 mm stay on one line.
+    held = r"(?<=\d) (?=%|mm\b|x \d)|(?<=\d x) (?=\d)"
+    environment.filters["units"] = partial(re.sub, held, "\N{NO-BREAK SPACE}")
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
 

@@ -345,10 +345,11 @@ class Viewer {
   colourBar() {
     const { state, method } = this;
     const bar = (kind) => make("span", { class: `bar ${kind}`, role: "img", "aria-label": "colour scale" });
+    const scale = (low, kind, high) => make("span", { class: "scale" }, low, bar(kind), high);
     if (state.map === "jacobian")
-      return ["volume in the moving image: 0.35 times ", bar("jacobian"), " 2.8 times, folded ", bar("folded")];
+      return ["volume in the moving image: ", scale("0.35 times ", "jacobian", " 2.8 times"), ", ", scale("folded ", "folded", "")];
     const largest = state.map === "uncertainty" ? method.uncertaintyMax : method.largest;
     if (!this.hasMap(method, state.map)) return [`${MAPS[state.map]}: not known for ${method.name}`];
-    return [`${MAPS[state.map]}${state.map === "uncertainty" ? " (standard deviation)" : ""}: 0 `, bar("viridis"), ` ${largest.toFixed(1)} mm`];
+    return [`${MAPS[state.map]}${state.map === "uncertainty" ? " (standard deviation)" : ""}: `, scale("0 ", "viridis", ` ${largest.toFixed(1)} mm`)];
   }
 }
