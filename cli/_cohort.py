@@ -9,33 +9,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from itk_pdd.cli._console import COUNT, POSITIVE
+from itk_pdd.cli._console import COUNT, FAILED, POSITIVE, choice, flag, option, options
 
 WHERE = ("workers", "threads", "memory", "scheduler", "cluster")
 
-_OPTIONS = (
-    click.option(
-        "--workers", type=COUNT, metavar="N", help="Registrations at a time.  [default: as processors and memory allow]"
-    ),
-    click.option(
-        "--threads", type=COUNT, metavar="N", help="Threads of each.  [default: the processors are shared out]"
-    ),
-    click.option(
+where_to_register = options(
+    option("--workers", "N", "Registrations at a time.  [default: as processors and memory allow]", type=COUNT),
+    option("--threads", "N", "Threads of each.  [default: the processors are shared out]", type=COUNT),
+    option(
         "--memory",
+        "GB",
+        "For all workers of this machine together, or for each job of --cluster.  [default: what is free]",
         type=POSITIVE,
-        metavar="GB",
-        help="For all workers of this machine together, or for each job of --cluster.  [default: what is free]",
     ),
-    click.option(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="Register on the workers of this Dask scheduler (tcp://host:8786, or its file).",
-    ),
-    click.option(
-        "--cluster",
-        type=click.Choice(["slurm", "pbs"]),
-        help="Start the workers as jobs of SLURM or PBS (needs dask-jobqueue).",
-    ),
+    option("--scheduler", "ADDRESS", "Register on the workers of this Dask scheduler (tcp://host:8786, or its file)."),
+    choice("--cluster", ["slurm", "pbs"], "Start the workers as jobs of SLURM or PBS (needs dask-jobqueue)."),
 )
 
 
@@ -43,27 +31,17 @@ def _start(context: click.Context, parameter: click.Parameter, value: str) -> st
     return None if value == "none" else value
 
 
-MODEL = click.option("--model", default="auto", show_default=True, metavar="NAME", help="A model, as for pdd-register.")
-INITIALISE = click.option(
+MODEL = option("--model", "NAME", "A model, as for pdd-register.", default="auto")
+INITIALISE = choice(
     "--initialise",
-    type=click.Choice(["none", "center", "affine"]),
+    ["none", "center", "affine"],
+    "Find a start for each registration, as pdd-register does.",
     default="none",
     callback=_start,
-    show_default=True,
-    help="Find a start for each registration, as pdd-register does.",
 )
-SMOOTHNESS = click.option(
-    "--smoothness", type=POSITIVE, default=1.0, show_default=True, metavar="FACTOR", help="Of the fields."
-)
-SPACING = click.option("--spacing", type=POSITIVE, metavar="MM", help="Compare the images at this voxel size.")
-QUIET = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-
-
-def where_to_register(command: Any) -> Any:
-    """Add the options that say where the pairs are registered."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+SMOOTHNESS = option("--smoothness", "FACTOR", "Of the fields.", type=POSITIVE, default=1.0)
+SPACING = option("--spacing", "MM", "Compare the images at this voxel size.", type=POSITIVE)
+QUIET = flag("-q", "--quiet", "Say nothing but errors.")
 
 
 def place_of(options: Mapping[str, Any]) -> Any:
@@ -71,6 +49,14 @@ def place_of(options: Mapping[str, Any]) -> Any:
     from itk_pdd.cohort.cluster import Place
 
     return Place(**options)
+
+
+def end_with(failed: Mapping[str, str]) -> None:
+    """Tell what failed and why; end the command by the exit code for that."""
+    for name, reason in failed.items():
+        click.echo(f"Error: {name}: {reason}.", err=True)
+    if failed:
+        click.get_current_context().exit(FAILED)
 
 
 @contextmanager

@@ -34,9 +34,64 @@ PATH = click.Path(path_type=Path)
 COUNT, POSITIVE = Whole(min=1), Number(min=0, min_open=True)
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # Exit codes; click itself ends with 2 after wrong usage.
-OK, FAILED, NOT_WRITTEN, PROBABLY_FAILED, INTERRUPTED = 0, 1, 3, 4, 130
+FAILED, NOT_WRITTEN, PROBABLY_FAILED, INTERRUPTED = 1, 3, 4, 130
 STOPPED = "Interrupted; nothing was written."
 RESUMABLE = "Interrupted; the same command goes on from what is done."
+Decorator = Callable[[Any], Any]
+
+
+def options(*decorators: Decorator) -> Decorator:
+    """Join options to one decorator; the help shows them in this order."""
+
+    def apply(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+def option(*words: str, **settings: Any) -> Decorator:
+    """Make an option of its names, then what the help calls its value, and the help; a default is shown."""
+    *names, metavar, text = words
+    return click.option(*names, metavar=metavar, help=text, show_default="default" in settings, **settings)
+
+
+def file(*words: str, **settings: Any) -> Decorator:
+    """Make an option that takes a path; see :func:`option`."""
+    return option(*words, type=PATH, **settings)
+
+
+def choice(*words: Any, **settings: Any) -> Decorator:
+    """Make an option of its names, then the words of which it takes one, and the help; a default is shown."""
+    *names, choices, text = words
+    return click.option(*names, type=click.Choice(choices), help=text, show_default="default" in settings, **settings)
+
+
+def flag(*words: str, **settings: Any) -> Decorator:
+    """Make an option without a value of its names and its help."""
+    *names, text = words
+    return click.option(*names, is_flag=True, help=text, **settings)
+
+
+def names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    """Split names at commas: a callback of options."""
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+VERBOSE = click.option("-v", "--verbose", count=True, help="Say what is done.")
+
+
+@contextmanager
+def running(verbosity: int = 0, stopped: str | None = None) -> Iterator[None]:
+    """Do the work of a command: Ctrl-C ends it soon, errors become exit codes, the log goes to standard error.
+
+    ``stopped`` is as for :func:`exit_codes`.
+    """
+    from itk_pdd.cli._interrupt import interruptible
+
+    with interruptible(INTERRUPTED, stopped or STOPPED), exit_codes(stopped), logging_to_stderr(verbosity):
+        yield
 
 
 @contextmanager

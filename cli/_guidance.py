@@ -2,69 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
-from itk_pdd.cli._console import PATH, POSITIVE
+from itk_pdd.cli._console import POSITIVE, file, flag, option, options
 
-_OPTIONS = (
-    click.option(
+guidance_options = options(
+    option(
         "--guide",
-        metavar="LABELS",
-        help="Let --fixed-labels and --moving-labels guide the registration: all, or numbers or names (1,2,liver). The "
+        "LABELS",
+        "Let --fixed-labels and --moving-labels guide the registration: all, or numbers or names (1,2,liver). The "
         "labels may be probability maps and lie on grids of their own then.",
     ),
-    click.option(
+    file(
         "--label-map",
-        type=PATH,
-        metavar="CSV",
-        help="Which label of FIXED corresponds to which of MOVING: columns fixed, moving and, if wanted, name.  "
+        "CSV",
+        "Which label of FIXED corresponds to which of MOVING: columns fixed, moving and, if wanted, name.  "
         "[default: the same number]",
     ),
-    click.option(
+    option(
         "--label-weight",
+        "FACTOR",
+        "Of the guiding labels against the intensities; larger follows the labels more closely.",
         type=POSITIVE,
         default=1.0,
-        show_default=True,
-        metavar="FACTOR",
-        help="Of the guiding labels against the intensities; larger follows the labels more closely.",
     ),
-    click.option(
+    file(
         "--fixed-points",
-        type=PATH,
-        metavar="FILE",
-        help="Landmarks in FIXED (.csv, .fcsv, .mrk.json, .vtk and other surfaces; LPS mm where the file is silent), "
+        "FILE",
+        "Landmarks in FIXED (.csv, .fcsv, .mrk.json, .vtk and other surfaces; LPS mm where the file is silent), "
         "with --moving-points. The field is drawn to them; those that contradict the images are named, not obeyed.",
     ),
-    click.option(
-        "--moving-points", type=PATH, metavar="FILE", help="The same points in MOVING; may be the same table."
-    ),
-    click.option(
+    file("--moving-points", "FILE", "The same points in MOVING; may be the same table."),
+    option(
         "--point-uncertainty",
+        "MM",
+        "Standard deviation of the landmarks.  [default: half a voxel]",
         type=click.FloatRange(min=0),
-        metavar="MM",
-        help="Standard deviation of the landmarks.  [default: half a voxel]",
     ),
-    click.option("--exact-points", is_flag=True, help="Let the field meet the landmarks exactly."),
-    click.option(
+    flag("--exact-points", "Let the field meet the landmarks exactly."),
+    file(
         "--features",
-        type=PATH,
-        metavar="FILE",
-        help="A network of your own whose features of both images are compared: TorchScript (.pt) or ONNX (.onnx), as "
+        "FILE",
+        "A network of your own whose features of both images are compared: TorchScript (.pt) or ONNX (.onnx), as "
         "for itk-impact. No Python of the file is run.",
     ),
-    click.option(
+    file(
         "--feature-card",
-        type=PATH,
-        metavar="JSON",
-        help="What it takes and gives: spacing, intensities, padding, ...  [default: the .json beside it]",
+        "JSON",
+        "What it takes and gives: spacing, intensities, padding, ...  [default: the .json beside it]",
     ),
-    click.option("--rigid", metavar="LABELS", help="Labels of --fixed-labels that move rigidly, such as 20,21."),
-    click.option(
+    option("--rigid", "LABELS", "Labels of --fixed-labels that move rigidly, such as 20,21."),
+    option(
         "--sliding",
-        metavar="LABEL",
-        help="Let the field slide along the border of this label of --fixed-labels and --moving-labels: each side is "
+        "LABEL",
+        "Let the field slide along the border of this label of --fixed-labels and --moving-labels: each side is "
         "registered by itself. The field has no inverse at the border.",
     ),
 )
@@ -73,13 +65,6 @@ INPUTS = (
     "feature_card", "rigid", "sliding",
 )  # fmt: skip
 NAMES = (*INPUTS[:2], "label_weight", *INPUTS[2:])
-
-
-def guidance_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def check_guidance(arguments: dict[str, Any]) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
-from itk_pdd.cli._console import PATH, Number, Whole
+from itk_pdd.cli._console import Number, Whole, file, flag, options
 
-_OPTIONS = (
-    click.option(
+series_options = options(
+    flag(
         "--series",
-        is_flag=True,
-        help="FIXED is a 4-D image: register every phase to one. -o takes all fields (5-D in NIfTI), or 'f_{}.nii.gz' "
+        "FIXED is a 4-D image: register every phase to one. -o takes all fields (5-D in NIfTI), or 'f_{}.nii.gz' "
         "for a file per phase, --warped the series at rest.",
     ),
     click.option(
@@ -29,18 +27,11 @@ _OPTIONS = (
         show_default=True,
         help="Smooth the displacements over time: a Gaussian of this standard deviation, in phases.",
     ),
-    click.option("--points", type=PATH, metavar="FILE", help="Points of the reference phase, to follow over time."),
-    click.option("--motion", type=PATH, metavar="CSV", help="Where --points are in every phase, in mm (LPS)."),
+    file("--points", "FILE", "Points of the reference phase, to follow over time."),
+    file("--motion", "CSV", "Where --points are in every phase, in mm (LPS)."),
 )
 NAMES = ("series", "reference_phase", "smooth_time", "points", "motion")
 _USED = ("output", "warped", "model", "smoothness", "spacing", "device", "threads", "memory", "seed", "force")
-
-
-def series_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def register(fixed: Any, moving: Any, series: dict[str, Any], arguments: dict[str, Any], progress: Any) -> None:

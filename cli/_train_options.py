@@ -2,46 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import click
 from click.core import ParameterSource
-from itk_pdd.cli._console import PATH, Number, Whole
-
-__all__ = [
-    "METHOD",
-    "ORGANS",
-    "PDD",
-    "SCANS",
-    "SEGMENTATION",
-    "check_method",
-    "check_pairs",
-    "common",
-    "data",
-    "of_scans",
-    "options",
-]
-
-_POSITIVE = Number(min=0, min_open=True)
-_COUNT = Whole(min=1)
-Decorator = Callable[[Any], Any]
-
-
-def options(*decorators: Decorator) -> Decorator:
-    """A decorator: the options in the order in which the help shows them."""
-
-    def apply(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
-def data(*, required: bool) -> Decorator:
-    """The argument DATA."""
-    return click.argument("data", type=PATH, required=required)
+from itk_pdd.cli._console import COUNT, PATH, POSITIVE, Decorator, Number, Whole
 
 
 def _classes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, str]:
@@ -69,17 +34,17 @@ def common(
         click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model."),
         click.option("--name", help="Name of the model; by default that of the folder."),
         click.option("--description", default="", help="A sentence or two for the card."),
-        click.option("--iterations", type=_COUNT, help=f"Length of the training; by default {iterations}. A finished "
+        click.option("--iterations", type=COUNT, help=f"Length of the training; by default {iterations}. A finished "
                      "training is extended by the same command with more."),
         click.option(
-            "--minutes", type=_POSITIVE,
+            "--minutes", type=POSITIVE,
             help="Instead of --iterations: about how long. To repeat a training exactly, give the iterations that -v "
             "tells.",
         ),
-        click.option("--batch", type=_COUNT, help=f"Crops or pairs per iteration; by default {batch}."),
-        click.option("--rate", type=_POSITIVE, help=f"Learning rate; by default {rate}."),
+        click.option("--batch", type=COUNT, help=f"Crops or pairs per iteration; by default {batch}."),
+        click.option("--rate", type=POSITIVE, help=f"Learning rate; by default {rate}."),
         click.option(
-            "--validate-every", type=_COUNT, metavar="N",
+            "--validate-every", type=COUNT, metavar="N",
             help=f"Iterations between validations; by default {validate_every}. Checkpoints: then and every 5 minutes.",
         ),
         click.option(
@@ -90,7 +55,7 @@ def common(
             "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
             help="Where to train; cuda trains a segmentation network in mixed precision.",
         ),
-        click.option("--threads", type=_COUNT, help="CPU threads; all by default."),
+        click.option("--threads", type=COUNT, help="CPU threads; all by default."),
         click.option(
             "--seed", type=Whole(min=0), default=0, show_default=True, help="Seed of weights and crops."
         ),
@@ -111,7 +76,7 @@ def of_scans(
             help="Name of a label value; if any is given, only these are learned. By default all that occur.",
         ),
         click.option(
-            "--spacing", type=_POSITIVE, metavar="MM",
+            "--spacing", type=POSITIVE, metavar="MM",
             help=f"Spacing {spacing}. By default that of the scans, or coarser for scans above {voxels} voxels.",
         ),
         click.option(
@@ -137,13 +102,13 @@ def of_scans(
 SCANS = of_scans()
 SEGMENTATION = (
     click.option(
-        "--crop", nargs=3, type=_COUNT, metavar="X Y Z", help="Size of the crops at --spacing in voxels."
+        "--crop", nargs=3, type=COUNT, metavar="X Y Z", help="Size of the crops at --spacing in voxels."
     ),
     click.option(
         "--widths", default="16,40,80,128", callback=_widths, show_default=True, metavar="N,...",
         help="Channels, finest first.",
     ),
-    click.option("--blocks", type=_COUNT, default=1, show_default=True, help="Residual blocks per level."),
+    click.option("--blocks", type=COUNT, default=1, show_default=True, help="Residual blocks per level."),
     click.option(
         "--folds", type=Whole(min=2), metavar="K", help="Cross-validation: K models in fold-1, ..."
     ),
@@ -158,7 +123,7 @@ PDD = (
         "--features", type=click.Choice(["obelisk", "mind-ssc"]), default="obelisk", show_default=True,
         help="Learned features, or hand-made ones with a learned regularisation.",
     ),
-    click.option("--channels", type=_COUNT, default=16, show_default=True, help="Number of learned features."),
+    click.option("--channels", type=COUNT, default=16, show_default=True, help="Number of learned features."),
     click.option(
         "--loss", type=click.Choice(["non-local", "warped", "self-similarity", "truth"]), default="non-local",
         show_default=True,
@@ -219,11 +184,11 @@ PDD = (
         help="Strength of the random changes of the intensities: gamma, contrast, brightness, noise and blur.",
     ),
     click.option(
-        "--stride", type=_COUNT, metavar="N",
+        "--stride", type=COUNT, metavar="N",
         help="Voxels per feature along each axis. By default so many that a scan has at most 150,000 features.",
     ),
     click.option(
-        "--pairs", type=_COUNT, default=6, show_default=True, metavar="N", help="Upper limit of the validation pairs."
+        "--pairs", type=COUNT, default=6, show_default=True, metavar="N", help="Upper limit of the validation pairs."
     ),
     click.option(
         "--synthetic", is_flag=True, help="Learn from random shapes in random contrasts instead of scans; no DATA."
@@ -244,16 +209,16 @@ ORGANS = (
         help="A search, as in pdd-train pdd. By default 0.4 15 32 and then 0.15 11 39.",
     ),
     click.option(
-        "--stride", type=_COUNT, default=3, show_default=True, metavar="N",
+        "--stride", type=COUNT, default=3, show_default=True, metavar="N",
         help="Voxels of the network's images per feature along each axis.",
     ),
     click.option(
-        "--extent", nargs=3, type=_POSITIVE, metavar="X Y Z",
+        "--extent", nargs=3, type=POSITIVE, metavar="X Y Z",
         help="Size in voxels of the network's images that reach and numbers of control points refer to, so that larger "
         "images get more control points. By default each image's own.",
     ),
     click.option(
-        "--temperature", type=_POSITIVE, default=20_000.0, show_default=True,
+        "--temperature", type=POSITIVE, default=20_000.0, show_default=True,
         help="Factor of the costs; larger gives sharper distributions.",
     ),
     click.option(

@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._cohort import INITIALISE, MODEL, QUIET, SMOOTHNESS, SPACING, batch_progress, where_to_register
-from itk_pdd.cli._console import PATH, POSITIVE, SETTINGS
+from itk_pdd.cli import _cohort
+from itk_pdd.cli._console import PATH, POSITIVE, RESUMABLE, SETTINGS, file, flag, names, option, running
 
 from itk_pdd._version import __version__
 from itk_pdd.errors import counted
 
 OUTPUTS = ("field", "warped", "labels", "transform", "inverse", "uncertainty", "report")
-
-
-def _outputs(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
-    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _chunk(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -30,35 +26,29 @@ def _chunk(context: click.Context, parameter: click.Parameter, value: str | None
 
 @click.command(context_settings=SETTINGS)
 @click.argument("pairs", type=PATH, required=False)
-@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder for the results.")
-@click.option("--fixed", type=PATH, metavar="IMAGE", help="One fixed image for all --moving images or for --bids.")
-@click.option("--moving", metavar="PATTERN", help="The moving images: 'scans/*.nii.gz', in quotes.")
-@click.option(
-    "--bids",
-    type=PATH,
-    metavar="FOLDER",
-    help="The images of a BIDS folder, to --fixed, or each session to the first one of its subject.",
-)
-@click.option("--suffix", default="T1w", show_default=True, metavar="NAME", help="Kind of the images of --bids.")
-@click.option(
+@file("-o", "--output", "FOLDER", "Folder for the results.", required=True)
+@file("--fixed", "IMAGE", "One fixed image for all --moving images or for --bids.")
+@option("--moving", "PATTERN", "The moving images: 'scans/*.nii.gz', in quotes.")
+@file("--bids", "FOLDER", "The images of a BIDS folder, to --fixed, or each session to the first one of its subject.")
+@option("--suffix", "NAME", "Kind of the images of --bids.", default="T1w")
+@option(
     "--outputs",
-    callback=_outputs,
+    "NAME,...",
+    f"What to write for each pair: {', '.join(OUTPUTS)}.",
+    callback=names,
     default="field,warped,labels",
-    show_default=True,
-    metavar="NAME,...",
-    help=f"What to write for each pair: {', '.join(OUTPUTS)}.",
 )
-@MODEL
-@INITIALISE
-@SMOOTHNESS
-@SPACING
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-@click.option("--force", is_flag=True, help="Use a trained model even on images that it is not made for.")
-@where_to_register
-@click.option("--chunk", callback=_chunk, metavar="I/N", help="Register part I of N of the list alone, in a job array.")
-@click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="End a registration that takes longer.")
-@click.option("--no-report", is_flag=True, help="Write no report.html.")
-@QUIET
+@_cohort.MODEL
+@_cohort.INITIALISE
+@_cohort.SMOOTHNESS
+@_cohort.SPACING
+@option("--device", "NAME", "auto, cpu, cuda or cuda:1.", default="auto")
+@flag("--force", "Use a trained model even on images that it is not made for.")
+@_cohort.where_to_register
+@option("--chunk", "I/N", "Register part I of N of the list alone, in a job array.", callback=_chunk)
+@option("--time-limit", "SECONDS", "End a registration that takes longer.", type=POSITIVE)
+@flag("--no-report", "Write no report.html.")
+@_cohort.QUIET
 @click.version_option(__version__, prog_name="pdd-batch")
 def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
     """Register the pairs of a list, start again where it stopped, and report on all of them.
@@ -85,9 +75,6 @@ def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
       0 all pairs are done    1 a pair failed, or an input cannot be used    2 wrong usage
       3 a result cannot be written    130 interrupted    143, 129 ended by SIGTERM, SIGHUP
     """
-    from itk_pdd.cli._console import FAILED, INTERRUPTED, RESUMABLE, exit_codes, logging_to_stderr
-    from itk_pdd.cli._interrupt import interruptible
-
     sources = [
         name
         for name, value in (("PAIRS", pairs), ("--moving", options["moving"]), ("--bids", options["bids"]))
@@ -99,10 +86,10 @@ def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
         raise click.UsageError("--moving needs --fixed.")
     if pairs is not None and options["fixed"]:
         raise click.UsageError("--fixed has no meaning with PAIRS, which has a column of that name: leave it out.")
-    with interruptible(INTERRUPTED, RESUMABLE), exit_codes(RESUMABLE), logging_to_stderr(0):
+    with running(stopped=RESUMABLE):
         from itk_pdd.cohort.batch import register_batch
 
-        with batch_progress(quiet) as progress:
+        with _cohort.batch_progress(quiet) as progress:
             found = register_batch(pairs, output, report=not options.pop("no_report"), progress=progress, **options)
     if not quiet:
         words = [f"{counted(len(found.records) - len(found.failed), 'pair')} done ({found.made} of them now)"]
@@ -110,10 +97,7 @@ def main(pairs: Path | None, output: Path, quiet: bool, **options: Any) -> None:
             found.waiting
         )
         click.echo(f"{', '.join(words)}: {output / 'summary.csv'}")
-    for name, reason in found.failed.items():
-        click.echo(f"Error: {name}: {reason}.", err=True)
-    if found.failed:
-        click.get_current_context().exit(FAILED)
+    _cohort.end_with(found.failed)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS, Number
+from itk_pdd.cli import _console
+from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS, Number, choice, file, flag, names, option
 
 from itk_pdd._version import __version__
-
-
-def _names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
-    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _groups(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, list[int]]:
@@ -44,67 +41,52 @@ def _show_methods(context: click.Context, parameter: click.Parameter, value: boo
 
 @click.command(context_settings=SETTINGS)
 @click.argument("pairs", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder for the results.")
-@click.option(
+@file("-o", "--output", "FOLDER", "Folder for the results.", required=True)
+@option(
     "--methods",
-    callback=_names,
+    "NAME,...",
+    "Methods, separated by commas; the others are tested against the first.",
+    callback=names,
     default="pdd",
-    show_default=True,
-    metavar="NAME,...",
-    help="Methods, separated by commas; the others are tested against the first.",
 )
-@click.option(
+@option(
     "--command",
     "commands",
-    multiple=True,
-    metavar="TEMPLATE",
-    help="Any other program: 'mytool {fixed} {moving} -o {field}', or 'NAME=mytool ...' to name it. It has to write "
+    "TEMPLATE",
+    "Any other program: 'mytool {fixed} {moving} -o {field}', or 'NAME=mytool ...' to name it. It has to write "
     "a field of LPS millimetres; {fixed_mask}, {fixed_labels}, {fixed_points}, those of the moving image, {threads} "
     "and {folder} can be asked for, too.",
-)
-@click.option(
-    "--list-methods",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_methods,
-    help="List the methods and stop.",
-)
-@click.option("--settings", metavar="FOLDER", help="Settings of the methods: a folder, or a preset of the package.")
-@click.option("--clamp", nargs=2, type=float, metavar="LOW HIGH", help="Clamp the intensities for all methods.")
-@click.option(
-    "--start",
-    type=click.Choice(["none", "centre"]),
-    default="none",
-    show_default=True,
-    help="centre: shift the moving image so that the centres of both grids coincide, for all methods.",
-)
-@click.option(
-    "--group",
-    "groups",
     multiple=True,
-    callback=_groups,
-    metavar="NAME=LABEL,...",
-    help="Also report the mean over these labels.",
 )
-@click.option("--inverse-consistency", is_flag=True, help="Also register the swapped pairs and compare both fields.")
-@click.option("--fields", is_flag=True, help="Keep the displacement fields.")
+@flag("--list-methods", "List the methods and stop.", is_eager=True, expose_value=False, callback=_show_methods)
+@option("--settings", "FOLDER", "Settings of the methods: a folder, or a preset of the package.")
+@option("--clamp", "LOW HIGH", "Clamp the intensities for all methods.", nargs=2, type=float)
+@choice(
+    "--start",
+    ["none", "centre"],
+    "centre: shift the moving image so that the centres of both grids coincide, for all methods.",
+    default="none",
+)
+@option(
+    "--group", "groups", "NAME=LABEL,...", "Also report the mean over these labels.", multiple=True, callback=_groups
+)
+@flag("--inverse-consistency", "Also register the swapped pairs and compare both fields.")
+@flag("--fields", "Keep the displacement fields.")
 @click.option("--jobs", type=COUNT, default=1, show_default=True, help="Registrations at a time.")
 @click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of each.")
-@click.option("--time-limit", type=POSITIVE, metavar="SECONDS", help="Longest time of one registration.")
-@click.option("--memory-limit", type=POSITIVE, metavar="GIB", help="Most memory of one registration.")
-@click.option("--retry-failed", is_flag=True, help="Do again what failed before.")
-@click.option("--no-report", is_flag=True, help="Write the tables only, and keep no pictures.")
-@click.option(
+@option("--time-limit", "SECONDS", "Longest time of one registration.", type=POSITIVE)
+@option("--memory-limit", "GIB", "Most memory of one registration.", type=POSITIVE)
+@flag("--retry-failed", "Do again what failed before.")
+@flag("--no-report", "Write the tables only, and keep no pictures.")
+@option(
     "--report-size",
+    "MB",
+    "About how large report.html may become: a larger one shows more pairs, and finer images.",
     type=Number(min=1),
     default=60.0,
-    show_default=True,
-    metavar="MB",
-    help="About how large report.html may become: a larger one shows more pairs, and finer images.",
 )
-@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the bootstrap.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@option("--seed", "N", "Seed of the bootstrap.", type=int, default=0)
+@flag("-q", "--quiet", "Say nothing but errors.")
 @click.version_option(__version__, prog_name="pdd-compare")
 def main(pairs: Path, output: Path, quiet: bool, **options: Any) -> None:
     """Register PAIRS by several methods under one set of rules and compare the results.
@@ -124,7 +106,6 @@ def main(pairs: Path, output: Path, quiet: bool, **options: Any) -> None:
       0 done    1 a pair or another input cannot be used, or every registration failed    2 wrong usage
       3 a result cannot be written    130 interrupted    143, 129 ended by SIGTERM, SIGHUP
     """
-    from itk_pdd.cli._console import FAILED, INTERRUPTED, RESUMABLE, exit_codes
     from itk_pdd.cli._interrupt import interruptible
 
     clamp = options["clamp"]
@@ -133,7 +114,7 @@ def main(pairs: Path, output: Path, quiet: bool, **options: Any) -> None:
             f"expected the lower value first, found {clamp[0]:g} {clamp[1]:g}.", param_hint="--clamp"
         )
     try:
-        with interruptible(INTERRUPTED, RESUMABLE), exit_codes(RESUMABLE):
+        with interruptible(_console.INTERRUPTED, _console.RESUMABLE), _console.exit_codes(_console.RESUMABLE):
             from itk_pdd.commands.compare import compare_files
             from itk_pdd.evaluation.run import Rules
 
@@ -156,7 +137,7 @@ def main(pairs: Path, output: Path, quiet: bool, **options: Any) -> None:
     for problem in found.problems:
         click.echo(f"Error: {problem}.", err=True)
     if found.problems:
-        click.get_current_context().exit(FAILED)
+        click.get_current_context().exit(_console.FAILED)
 
 
 if __name__ == "__main__":

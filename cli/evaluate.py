@@ -6,26 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._console import Whole
+from itk_pdd.cli._console import COUNT, PATH, SETTINGS, Whole, file, flag, option, progress_bar, running
 
 from itk_pdd._version import __version__
 
-PATH = click.Path(path_type=Path)
 
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=SETTINGS)
 @click.argument("data", type=PATH)
-@click.option(
-    "-m", "--model", default="auto", show_default=True, metavar="MODEL", help="Name of a model, or its folder."
-)
-@click.option("-o", "--output", type=PATH, metavar="CSV", help="Write a row per pair (or scan) and label.")
-@click.option(
-    "--segmentation", is_flag=True, help="Measure the segmentation of the model's network instead of registrations."
-)
-@click.option("--split", metavar="NAME", help="Use the scans of this split only; all by default.")
-@click.option("--pairs", type=Whole(min=1), metavar="N", help="Register N pairs, drawn with --seed; all by default.")
+@option("-m", "--model", "MODEL", "Name of a model, or its folder.", default="auto")
+@file("-o", "--output", "CSV", "Write a row per pair (or scan) and label.")
+@flag("--segmentation", "Measure the segmentation of the model's network instead of registrations.")
+@option("--split", "NAME", "Use the scans of this split only; all by default.")
+@option("--pairs", "N", "Register N pairs, drawn with --seed; all by default.", type=COUNT)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=Whole(min=1), help="CPU threads; all by default.")
+@click.option("--threads", type=COUNT, help="CPU threads; all by default.")
 @click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Seed of the pairs that --pairs draws.")
 @click.option("-v", "--verbose", count=True, help="Tell what is done.")
 @click.version_option(__version__, prog_name="pdd-evaluate")
@@ -35,13 +29,9 @@ def main(data: Path, output: Path | None, segmentation: bool, verbose: int, **op
     Registers all ordered pairs and prints the mean Dice of each label, the share of folded voxels in percent and the
     standard deviation of log(J + 3); with --segmentation the Dice of the organs that the model's network finds.
     """
-    from itk_pdd.cli._console import INTERRUPTED, STOPPED, exit_codes, logging_to_stderr, progress_bar
-    from itk_pdd.cli._interrupt import interruptible
-
     from itk_pdd.errors import RegistrationError
 
-    guard = interruptible(INTERRUPTED, STOPPED)
-    with guard, logging_to_stderr(verbose), exit_codes(), progress_bar() as progress:
+    with running(verbose), progress_bar() as progress:
         measure = _segmentation if segmentation else _registration
         rows = measure(data, options, progress)
         if not rows:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
-from itk_pdd.cli import _guidance, _series
-from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS
+from itk_pdd.cli import _console, _guidance, _series
+from itk_pdd.cli._console import COUNT, PATH, POSITIVE, SETTINGS, choice, file, flag, option, progress_bar, running
 
 import itk_pdd
 from itk_pdd._version import __version__
@@ -72,166 +72,130 @@ class _Model(click.Option):
 @click.command(cls=_Groups, context_settings=SETTINGS)
 @click.argument("fixed", type=PATH, required=False)
 @click.argument("moving", type=PATH, required=False)
-@click.option(
+@file(
     "-o",
     "--output",
-    type=PATH,
-    metavar="FIELD",
-    help="Displacement field on the grid of FIXED: vectors "
+    "FIELD",
+    "Displacement field on the grid of FIXED: vectors "
     "from fixed to moving points in mm (LPS). .nii.gz, .nii, .mha, .nrrd; .h5 or .tfm for a transform.",
 )
-@click.option(
-    "--warped",
-    type=PATH,
-    metavar="IMAGE",
-    help="MOVING resampled onto FIXED (linear, pixel type kept, all volumes of a series).",
+@file("--warped", "IMAGE", "MOVING resampled onto FIXED (linear, pixel type kept, all volumes of a series).")
+@option("--default", "VALUE", "Value of --warped outside MOVING.  [default: its background as found]", type=float)
+@file("--transform", "FILE", "The field as an ITK transform: .h5, .tfm, .mat.")
+@file(
+    "--composite", "FILE", "An ITK composite of the initial transform and the deformable part, kept apart: .h5, .tfm."
 )
-@click.option(
-    "--default",
-    type=float,
-    metavar="VALUE",
-    help="Value of --warped outside MOVING.  [default: its background as found]",
-)
-@click.option("--transform", type=PATH, metavar="FILE", help="The field as an ITK transform: .h5, .tfm, .mat.")
-@click.option(
-    "--composite",
-    type=PATH,
-    metavar="FILE",
-    help="An ITK composite of the initial transform and the deformable part, kept apart: .h5, .tfm.",
-)
-@click.option(
+@file(
     "--inverse",
-    type=PATH,
-    metavar="FIELD",
-    help="Displacement field on the grid of MOVING, from moving to fixed points in mm; formats as --output. "
+    "FIELD",
+    "Displacement field on the grid of MOVING, from moving to fixed points in mm; formats as --output. "
     "-v tells its error.",
 )
-@click.option(
+@file(
     "--elastix",
-    type=PATH,
-    metavar="FILE",
-    help="elastix' parameter file (.txt) for transformix, and the field it names beside it (.field.nii.gz); run "
+    "FILE",
+    "elastix' parameter file (.txt) for transformix, and the field it names beside it (.field.nii.gz); run "
     "transformix in their folder.",
 )
-@click.option(
-    "--warped-labels",
-    type=PATH,
-    metavar="IMAGE",
-    help="The --moving-labels resampled onto FIXED (nearest neighbour, pixel type kept).",
-)
-@click.option(
+@file("--warped-labels", "IMAGE", "The --moving-labels resampled onto FIXED (nearest neighbour, pixel type kept).")
+@file(
     "--report",
-    type=PATH,
-    metavar="HTML",
-    help="A page to look at the result: the verdict with its signs, a viewer in three planes, the Jacobian.",
+    "HTML",
+    "A page to look at the result: the verdict with its signs, a viewer in three planes, the Jacobian.",
 )
-@click.option(
+@file(
     "--record",
-    type=PATH,
-    metavar="JSON",
-    help="A record: versions, command, options, model, inputs with checksums and geometry, time, memory, verdict and "
+    "JSON",
+    "A record: versions, command, options, model, inputs with checksums and geometry, time, memory, verdict and "
     "warnings. File names go without their folders.",
 )
-@click.option("--record-paths", is_flag=True, help="Keep the folders of file names in the --record.")
-@click.option(
+@flag("--record-paths", "Keep the folders of file names in the --record.")
+@file(
     "--uncertainty",
-    type=PATH,
-    metavar="IMAGE",
-    help="How far the result can be believed: standard deviation of the displacement in mm, on the grid of FIXED. "
+    "IMAGE",
+    "How far the result can be believed: standard deviation of the displacement in mm, on the grid of FIXED. "
     "Also tells within how many mm half of the body, and 95 % of it, is located (the body: where FIXED shows "
     "something, or its mask), and draws the map in the --report.",
 )
-@click.option(
+@file(
     "--covariance",
-    type=PATH,
-    metavar="IMAGE",
-    help="Its whole covariance in mm^2, with the components xx, xy, xz, yy, yz, zz of ITK's symmetric tensors.",
+    "IMAGE",
+    "Its whole covariance in mm^2, with the components xx, xy, xz, yy, yz, zz of ITK's symmetric tensors.",
 )
-@click.option("--entropy", type=PATH, metavar="IMAGE", help="Its entropy in nats; larger is less certain.")
-@click.option(
+@file("--entropy", "IMAGE", "Its entropy in nats; larger is less certain.")
+@file(
     "--label-probabilities",
-    type=PATH,
-    metavar="IMAGE",
-    help="Probability of each of the --moving-labels on FIXED, one component per label, 0 first.",
+    "IMAGE",
+    "Probability of each of the --moving-labels on FIXED, one component per label, 0 first.",
 )
-@click.option(
-    "--label-entropy", type=PATH, metavar="IMAGE", help="Entropy of the carried labels in nats; 0 where certain."
-)
-@click.option(
+@file("--label-entropy", "IMAGE", "Entropy of the carried labels in nats; 0 where certain.")
+@option(
     "--initial-transform",
-    multiple=True,
-    metavar="FILE",
-    help="Start here: a transform from fixed to moving points (.h5, .tfm, .txt, .mat; ANTs' 0GenericAffine.mat and "
+    "FILE",
+    "Start here: a transform from fixed to moving points (.h5, .tfm, .txt, .mat; ANTs' 0GenericAffine.mat and "
     "elastix' TransformParameters.txt too) or a displacement field image in mm. Several are given in ANTs' order "
     "(1Warp.nii.gz, then 0GenericAffine.mat); '[file,1]' inverts a linear one. It becomes part of the result.",
+    multiple=True,
 )
-@click.option(
+@choice(
     "--initialise",
-    type=click.Choice(["none", "center", "affine"]),
+    ["none", "center", "affine"],
+    "Find a start: put the centres (of both masks, if given) on each other, or search an affine.",
     default="none",
-    show_default=True,
-    help="Find a start: put the centres (of both masks, if given) on each other, or search an affine.",
 )
-@click.option("--fixed-mask", type=PATH, metavar="IMAGE", help="Voxels other than 0 count; on the grid of FIXED.")
-@click.option("--moving-mask", type=PATH, metavar="IMAGE", help="The same for MOVING.")
-@click.option(
+@file("--fixed-mask", "IMAGE", "Voxels other than 0 count; on the grid of FIXED.")
+@file("--moving-mask", "IMAGE", "The same for MOVING.")
+@file(
     "--fixed-labels",
-    type=PATH,
-    metavar="IMAGE",
-    help="Label image on the grid of FIXED: with --moving-labels their Dice overlap before and after is told (-v), "
+    "IMAGE",
+    "Label image on the grid of FIXED: with --moving-labels their Dice overlap before and after is told (-v), "
     "recorded and reported, and the --report draws the contours of both.",
 )
-@click.option(
+@file(
     "--moving-labels",
-    type=PATH,
-    metavar="IMAGE",
-    help="Label image in the space of MOVING, warped to --warped-labels and drawn in the --report.",
+    "IMAGE",
+    "Label image in the space of MOVING, warped to --warped-labels and drawn in the --report.",
 )
 @_guidance.guidance_options
 @_series.series_options
-@click.option("--model", cls=_Model, default="auto", show_default=True, metavar="NAME", help="A model.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-@click.option("--threads", type=COUNT, metavar="N", help="CPU threads  [default: all]")
-@click.option(
+@option("--model", "NAME", "A model.", cls=_Model, default="auto")
+@option("--device", "NAME", "auto, cpu, cuda or cuda:1.", default="auto")
+@option("--threads", "N", "CPU threads  [default: all]", type=COUNT)
+@option(
     "--memory",
-    type=POSITIVE,
-    metavar="GB",
-    help="Hold no more than this in memory: slower, and coarser (with a warning) where that is not enough.  "
+    "GB",
+    "Hold no more than this in memory: slower, and coarser (with a warning) where that is not enough.  "
     "[default: what is free]",
-)
-@click.option(
-    "--spacing",
     type=POSITIVE,
-    metavar="MM",
-    help="Compare the images at this voxel size in mm; smaller is more exact and slower.  [default: the model's]",
 )
-@click.option(
+@option(
+    "--spacing",
+    "MM",
+    "Compare the images at this voxel size in mm; smaller is more exact and slower.  [default: the model's]",
+    type=POSITIVE,
+)
+@option(
     "--smoothness",
+    "FACTOR",
+    "Of the model's regularisation: 2 gives a smoother field, 0.5 one that fits more closely.",
     type=POSITIVE,
     default=1.0,
-    show_default=True,
-    metavar="FACTOR",
-    help="Of the model's regularisation: 2 gives a smoother field, 0.5 one that fits more closely.",
 )
-@click.option(
+@option(
     "--seed",
+    "N",
+    "Not used: nothing is random, and the same input gives the same result. Accepted for compatibility.",
     type=int,
     default=0,
-    show_default=True,
-    metavar="N",
-    help="Not used: nothing is random, and the same input gives the same result. Accepted for compatibility.",
 )
-@click.option(
+@choice(
     "--stages",
-    type=click.Choice(["all", "affine"]),
-    default="all",
-    show_default=True,
-    help="affine: stop after the alignment (--initialise, affine by default). --transform writes it as a linear "
+    ["all", "affine"],
+    "affine: stop after the alignment (--initialise, affine by default). --transform writes it as a linear "
     "transform, -o its displacements.",
+    default="all",
 )
-@click.option(
-    "--force", is_flag=True, help="Use a trained model even on images that it is not made for, which else is an error."
-)
+@flag("--force", "Use a trained model even on images that it is not made for, which else is an error.")
 @click.option(
     "--quality/--no-quality",
     default=True,
@@ -239,14 +203,11 @@ class _Model(click.Option):
     help="Judge the result: good, look, or probably failed, with the reasons; where in doubt, small copies are "
     "registered again, in a second or two. Told on a terminal or with -v, and always where it is not good.",
 )
-@click.option(
-    "--strict", is_flag=True, help="End with exit code 4 if the registration has probably failed; files are written."
-)
-@click.option(
+@flag("--strict", "End with exit code 4 if the registration has probably failed; files are written.")
+@file(
     "--demo",
-    type=PATH,
-    metavar="DIR",
-    help="Make a labelled synthetic abdominal pair in DIR, register it and draw overview.png; takes no other input.",
+    "DIR",
+    "Make a labelled synthetic abdominal pair in DIR, register it and draw overview.png; takes no other input.",
 )
 @click.option("-v", "--verbose", count=True, help="Say what is done; -vv says more.")
 @click.version_option(__version__, prog_name="pdd-register")
@@ -268,8 +229,6 @@ def main(**arguments: Any) -> None:
       3 an output cannot be written    4 with --strict: written, but it has probably failed
       130 interrupted    143, 129 ended by SIGTERM, SIGHUP
     """
-    from itk_pdd.cli import _console, _interrupt
-
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     folder, verbosity, summary = arguments.pop("demo"), arguments.pop("verbose"), ""
     strict, failed, context = arguments.pop("strict"), False, click.get_current_context()
@@ -290,12 +249,7 @@ def main(**arguments: Any) -> None:
         raise click.UsageError("--strict needs a verdict: leave --stages affine, --no-quality and --demo out.")
     if arguments["initialise"] == "none":
         arguments["initialise"] = None
-    with (
-        _interrupt.interruptible(_console.INTERRUPTED, _console.STOPPED),
-        _console.exit_codes(),
-        _console.logging_to_stderr(verbosity),
-        _console.progress_bar() as progress,
-    ):
+    with running(verbosity), progress_bar() as progress:
         if series["series"]:
             _series.register(fixed, moving, series, arguments, progress)
         elif folder is None:

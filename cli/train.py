@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import click
-from itk_pdd.cli._console import SETTINGS
+from itk_pdd.cli._console import PATH, RESUMABLE, SETTINGS, exit_codes, options, progress_bar, running
 from itk_pdd.cli._train_options import (
     METHOD,
     ORGANS,
@@ -17,9 +17,7 @@ from itk_pdd.cli._train_options import (
     check_method,
     check_pairs,
     common,
-    data,
     of_scans,
-    options,
 )
 
 from itk_pdd._version import __version__
@@ -53,7 +51,8 @@ class _Trainings(click.Group):
 
 
 @click.group(cls=_Trainings, invoke_without_command=True, context_settings=SETTINGS)
-@options(data(required=False), METHOD, *common(), *SCANS, *SEGMENTATION, *PDD)
+@click.argument("data", type=PATH, required=False)
+@options(METHOD, *common(), *SCANS, *SEGMENTATION, *PDD)
 @click.version_option(__version__, prog_name="pdd-train")
 @click.pass_context
 def main(context: click.Context, **given: Any) -> None:
@@ -85,15 +84,16 @@ def main(context: click.Context, **given: Any) -> None:
 
 
 @main.command(context_settings=SETTINGS)
-@options(data(required=True), *common(), *SCANS, *SEGMENTATION)
+@click.argument("data", type=PATH)
+@options(*common(), *SCANS, *SEGMENTATION)
 def segmentation(**given: Any) -> None:
     """Train a network that names organs, which guide the registration, on the labelled scans of DATA."""
     _train("segmentation", **given)
 
 
 @main.command(context_settings=SETTINGS)
+@click.argument("data", type=PATH, required=False)
 @options(
-    data(required=False),
     *common(iterations=1000, batch="1 pair", rate="0.005 (for MIND-SSC features take 0.05)", validate_every=50),
     *of_scans(spacing="of the images that the network sees", voxels="eight million", elastic=0.04),
     *PDD,
@@ -110,8 +110,6 @@ def pdd(context: click.Context, **given: Any) -> None:
 def organs(**given: Any) -> None:
     """Make a PDD network that compares the organs which a trained network (folder SEGMENTATION) names. Nothing is
     trained."""
-    from itk_pdd.cli._console import exit_codes
-
     with exit_codes():
         from itk_pdd.commands.train import from_organs
 
@@ -126,11 +124,7 @@ def descriptor(**given: Any) -> None:
 
 
 def _train(method: str, *, verbose: int, **given: Any) -> None:
-    from itk_pdd.cli._console import INTERRUPTED, RESUMABLE, exit_codes, logging_to_stderr, progress_bar
-    from itk_pdd.cli._interrupt import interruptible
-
-    guard = interruptible(INTERRUPTED, RESUMABLE)
-    with guard, logging_to_stderr(verbose), exit_codes(RESUMABLE), progress_bar() as progress:
+    with running(verbose, RESUMABLE), progress_bar() as progress:
         from itk_pdd.commands.train import train
 
         command = shlex.join(["pdd-train", *sys.argv[1:]])

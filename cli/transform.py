@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from pathlib import Path
 from typing import Any
 
 import click
-from itk_pdd.cli._console import COUNT, PATH, SETTINGS
+from itk_pdd.cli._console import COUNT, PATH, SETTINGS, VERBOSE, choice, file, option, options, running
 
 from itk_pdd._version import __version__
 
-
-def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def apply(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
-TRANSFORMS = click.option(
+TRANSFORMS = option(
     "-t",
     "--transform",
     "transforms",
-    multiple=True,
-    required=True,
-    metavar="FILE",
-    help="A transform from FIXED to MOVING points: .h5, .tfm, .txt or .mat of ITK or ANTs, elastix' parameters (.txt), "
+    "FILE",
+    "A transform from FIXED to MOVING points: .h5, .tfm, .txt or .mat of ITK or ANTs, elastix' parameters (.txt), "
     "or a displacement field image in mm. Several are given in ANTs' order (1Warp.nii.gz, then "
     "0GenericAffine.mat): a fixed point goes through the first one first. "
     "'[0GenericAffine.mat,1]' asks for the inverse of a linear one. Affines of FreeSurfer (.lta), AFNI (.aff12.1D) "
     "and MINC (.xfm) are known by their names; say ras:FILE for greedy's and c3d's, fsl:FILE,FIXED,MOVING for FLIRT's.",
+    multiple=True,
+    required=True,
 )
-OUTPUT = click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Where the result goes.")
-REFERENCE = click.option(
+OUTPUT = file("-o", "--output", "FILE", "Where the result goes.", required=True)
+REFERENCE = file(
     "-r",
     "--reference",
-    type=PATH,
-    metavar="IMAGE",
-    help="The FIXED image; only its grid counts.  [default: the grid of the displacement field]",
+    "IMAGE",
+    "The FIXED image; only its grid counts.  [default: the grid of the displacement field]",
 )
-THREADS = click.option("--threads", type=COUNT, metavar="N", help="CPU threads  [default: all]")
+THREADS = option("--threads", "N", "CPU threads  [default: all]", type=COUNT)
 FORMS = click.Choice(["field", "composite", "elastix", "niftyreg", "voxels", "ras", "fsl", "lta", "afni", "xfm"])
-VERBOSE = click.option("-v", "--verbose", count=True, help="Say what is done.")
 
 
 @click.group(context_settings=SETTINGS)
@@ -72,109 +60,101 @@ def main() -> None:
     """
 
 
-def _run(verbose: int, function: str, *arguments: Any, module: str = "transform", **options: Any) -> None:
-    import importlib
-
-    from itk_pdd.cli import _console, _interrupt
-
-    guard = _interrupt.interruptible(_console.INTERRUPTED, _console.STOPPED)
-    with guard, _console.exit_codes(), _console.logging_to_stderr(verbose):
-        told = getattr(importlib.import_module(f"itk_pdd.commands.{module}"), function)(*arguments, **options)
+def _run(verbose: int, function: str, *arguments: Any, module: str = "transform", **settings: Any) -> None:
+    with running(verbose):
+        told = getattr(importlib.import_module(f"itk_pdd.commands.{module}"), function)(*arguments, **settings)
         if told:
             click.echo(told)
 
 
 @main.command(context_settings=SETTINGS)
 @click.argument("moving", type=PATH)
-@_options(TRANSFORMS, OUTPUT, REFERENCE)
-@click.option(
+@options(TRANSFORMS, OUTPUT, REFERENCE)
+@choice(
     "--interpolation",
-    type=click.Choice(["linear", "bspline", "sinc", "nearest"]),
+    ["linear", "bspline", "sinc", "nearest"],
+    "bspline is cubic, sinc has a Lanczos window of 5 voxels: sharper, slower, and beyond the range beside edges.",
     default="linear",
-    show_default=True,
-    help="bspline is cubic, sinc has a Lanczos window of 5 voxels: sharper, slower, and beyond the range beside edges.",
 )
-@click.option(
+@option(
     "--default",
+    "VALUE",
+    "Value outside MOVING.  [default: its background, such as -1000 for the air of a CT or 0 for an MR]",
     type=float,
-    metavar="VALUE",
-    help="Value outside MOVING.  [default: its background, such as -1000 for the air of a CT or 0 for an MR]",
 )
-@_options(THREADS, VERBOSE)
-def image(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+@options(THREADS, VERBOSE)
+def image(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **settings: Any) -> None:
     """Resample the image MOVING onto the grid of the fixed image; scalars or vectors, pixel type kept.
 
     Every volume of a series (4-D) is resampled. Diffusion tensors (NIfTI intent 1005, NRRD) are turned with the tissue;
     vectors are not.
     """
-    _run(verbose, "image_file", moving, output, transforms, **options)
+    _run(verbose, "image_file", moving, output, transforms, **settings)
 
 
 @main.command(context_settings=SETTINGS)
 @click.argument("moving", type=PATH)
-@_options(TRANSFORMS, OUTPUT, REFERENCE)
-@click.option(
+@options(TRANSFORMS, OUTPUT, REFERENCE)
+@choice(
     "--interpolation",
-    type=click.Choice(["nearest", "partial-volume"]),
+    ["nearest", "partial-volume"],
+    "partial-volume interpolates each label linearly and takes the one with the largest share: smoother borders.",
     default="nearest",
-    show_default=True,
-    help="partial-volume interpolates each label linearly and takes the one with the largest share: smoother borders.",
 )
-@_options(THREADS, VERBOSE)
-def labels(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+@options(THREADS, VERBOSE)
+def labels(moving: Path, output: Path, transforms: tuple[str, ...], verbose: int, **settings: Any) -> None:
     """Resample the label image MOVING onto the grid of the fixed image; any integer type, kept; 0 outside.
 
     3D Slicer's segmentations (.seg.nrrd) keep the names and colours of their segments.
     """
-    _run(verbose, "labels_file", moving, output, transforms, **options)
+    _run(verbose, "labels_file", moving, output, transforms, **settings)
 
 
 @main.command(context_settings=SETTINGS)
 @click.argument("file", type=PATH)
-@_options(TRANSFORMS, OUTPUT)
-@click.option(
+@options(TRANSFORMS, OUTPUT)
+@choice(
     "--to",
-    type=click.Choice(["fixed", "moving"]),
-    required=True,
-    help="Where the points go. fixed: FILE holds points of the moving image (the inverse is applied, to 0.0001 voxel). "
+    ["fixed", "moving"],
+    "Where the points go. fixed: FILE holds points of the moving image (the inverse is applied, to 0.0001 voxel). "
     "moving: FILE holds points of the fixed image (the transform itself is applied).",
+    required=True,
 )
-@click.option(
+@choice(
     "--coordinates",
     "system",
-    type=click.Choice(["LPS", "RAS"]),
-    help="Of CSV, VTK, STL, PLY and OBJ files, which need not say.  [default: what the file says, else LPS]",
+    ["LPS", "RAS"],
+    "Of CSV, VTK, STL, PLY and OBJ files, which need not say.  [default: what the file says, else LPS]",
 )
-@click.option(
+@choice(
     "--outside",
-    type=click.Choice(["error", "nearest", "skip"]),
-    default="error",
-    show_default=True,
-    help="Points outside the displacement field: refuse them, move them by its nearest displacement, or leave them out "
+    ["error", "nearest", "skip"],
+    "Points outside the displacement field: refuse them, move them by its nearest displacement, or leave them out "
     "(.csv, .fcsv).",
+    default="error",
 )
-@_options(VERBOSE)
-def points(file: Path, output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+@options(VERBOSE)
+def points(file: Path, output: Path, transforms: tuple[str, ...], verbose: int, **settings: Any) -> None:
     """Move the points of FILE: .csv (columns x, y, z in mm), 3D Slicer's .fcsv and .mrk.json, or a surface.
 
     Surfaces are .vtk, .vtp, .stl, .ply, .obj, .surf.gii and FreeSurfer's. The result has the format, the coordinate
     system and all other content of FILE; normals of surfaces are computed again or dropped.
     """
-    _run(verbose, "points_file", file, output, transforms, **options)
+    _run(verbose, "points_file", file, output, transforms, **settings)
 
 
 @main.command(context_settings=SETTINGS)
-@_options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
-def jacobian(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+@options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
+def jacobian(output: Path, transforms: tuple[str, ...], verbose: int, **settings: Any) -> None:
     """Write the determinant of the Jacobian per voxel of the fixed image (no unit), and print its range.
 
     Above 1 the moving image is larger than the fixed one; zero or less where the transform folds.
     """
-    _run(verbose, "jacobian_file", output, transforms, **options)
+    _run(verbose, "jacobian_file", output, transforms, **settings)
 
 
 @main.command(context_settings=SETTINGS)
-@_options(TRANSFORMS, OUTPUT, REFERENCE)
+@options(TRANSFORMS, OUTPUT, REFERENCE)
 @click.option(
     "--format",
     "form",
@@ -187,21 +167,17 @@ def jacobian(output: Path, transforms: tuple[str, ...], verbose: int, **options:
     "field in voxels (.nii.gz). Of linear transforms: ras (greedy, c3d; .mat), afni (.aff12.1D), xfm (MINC), and, with "
     "-r and --moving, fsl (FLIRT; .mat) and lta (FreeSurfer).",
 )
-@click.option("--moving", type=PATH, metavar="IMAGE", help="The MOVING image, for --format fsl and lta.")
-@_options(THREADS, VERBOSE)
-def compose(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+@file("--moving", "IMAGE", "The MOVING image, for --format fsl and lta.")
+@options(THREADS, VERBOSE)
+def compose(output: Path, transforms: tuple[str, ...], verbose: int, **settings: Any) -> None:
     """Write several transforms as one, from fixed to moving points, or convert one to another format."""
-    _run(verbose, "compose_file", output, transforms, **options)
+    _run(verbose, "compose_file", output, transforms, **settings)
 
 
 @main.command(context_settings=SETTINGS)
-@_options(TRANSFORMS, OUTPUT)
-@click.option(
-    "-r",
-    "--reference",
-    type=PATH,
-    metavar="IMAGE",
-    help="The MOVING image, on whose grid the inverse lies; not needed for linear transforms.",
+@options(TRANSFORMS, OUTPUT)
+@file(
+    "-r", "--reference", "IMAGE", "The MOVING image, on whose grid the inverse lies; not needed for linear transforms."
 )
 @click.option(
     "--format",
@@ -210,37 +186,37 @@ def compose(output: Path, transforms: tuple[str, ...], verbose: int, **options: 
     help="As for compose; composite is one transform file here. For fsl and lta give -r and --fixed.  [default: field, "
     "and composite for linear transforms without -r]",
 )
-@click.option("--fixed", type=PATH, metavar="IMAGE", help="The FIXED image, for --format fsl and lta.")
-@_options(THREADS, VERBOSE)
-def inverse(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+@file("--fixed", "IMAGE", "The FIXED image, for --format fsl and lta.")
+@options(THREADS, VERBOSE)
+def inverse(output: Path, transforms: tuple[str, ...], verbose: int, **settings: Any) -> None:
     """Write the inverse, from moving to fixed points, as a transform of its own, and print its error in mm.
 
     A displacement field on the grid of the moving image (.nii.gz, .mha, .nrrd, .h5, .tfm); for linear transforms
     without -r an affine transform (.tfm, .mat, .h5).
     """
-    _run(verbose, "inverse_file", output, transforms, **options)
+    _run(verbose, "inverse_file", output, transforms, **settings)
 
 
 @main.command(context_settings=SETTINGS)
-@_options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
-def halfway(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+@options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
+def halfway(output: Path, transforms: tuple[str, ...], verbose: int, **settings: Any) -> None:
     """Write the transform that, applied twice, is the given one, and print how exact it is.
 
     The half of linear transforms is exact and written as an affine transform (.tfm, .mat, .h5); with -r, and for
     fields, it is a displacement field.
     """
-    _run(verbose, "halfway_file", output, transforms, module="averages", **options)
+    _run(verbose, "halfway_file", output, transforms, module="averages", **settings)
 
 
 @main.command(context_settings=SETTINGS)
-@_options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
-def mean(output: Path, transforms: tuple[str, ...], verbose: int, **options: Any) -> None:
+@options(TRANSFORMS, OUTPUT, REFERENCE, THREADS, VERBOSE)
+def mean(output: Path, transforms: tuple[str, ...], verbose: int, **settings: Any) -> None:
     """Write the mean of several transforms of one fixed image.
 
     Linear transforms have a log-Euclidean mean (.tfm, .mat, .h5). With -r, or with fields among them, the displacements
     are averaged on one grid.
     """
-    _run(verbose, "mean_file", output, transforms, module="averages", **options)
+    _run(verbose, "mean_file", output, transforms, module="averages", **settings)
 
 
 if __name__ == "__main__":
