@@ -22,6 +22,7 @@ from itk_pdd.cohort.records import DONE, RECORDS, VIEWS, WORK
 from itk_pdd.cohort.summary import write_summary
 from itk_pdd.cohort.work import Work, work_off
 from itk_pdd.errors import RegistrationError
+from itk_pdd.io.messages import system_reason
 from itk_pdd.io.outputs import OutputError
 
 __all__ = ["Cohort", "Progress", "prepare_folder", "register_batch", "register_items"]
@@ -265,9 +266,7 @@ def prepare_folder(folder: Path) -> None:
         for part in ("", RECORDS, VIEWS, WORK):
             (folder / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"output: the folder {folder} cannot be made ({(error.strerror or str(error)).lower()})"
-        ) from error
+        raise OutputError(f"output: the folder {folder} cannot be made ({system_reason(error)})") from error
     if not os.access(folder, os.W_OK):
         raise OutputError(f"output: nothing can be written to the folder {folder}")
 

@@ -32,13 +32,13 @@ def items_of_bids(
     if not images:
         raise RegistrationError(f"bids: {folder} has no images sub-*/**/*_{suffix}.nii.gz")
     if fixed is not None:
-        space = _label(stem(Path(fixed)))
+        space = re.sub(r"[^0-9A-Za-z]", "", stem(Path(fixed))) or "fixed"  # what BIDS allows in a label
         items = [_item(Path(os.path.abspath(fixed)), each, root, space, suffix) for each in images]
     else:
         items = []
         for subject in sorted({each.relative_to(root).parts[0] for each in images}):
             own = [each for each in images if each.relative_to(root).parts[0] == subject]
-            space = _entities(own[0]).get("ses", "first")
+            space = dict(part.split("-", 1) for part in own[0].name.split("_")[:-1] if "-" in part).get("ses", "first")
             items += [_item(own[0], each, root, f"ses{space}", suffix) for each in own[1:]]
         if not items:
             raise RegistrationError(f"bids: no subject of {folder} has a second {suffix} image: give the fixed one")
@@ -76,12 +76,3 @@ def describe(folder: Path, source: Path) -> None:
     }
     with whole_file(folder / "dataset_description.json") as temporary:
         write_bytes(temporary, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _entities(path: Path) -> dict[str, str]:
-    return dict(part.split("-", 1) for part in path.name.split("_")[:-1] if "-" in part)
-
-
-def _label(text: str) -> str:
-    """Reduce a name to what BIDS allows in a label."""
-    return re.sub(r"[^0-9A-Za-z]", "", text) or "fixed"

@@ -185,17 +185,14 @@ def _jobs(place: Place, need: int, pairs: int) -> Any:
         raise RegistrationError("jobs of SLURM and PBS need dask-jobqueue: pip install dask-jobqueue") from None
     limit = int(max(need, (place.memory or 0) * 1e9))
     threads = place.threads or 1
+    pbs = f"select=1:ncpus={threads}:mem={math.ceil(limit / 2**20)}mb"
     cluster = getattr(dask_jobqueue, CLUSTERS[place.cluster])(
         cores=1,
         processes=1,
         memory=f"{math.ceil(limit / 2**20)}MiB",
         worker_extra_args=["--resources", f"{MEMORY}={limit}"],
-        **({"job_cpu": threads} if place.cluster == "slurm" else {"resource_spec": _pbs(threads, limit)}),
+        **({"job_cpu": threads} if place.cluster == "slurm" else {"resource_spec": pbs}),
     )
     count = min(place.workers or 1, pairs)
     cluster.adapt(minimum_jobs=count, maximum_jobs=count)  # a job that is lost is given in again
     return cluster
-
-
-def _pbs(threads: int, limit: int) -> str:
-    return f"select=1:ncpus={threads}:mem={math.ceil(limit / 2**20)}mb"

@@ -67,7 +67,7 @@ def fuse(
     ----------
     Wang H. et al., "Multi-atlas segmentation with joint label fusion", IEEE TPAMI 35(3), 2013.
     """
-    values = tuple(int(value) for value in np.unique([0, *(v for each in labels for v in np.unique(each))]))
+    values = _values(labels)
     box = _box(labels, settings)
     probabilities = np.zeros((len(values), *target.shape), np.float32)
     probabilities[0] = 1
@@ -88,9 +88,13 @@ def fuse(
 
 def majority(labels: Sequence[np.ndarray]) -> Fused:
     """Fuse labels by the number of atlases that have them."""
-    values = tuple(int(value) for value in np.unique([0, *(v for each in labels for v in np.unique(each))]))
+    values = _values(labels)
     votes = np.stack([sum((each == value).astype(np.float32) for each in labels) for value in values]) / len(labels)
     return _decided(votes, values)
+
+
+def _values(labels: Sequence[np.ndarray]) -> tuple[int, ...]:
+    return tuple(int(value) for value in np.unique([0, *(v for each in labels for v in np.unique(each))]))
 
 
 def _decided(probabilities: np.ndarray, values: tuple[int, ...]) -> Fused:
@@ -100,15 +104,14 @@ def _decided(probabilities: np.ndarray, values: tuple[int, ...]) -> Fused:
 
 def _box(labels: Sequence[np.ndarray], settings: Fusion) -> tuple[slice, ...]:
     """Bound the voxels that some atlas labels, with a margin."""
-    used = np.any([each != 0 for each in labels], axis=0)
-    margin = settings.radius + 4
+    from scipy import ndimage
+
+    used, margin = np.any([each != 0 for each in labels], axis=0), settings.radius + 4
     if not used.any():
         return tuple(slice(0, n) for n in used.shape)
-    found = []
-    for axis in range(used.ndim):
-        places = np.flatnonzero(used.any(axis=tuple(other for other in range(used.ndim) if other != axis)))
-        found.append(slice(max(0, int(places[0]) - margin), int(places[-1]) + margin + 1))
-    return tuple(found)
+    return tuple(
+        slice(max(0, s.start - margin), s.stop + margin) for s in ndimage.find_objects(used.astype(np.uint8))[0]
+    )
 
 
 def _weights(
@@ -134,7 +137,8 @@ def _weights(
         for j in range(i, count):
             together = ndimage.uniform_filter(errors[i] * errors[j], size, mode="nearest")[places]
             matrices[:, i, j] = matrices[:, j, i] = np.maximum(together, 0) ** settings.power
-    for part in _parts(len(matrices)):
+    for first in range(0, len(matrices), _BLOCK):
+        part = slice(first, first + _BLOCK)
         matrix = matrices[part].astype(np.float64)
         mean = np.trace(matrix, axis1=1, axis2=2)[:, None, None] / count
         matrix += np.eye(count) * (settings.ridge * mean + 1e-12)
@@ -142,11 +146,6 @@ def _weights(
         index: tuple[Any, ...] = (slice(None), *(place[part] for place in places))
         weights[index] = (found / found.sum(axis=1, keepdims=True)).T
     return weights
-
-
-def _parts(count: int) -> Iterator[slice]:
-    for first in range(0, count, _BLOCK):
-        yield slice(first, first + _BLOCK)
 
 
 def _levelled(array: np.ndarray, width: float) -> np.ndarray:

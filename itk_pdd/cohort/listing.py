@@ -111,7 +111,9 @@ def items_of_files(fixed: str | os.PathLike[str], moving: str | Sequence[str | o
             raise RegistrationError(f"moving is {moving!r}, which matches no file")
     else:
         found = [os.fspath(each) for each in ([moving] if isinstance(moving, str | os.PathLike) else moving)]
-    return items_of_rows({"fixed": fixed, "moving": each} for each in found if not _same(each, fixed))
+    return items_of_rows(
+        {"fixed": fixed, "moving": each} for each in found if os.path.abspath(each) != os.path.abspath(fixed)
+    )
 
 
 def _items(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Item]:
@@ -163,7 +165,3 @@ def _resolved(path: str, base: Path) -> str:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _same(first: Any, second: Any) -> bool:
-    return os.path.abspath(first) == os.path.abspath(second)

@@ -53,14 +53,8 @@ def perform(order: Mapping[str, Any]) -> dict[str, Any]:
     attempt = _begin(order)
     started, memory = time.perf_counter(), _own_memory()
     _quiet()
-    about = {
-        "name": item.name,
-        "key": order["key"],
-        "host": platform.node(),
-        "process": os.getpid(),
-        "attempts": attempt,
-        "run": order["run"],
-    }
+    about = {"name": item.name, "key": order["key"], "host": platform.node(), "process": os.getpid()}
+    about |= {"attempts": attempt, "run": order["run"]}
     try:
         if attempt > ATTEMPTS:
             raise _Given(f"the process that registered it ended {ATTEMPTS} times without a word (memory?)")
@@ -106,7 +100,9 @@ def _registered(
         wanted = [name for name in order["outputs"] if name != "labels" or "moving_labels" in given]
         if "labels" not in wanted:
             given.pop("moving_labels", None)
-        ways: dict[str, Any] = {name: stage / f"{name}{_ending(item.target(name))}" for name in wanted}
+        ways: dict[str, Any] = {
+            name: stage / f"{name}{''.join(Path(item.target(name)).name.partition('.')[1:])}" for name in wanted
+        }
         _clear_peak()
         result = register_files(
             item.files["fixed"],
@@ -239,8 +235,3 @@ def _clear_peak() -> None:
     """Let the kernel measure the largest memory of this process anew (Linux)."""
     with suppress(OSError), open("/proc/self/clear_refs", "w") as stream:
         stream.write("5")
-
-
-def _ending(target: str) -> str:
-    name = Path(target).name
-    return name[name.index(".") :] if "." in name else ""

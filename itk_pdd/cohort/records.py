@@ -117,6 +117,5 @@ def _model_digests(folder: Path) -> list[str | None]:
 
 
 def _as_list(value: Any) -> list[str]:
-    return (
-        [] if value is None else [os.fspath(each) for each in (value if isinstance(value, list | tuple) else [value])]
-    )
+    listed = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    return [os.fspath(each) for each in listed]

@@ -10,6 +10,7 @@ from typing import Any
 
 from itk_pdd.cohort.listing import Item
 from itk_pdd.cohort.records import DONE, FAILED, VIEWS
+from itk_pdd.io.messages import system_reason
 from itk_pdd.io.outputs import OutputError, whole_file, write_bytes
 from itk_pdd.report.cohort import Entry, cohort_page
 from itk_pdd.solver.record import without_folders
@@ -33,7 +34,7 @@ def write_summary(
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    writer.writerows({n: f"{v:.6g}" if isinstance(v, float) else v for n, v in row.items()} for row in rows)
     files = {"summary.csv": text.getvalue()}
     if report:
         known = [row for row in rows if row["status"] != "waiting"]
@@ -46,8 +47,7 @@ def write_summary(
             with whole_file(folder / name) as temporary:
                 write_bytes(temporary, content.encode("utf-8"))
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise OutputError(f"{folder / name} could not be written ({reason})") from error
+            raise OutputError(f"{folder / name} could not be written ({system_reason(error)})") from error
 
 
 def _row(item: Item, record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -83,7 +83,3 @@ def _entry(row: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> E
         figures if done else None,
         folder / VIEWS / f"{row['name']}.jpg" if done else None,
     )
-
-
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +22,13 @@ from itk_pdd.cohort.summary import write_summary
 from itk_pdd.errors import RegistrationError
 from itk_pdd.evaluation.datasets import read_table
 from itk_pdd.evaluation.metrics import dice, labels_of
+from itk_pdd.evaluation.tables import write_csv
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping, FieldMapping
 from itk_pdd.io import files
 from itk_pdd.io.fields import read_field
-from itk_pdd.io.outputs import whole_file, write_bytes
+from itk_pdd.io.outputs import whole_file
 from itk_pdd.io.transforms import as_mapping, transform_writer
 from itk_pdd.io.volume import Volume
 from itk_pdd.views.picture import window
@@ -42,6 +41,7 @@ __all__ = ["Template", "make_template", "read_scans"]
 log = logging.getLogger("itk_pdd")
 
 _AFFINE_ROUNDS = 2
+_IMAGES = (*files.IMAGE_EXTENSIONS, ".png", ".tif", ".jpg")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ def read_scans(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
         if not isinstance(source, str | os.PathLike):
             found = [os.path.abspath(each) for each in source]
         elif Path(source).is_dir():
-            found = [str(path.resolve()) for path in sorted(Path(source).iterdir()) if _is_image(path)]
+            found = [
+                str(path.resolve()) for path in sorted(Path(source).iterdir()) if path.name.lower().endswith(_IMAGES)
+            ]
         else:
             found = [os.path.abspath(each) for each in sorted(glob.glob(os.fspath(source), recursive=True))]
         scans = [Scan(name, path) for name, path in zip(distinct_names(found), found, strict=True)]
@@ -123,23 +125,16 @@ def make_template(
     transforms between template and scans. ``told`` is called with one line of text after each round; other options as
     for :func:`itk_pdd.register_batch`.
     """
+    options = {"model": os.fspath(model), "smoothness": smoothness, "spacing": spacing}
     with Workers(place or Place()) as workers:
-        return _made(read_scans(scans), Path(output), iterations, model, smoothness, spacing, workers, progress, told)
+        return _made(read_scans(scans), Path(output), iterations, options, workers, progress, told)
 
 
 def _made(
-    group: Sequence[Scan],
-    folder: Path,
-    iterations: int,
-    model: str | os.PathLike[str],
-    smoothness: float,
-    spacing: float | None,
-    workers: Workers,
-    progress: Progress | None,
-    told: Callable[[str], None],
-) -> Template:
+    group: Sequence[Scan], folder: Path, iterations: int, options: dict[str, Any], workers: Workers,
+    progress: Progress | None, told: Callable[[str], None],
+) -> Template:  # fmt: skip
     prepare_folder(folder)
-    options: dict[str, Any] = {"model": os.fspath(model), "smoothness": smoothness, "spacing": spacing}
     failed: dict[str, str] = {}
     grids = {scan.name: Volume.from_image(scan.image, name=scan.name).grid for scan in group}
     grid = common_grid(list(grids.values()))
@@ -150,10 +145,9 @@ def _made(
 
     def registered(label: str, chosen: Mapping[str, Any], outputs: Sequence[str], starts: Mapping[str, str]) -> Cohort:
         where = folder / "rounds" / label
+        fixed = str(_image_of(folder, before))
         items = [
-            Item(
-                scan.name, {"fixed": str(_image_of(folder, before)), "moving": scan.image, **_start(starts, scan.name)}
-            )
+            Item(scan.name, {"fixed": fixed, "moving": scan.image, **_start(starts, scan.name)})
             for scan in group
             if scan.name not in failed
         ]
@@ -193,7 +187,8 @@ def _made(
     final = _final(group, failed, before, folder, options, starts, workers, progress)
     score = _statistics([scan for scan in group if scan.name not in failed], folder, grid)
     files.write_image(template.to_simpleitk(), folder / "template.nii.gz")
-    _write_sharpness(found, folder)
+    rows = [{"round": label, "sharpness": value} for label, value in found.items()]
+    write_csv(rows, folder / "sharpness.csv", ("round", "sharpness"))
     write_summary(final.records, [Item(scan.name, {"moving": scan.image}) for scan in group], folder)
     return Template(folder / "template.nii.gz", found, score, failed)
 
@@ -290,18 +285,5 @@ def _write_affines(affine: Mapping[str, AffineMapping], folder: Path) -> dict[st
     return starts
 
 
-def _write_sharpness(found: Mapping[str, float], folder: Path) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [("round", "sharpness"), *((n, f"{v:.6g}") for n, v in found.items())]
-    )
-    with whole_file(folder / "sharpness.csv") as temporary:
-        write_bytes(temporary, text.getvalue().encode())
-
-
 def _start(starts: Mapping[str, str], name: str) -> dict[str, str]:
     return {"initial_transform": starts[name]} if starts else {}
-
-
-def _is_image(path: Path) -> bool:
-    return path.name.lower().endswith((*files.IMAGE_EXTENSIONS, ".png", ".tif", ".jpg"))

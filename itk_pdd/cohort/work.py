@@ -82,7 +82,8 @@ def work_off(
                     log.info("%s was lost by the worker %s; it is tried again", work.item.name, address)
                     again.append(work)
                     continue
-                record = failure(work.item, f"{_times(len(work.lost))} its worker ended without a word (memory?)")
+                times = "once" if len(work.lost) == 1 else f"{len(work.lost)} times"
+                record = failure(work.item, f"{times} its worker ended without a word (memory?)")
                 record["attempts"] = begun(work.order)
             elif record.get("again") and begun(work.order) < ATTEMPTS and len(work.lost) < _LOSSES:
                 again.append(replace(work, lost=(*work.lost, address)))
@@ -154,7 +155,3 @@ def _check(client: Any) -> None:
     """Raise an error if the scheduler is gone."""
     if client.status != "running":
         raise RegistrationError("the connection to the scheduler was lost: start it and give the same command again")
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"

@@ -14,6 +14,7 @@ import numpy as np
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.io import files, outputs
 from itk_pdd.io.fields import field_writer
+from itk_pdd.io.messages import system_reason
 from itk_pdd.io.volume import Volume
 from itk_pdd.registration import prepare, solve
 from itk_pdd.views import picture
@@ -46,7 +47,7 @@ def run_demo(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else (error.strerror or str(error)).lower()
+        reason = "it is a file" if isinstance(error, FileExistsError) else system_reason(error)
         raise outputs.OutputError(f"the folder {folder} cannot be made ({reason})") from error
     names = ("fixed", "moving", "fixed_labels", "moving_labels", "field", "truth", "warped", "warped_labels")
     targets = {name: outputs.Output(folder / f"{name}.nii.gz", name, (".nii.gz",)) for name in names}
@@ -62,7 +63,10 @@ def run_demo(
     field, grid = result.field, pair.fixed.grid
     still = DisplacementField.zeros(grid)
     before, after = (_warped(pair.moving, pair.moving_labels, each) for each in (still, field))
-    outlines = [_organs_only(labels) for labels in (pair.fixed_labels, before[1], after[1])]
+    outlines = [
+        Volume(np.where(labels.array <= _ORGANS, labels.array, 0), labels.grid)
+        for labels in (pair.fixed_labels, before[1], after[1])
+    ]
     drawing = picture.overview(pair.fixed, before[0], after[0], field, labels=outlines)
     writers: dict[str, Callable[[Path], None]] = {
         "fixed": partial(files.write_image, pair.fixed.to_simpleitk()),
@@ -77,10 +81,6 @@ def run_demo(
     }
     outputs.write_all([(targets[name], write) for name, write in writers.items()])
     return _summary(pair, [(still, before[1]), (field, after[1])], seconds, result.capture_range_mm, folder)
-
-
-def _organs_only(labels: Volume) -> Volume:
-    return Volume(np.where(labels.array <= _ORGANS, labels.array, 0), labels.grid)
 
 
 def _warped(moving: Volume, labels: Volume, field: DisplacementField) -> tuple[Volume, Volume]:

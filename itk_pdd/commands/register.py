@@ -36,8 +36,7 @@ from itk_pdd.warp.composition import inverse_field, kept_apart
 from itk_pdd.warp.images import value_outside, warp_image, warp_simpleitk
 
 if TYPE_CHECKING:
-    from itk_pdd.report.marks import Marks
-    from itk_pdd.solver.problem import Problem, Result
+    from itk_pdd.solver.problem import Result
 
 __all__ = ["register_files"]
 
@@ -265,18 +264,14 @@ def _overlap(maps: dict[str, Volume], start: Mapping | None, field: Displacement
 
 
 def _report_writer(
-    fixed: Any,
-    moving: Any,
-    problem: Any,
-    start: Any,
-    maps: dict[str, Any],
-    result: Result,
-    described: dict[str, Any],
+    fixed: Any, moving: Any, problem: Any, start: Any, maps: dict[str, Any], result: Result, described: dict[str, Any]
 ) -> Callable[[Path], None]:
     """Make the page of a registration and return what writes it."""
+    from itk_pdd.report.marks import Marks
     from itk_pdd.report.page import writer
     from itk_pdd.report.registration import registration_page
 
+    landmarks = None if problem.guidance is None else problem.guidance.landmarks
     text = registration_page(
         problem.fixed,
         problem.moving,
@@ -286,7 +281,7 @@ def _report_writer(
         fixed_mask=problem.fixed_mask,
         uncertainty=None if result.uncertainty is None else result.uncertainty.standard_deviation(),
         verdict=result.verdict,
-        marks=_marks(problem, result),
+        marks=None if landmarks is None else Marks(landmarks.fixed, landmarks.moving, result.landmarks),
         headline=None if result.uncertainty is None else result.uncertainty.headline,
         title=f"{Path(moving).name} registered to {Path(fixed).name}",
         facts={
@@ -310,14 +305,6 @@ def _chosen(options: dict[str, Any]) -> str:
     given = {k: v for k, v in options.items() if v is not None and v is not False}
     kept = {k: v for k, v in given.items() if k == "seed" or v != usual.get(k)}
     return ", ".join(k.replace("_", "-") if v is True else f"{k.replace('_', '-')} {v}" for k, v in kept.items())
-
-
-def _marks(problem: Problem, result: Result) -> Marks | None:
-    """Take the landmarks that guided the registration, for the report."""
-    from itk_pdd.report.marks import Marks
-
-    landmarks = None if problem.guidance is None else problem.guidance.landmarks
-    return None if landmarks is None else Marks(landmarks.fixed, landmarks.moving, result.landmarks)
 
 
 def _start(described: dict[str, Any], problem: Any) -> str:

@@ -85,7 +85,7 @@ def register_series(
     more = {name: outputs.Output(path, name, kinds) for name, path, kinds in extra if path is not None}
     given = None if points is None else read_points(points).own
     outputs.check_outputs([*targets, *more.values()], inputs=[each for each in (series, points) if each is not None])
-    phases = [_phase(image, number) for number in range(count)]
+    phases = [SimpleITK.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, number]) for number in range(count)]
     fields = _fields(phases, reference, threads, progress, options)
     if smooth_time > 0:
         fields = _smoothed(fields, reference, smooth_time)
@@ -146,12 +146,6 @@ def _smoothed(fields: Sequence[DisplacementField], reference: int, width: float)
         vectors = field.vectors if number == reference else np.asarray(total, np.float32)
         found.append(DisplacementField(vectors, field.grid))
     return found
-
-
-def _phase(image: Any, number: int) -> Any:
-    import SimpleITK
-
-    return SimpleITK.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, number])
 
 
 def _time(image: Any) -> tuple[float, float]:

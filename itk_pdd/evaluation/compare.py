@@ -250,7 +250,8 @@ def compare(
     _execute([run.job for run in todo], folder, jobs, program, report)
     if checks:
         wanted = {job["key"]: job for _, job in checks.values()}
-        wanted = {k: j for k, j in wanted.items() if not Path(j["result"]).is_file() and _both_there(j)}
+        wanted = {k: j for k, j in wanted.items() if not Path(j["result"]).is_file()}
+        wanted = {k: j for k, j in wanted.items() if Path(j["forward"]).is_file() and Path(j["backward"]).is_file()}
         _execute(list(wanted.values()), folder, jobs, program, lambda key, result: None)
         if not fields:
             shutil.rmtree(folder / "fields", ignore_errors=True)
@@ -277,10 +278,6 @@ def _field_there(run: Run, checks: Mapping[str, tuple[Run, dict[str, Any]]], fie
     back, check = checks[run.key]
     result = load_result(back, folder)
     return Path(check["result"]).is_file() or (result is not None and result["status"] == "failed")
-
-
-def _both_there(job: Mapping[str, Any]) -> bool:
-    return Path(job["forward"]).is_file() and Path(job["backward"]).is_file()
 
 
 def _consistency_jobs(runs: Sequence[Run], folder: Path) -> dict[str, tuple[Run, dict[str, Any]]]:

@@ -209,14 +209,14 @@ def _members(folder: Path, dataset: str, split: str) -> list[str]:
     return splits[split]
 
 
-def _chosen(members: list[str], count: int | None, seed: int) -> list[tuple[str, str]]:
-    """Choose all ordered pairs, or ``count`` of them in an order that depends on names and seed alone."""
+def _pairs(base: Path, image: str, label: str, members: list[str], count: int | None, seed: int) -> list[Pair]:
+    """Make all ordered pairs, or ``count`` of them in an order that depends on names and seed alone."""
     pairs = list(itertools.permutations(members, 2))
-    if count is None:
-        return pairs
-    if not 0 < count <= len(pairs):
-        raise RegistrationError(f"count must be between 1 and {len(pairs)}, found {count}.")
-    return sorted(pairs, key=lambda p: hashlib.sha256(f"{seed}/{p[0]}/{p[1]}".encode()).digest())[:count]
+    if count is not None:
+        if not 0 < count <= len(pairs):
+            raise RegistrationError(f"count must be between 1 and {len(pairs)}, found {count}.")
+        pairs = sorted(pairs, key=lambda p: hashlib.sha256(f"{seed}/{p[0]}/{p[1]}".encode()).digest())[:count]
+    return [Pair(*(base / kind.format(name) for kind in (image, label) for name in pair)) for pair in pairs]
 
 
 def abdomen_pairs(
@@ -226,28 +226,15 @@ def abdomen_pairs(
 
     ``protocol="abdomen_ct_learn2reg"`` takes the published split instead: 18 patients in train, 42 pairs of 7 in test.
     """
-    folder = data_folder()
-    base = folder / "abdomen_ct"
-    return [
-        Pair(
-            *[base / f"image_{n}.nii.gz" for n in pair],
-            *[base / f"label_{n}.nii.gz" for n in pair],
-        )
-        for pair in _chosen(_members(folder, protocol, split), count, seed)
-    ]
+    base = data_folder() / "abdomen_ct"
+    return _pairs(base, "image_{}.nii.gz", "label_{}.nii.gz", _members(base.parent, protocol, split), count, seed)
 
 
 def hippocampus_pairs(split: str = "validation", count: int | None = 20, seed: int = 0) -> list[Pair]:
     """Return ``count`` ordered pairs of different subjects of the hippocampus MR data, the same for the same seed."""
-    folder = data_folder()
-    base = folder / "hippocampus_mr"
-    return [
-        Pair(
-            *[base / "images" / f"{n}.nii.gz" for n in pair],
-            *[base / "labels" / f"{n}.nii.gz" for n in pair],
-        )
-        for pair in _chosen(_members(folder, "hippocampus_mr", split), count, seed)
-    ]
+    base = data_folder() / "hippocampus_mr"
+    members = _members(base.parent, "hippocampus_mr", split)
+    return _pairs(base, "images/{}.nii.gz", "labels/{}.nii.gz", members, count, seed)
 
 
 def lung_pair() -> Pair:

@@ -21,7 +21,8 @@ def background_of(array: np.ndarray) -> float:
     values, a value next to 0 is the noise about it: 0 is taken. An image of one value has no background: 0. NaN and
     infinite values do not count.
     """
-    sample = _finite(array[(slice(None, None, _step(array, _SAMPLE)),) * array.ndim])
+    step = max(1, round((array.size / _SAMPLE) ** (1 / array.ndim)))
+    sample = _finite(array[(slice(None, None, step),) * array.ndim])
     border = _finite(np.concatenate([array.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)]))
     if not sample.size or not border.size:
         return 0.0
@@ -40,10 +41,6 @@ def _finite(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind != "f":
         return values
     return np.clip(values[np.isfinite(values)], -_LARGEST, _LARGEST, dtype=np.float64)
-
-
-def _step(array: np.ndarray, voxels: int) -> int:
-    return max(1, round((array.size / voxels) ** (1 / array.ndim)))
 
 
 def _most_frequent(values: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -163,118 +163,100 @@ def invert_points(
     """
     targets = np.asarray(targets, dtype=float)
     goals = targets.reshape(-1, targets.shape[-1])
-    points = goals.copy()
-    residuals = function(points) - goals
-    sizes = np.linalg.norm(residuals, axis=-1)
-    stuck = _fixed_point(function, goals, points, residuals, sizes, tolerance, iterations)
+    search = _Search(function, goals, goals.copy(), tolerance, step, iterations)
+    stuck = search.fixed_point()
     if len(stuck):
-        _newton(function, goals, points, sizes, stuck, tolerance, step, iterations)
-        _newton_from_beside(function, goals, points, sizes, stuck, tolerance, step, iterations)
-    return points.reshape(targets.shape), sizes.reshape(targets.shape[:-1])
+        search.newton(stuck)
+        search.newton_from_beside(stuck)
+    return search.points.reshape(targets.shape), search.sizes.reshape(targets.shape[:-1])
 
 
 def invert_from(
-    function: Function,
-    targets: np.ndarray,
-    starts: np.ndarray,
-    *,
-    tolerance: float,
-    step: float,
-    iterations: int = ITERATIONS,
+    function: Function, targets: np.ndarray, starts: np.ndarray, *, tolerance: float, step: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`invert_points` by Newton's method from given starting points (..., dim), one for each target."""
     goals = np.asarray(targets, dtype=float).reshape(-1, targets.shape[-1])
-    points = np.array(starts, dtype=float).reshape(goals.shape)
-    sizes = np.linalg.norm(function(points) - goals, axis=-1)
-    _newton(function, goals, points, sizes, np.arange(len(goals)), tolerance, step, iterations)
-    return points.reshape(starts.shape), sizes.reshape(starts.shape[:-1])
+    search = _Search(function, goals, np.array(starts, dtype=float).reshape(goals.shape), tolerance, step)
+    search.newton(np.arange(len(goals)))
+    return search.points.reshape(starts.shape), search.sizes.reshape(starts.shape[:-1])
 
 
-def _fixed_point(
-    function: Function,
-    goals: np.ndarray,
-    points: np.ndarray,
-    residuals: np.ndarray,
-    sizes: np.ndarray,
-    tolerance: float,
-    iterations: int,
-) -> np.ndarray:
-    """Iterate in place; returns the indices of the points that did not settle."""
-    stuck = []
-    active = np.flatnonzero(sizes > tolerance)
-    for _ in range(iterations):
-        if not len(active):
-            break
-        trial = points[active] - residuals[active]
-        remaining = function(trial) - goals[active]
-        size = np.linalg.norm(remaining, axis=-1)
-        better = size < sizes[active]
-        taken = active[better]
-        points[taken], residuals[taken], sizes[taken] = trial[better], remaining[better], size[better]
-        stuck.append(active[~better])
-        active = taken[sizes[taken] > tolerance]
-    return np.concatenate([*stuck, active])
+@dataclass
+class _Search:
+    """Points (n, dim) that move until they are mapped to their goals; sizes are how far from these they still end."""
 
+    function: Function
+    goals: np.ndarray
+    points: np.ndarray
+    tolerance: float
+    step: float
+    iterations: int = ITERATIONS
 
-def _newton(
-    function: Function,
-    goals: np.ndarray,
-    points: np.ndarray,
-    sizes: np.ndarray,
-    active: np.ndarray,
-    tolerance: float,
-    step: float,
-    iterations: int,
-) -> None:
-    """Newton's method in place, with steps halved until they help."""
-    dimension = goals.shape[-1]
-    for _ in range(iterations):
-        active = active[sizes[active] > tolerance]
-        if not len(active):
-            return
-        here, goal = points[active], goals[active]
-        residual = function(here) - goal
-        offsets = 0.1 * step * np.eye(dimension)
-        jacobian = np.stack([(function(here + o) - function(here - o)) / (0.2 * step) for o in offsets], axis=-1)
-        # Where the mapping is flat in some direction, the direct way is tried.
-        flat = np.abs(np.linalg.det(jacobian)) < 1e-6
-        jacobian[flat] = np.eye(dimension)
-        direction = np.linalg.solve(jacobian, residual[..., None])[..., 0]
-        length = np.linalg.norm(direction, axis=-1, keepdims=True)
-        direction *= np.minimum(1, 10 * step / np.maximum(length, 1e-12 * step))
-        waiting = np.arange(len(active))
-        for halving in range(7):
-            trial = here[waiting] - direction[waiting] * 0.5**halving
-            size = np.linalg.norm(function(trial) - goal[waiting], axis=-1)
-            better = size < sizes[active[waiting]]
-            chosen = active[waiting[better]]
-            points[chosen], sizes[chosen] = trial[better], size[better]
-            waiting = waiting[~better]
-            if not len(waiting):
+    def __post_init__(self) -> None:
+        self.residuals = self.function(self.points) - self.goals
+        self.sizes = np.linalg.norm(self.residuals, axis=-1)
+
+    def fixed_point(self) -> np.ndarray:
+        """Iterate; returns the indices of the points that did not settle."""
+        stuck = []
+        active = np.flatnonzero(self.sizes > self.tolerance)
+        for _ in range(self.iterations):
+            if not len(active):
                 break
-        active = np.delete(active, waiting)
+            trial = self.points[active] - self.residuals[active]
+            remaining = self.function(trial) - self.goals[active]
+            size = np.linalg.norm(remaining, axis=-1)
+            better = size < self.sizes[active]
+            taken = active[better]
+            self.points[taken], self.residuals[taken], self.sizes[taken] = (
+                trial[better],
+                remaining[better],
+                size[better],
+            )
+            stuck.append(active[~better])
+            active = taken[self.sizes[taken] > self.tolerance]
+        return np.concatenate([*stuck, active])
 
-
-def _newton_from_beside(
-    function: Function,
-    goals: np.ndarray,
-    points: np.ndarray,
-    sizes: np.ndarray,
-    stuck: np.ndarray,
-    tolerance: float,
-    step: float,
-    iterations: int,
-) -> None:
-    """Try again from around the place where a point got stuck; a local minimum beside a fold is left behind so."""
-    dimension = goals.shape[-1]
-    corners = np.stack(np.meshgrid(*[(-1.0, 1.0)] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
-    for reach in (1.0, 3.0):
-        for corner in corners:
-            left = stuck[sizes[stuck] > tolerance]
-            if not len(left):
+    def newton(self, active: np.ndarray) -> None:
+        """Move the active points by Newton's method, with steps halved until they help."""
+        function, step = self.function, self.step
+        dimension = self.goals.shape[-1]
+        for _ in range(self.iterations):
+            active = active[self.sizes[active] > self.tolerance]
+            if not len(active):
                 return
-            again = points[left] + reach * step * corner
-            size = np.linalg.norm(function(again) - goals[left], axis=-1)
-            _newton(function, goals[left], again, size, np.arange(len(left)), tolerance, step, iterations)
-            better = size < sizes[left]
-            points[left[better]], sizes[left[better]] = again[better], size[better]
+            here, goal = self.points[active], self.goals[active]
+            residual = function(here) - goal
+            offsets = 0.1 * step * np.eye(dimension)
+            jacobian = np.stack([(function(here + o) - function(here - o)) / (0.2 * step) for o in offsets], axis=-1)
+            # Where the mapping is flat in some direction, the direct way is tried.
+            flat = np.abs(np.linalg.det(jacobian)) < 1e-6
+            jacobian[flat] = np.eye(dimension)
+            direction = np.linalg.solve(jacobian, residual[..., None])[..., 0]
+            length = np.linalg.norm(direction, axis=-1, keepdims=True)
+            direction *= np.minimum(1, 10 * step / np.maximum(length, 1e-12 * step))
+            waiting = np.arange(len(active))
+            for halving in range(7):
+                trial = here[waiting] - direction[waiting] * 0.5**halving
+                size = np.linalg.norm(function(trial) - goal[waiting], axis=-1)
+                better = size < self.sizes[active[waiting]]
+                chosen = active[waiting[better]]
+                self.points[chosen], self.sizes[chosen] = trial[better], size[better]
+                waiting = waiting[~better]
+                if not len(waiting):
+                    break
+            active = np.delete(active, waiting)
+
+    def newton_from_beside(self, stuck: np.ndarray) -> None:
+        """Try again from around the place where a point got stuck; a local minimum beside a fold is left behind so."""
+        dimension = self.goals.shape[-1]
+        corners = np.stack(np.meshgrid(*[(-1.0, 1.0)] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+        for reach in (1.0, 3.0):
+            for corner in corners:
+                left = stuck[self.sizes[stuck] > self.tolerance]
+                if not len(left):
+                    return
+                again = replace(self, goals=self.goals[left], points=self.points[left] + reach * self.step * corner)
+                again.newton(np.arange(len(left)))
+                better = again.sizes < self.sizes[left]
+                self.points[left[better]], self.sizes[left[better]] = again.points[better], again.sizes[better]

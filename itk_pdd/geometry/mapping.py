@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -69,8 +69,31 @@ class Mapping(Protocol):
         """Sample the whole on a grid."""
 
 
+class Everywhere:
+    """What holds for every mapping that has no field: it is defined everywhere, and has no grid and no voxels."""
+
+    grid: Grid | None = None
+    voxel: float | None = None
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Map points (..., dim), components x, y, z, in physical (LPS) millimetres."""
+        raise NotImplementedError
+
+    def extended(self) -> Self:
+        """Return the mapping itself."""
+        return self
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Tell that all points are inside."""
+        return np.ones(np.shape(points)[:-1], bool)
+
+    def field(self, grid: Grid) -> DisplacementField:
+        """Sample the mapping on a grid."""
+        return DisplacementField.from_function(self, grid)
+
+
 @dataclass(frozen=True)
-class AffineMapping:
+class AffineMapping(Everywhere):
     """An affine mapping of physical points."""
 
     matrix: np.ndarray  # homogeneous matrix (dim + 1, dim + 1), components x, y, z, in physical (LPS) millimetres
@@ -87,16 +110,6 @@ class AffineMapping:
         """Number of coordinates, 2 or 3."""
         return len(self.matrix) - 1
 
-    @property
-    def grid(self) -> None:
-        """None: it is defined everywhere."""
-        return None
-
-    @property
-    def voxel(self) -> None:
-        """None: it has no voxels."""
-        return None
-
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Map points (..., dim), components x, y, z, in physical (LPS) millimetres."""
         return np.asarray(points, dtype=float) @ self.matrix[:-1, :-1].T + self.matrix[:-1, -1]
@@ -105,23 +118,11 @@ class AffineMapping:
         """Return the inverse, which is exact."""
         return AffineMapping(np.linalg.inv(self.matrix))
 
-    def extended(self) -> AffineMapping:
-        """Return the mapping itself."""
-        return self
-
-    def contains(self, points: np.ndarray) -> np.ndarray:
-        """Tell that all points are inside."""
-        return np.ones(np.shape(points)[:-1], bool)
-
     def invert(
         self, points: np.ndarray, *, tolerance: float | None = None, iterations: int = ITERATIONS
     ) -> tuple[np.ndarray, np.ndarray]:
         """Map points back, exactly; tolerance and iterations do not matter."""
         return self.inverse()(points), np.zeros(np.shape(points)[:-1])
-
-    def field(self, grid: Grid) -> DisplacementField:
-        """Sample it on a grid."""
-        return DisplacementField.from_function(self, grid)
 
 
 @dataclass(frozen=True)

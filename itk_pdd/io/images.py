@@ -222,7 +222,11 @@ def answer(result: SimpleITK.Image, image: Any, reference: Any = None, *, same_p
         return result
     image, reference = _output_of(image), _output_of(reference)
     array, grid = array_of(result, "result"), grid_of(result, "result")
-    if same_pixels and is_itk_image(image) and _components(image) == _components(result):
+    if (
+        same_pixels
+        and is_itk_image(image)
+        and image.GetNumberOfComponentsPerPixel() == result.GetNumberOfComponentsPerPixel()
+    ):
         answered = itk_image(array, grid, type(image))
     else:
         answered = itk_image(array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False), grid)
@@ -231,10 +235,6 @@ def answer(result: SimpleITK.Image, image: Any, reference: Any = None, *, same_p
         answered.CopyInformation(reference)
         answered.SetRegions(reference.GetLargestPossibleRegion())
     return answered
-
-
-def _components(image: Any) -> int:
-    return int(image.GetNumberOfComponentsPerPixel())
 
 
 def _output_of(item: Any) -> Any:

@@ -74,19 +74,9 @@ def pack(item: Any) -> Any:
         return _plain_transform(item)
     if not (is_itk_image(item) or hasattr(item, "GetOutput")):
         raise RegistrationError(f"a {type(item).__name__} cannot be pickled: set an image, a transform or a path")
-    return _packed_image(opened(item, "input"))
-
-
-def unpack(item: Any) -> Any:
-    """The input that :func:`pack` was given."""
-    if isinstance(item, list | tuple):
-        return type(item)(unpack(part) for part in item)
-    return _unpacked_image(item) if isinstance(item, _PackedImage) else item
-
-
-def _packed_image(image: Any) -> _PackedImage:
     import itk
 
+    image = opened(item, "input")
     region = image.GetLargestPossibleRegion()
     direction = itk.array_from_matrix(image.GetDirection())
     grid = Grid.create(tuple(region.GetSize()), tuple(image.GetSpacing()), tuple(image.GetOrigin()), direction)
@@ -94,10 +84,15 @@ def _packed_image(image: Any) -> _PackedImage:
     return _PackedImage(type(image), array, grid, tuple(int(i) for i in region.GetIndex()))
 
 
-def _unpacked_image(packed: _PackedImage) -> Any:
-    image = itk_image(packed.array, packed.grid, packed.kind)
+def unpack(item: Any) -> Any:
+    """The input that :func:`pack` was given."""
+    if isinstance(item, list | tuple):
+        return type(item)(unpack(part) for part in item)
+    if not isinstance(item, _PackedImage):
+        return item
+    image = itk_image(item.array, item.grid, item.kind)
     region = image.GetLargestPossibleRegion()
-    region.SetIndex(packed.start)
+    region.SetIndex(item.start)
     image.SetRegions(region)
     return image
 

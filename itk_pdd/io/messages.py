@@ -9,11 +9,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["READ_ERRORS", "check_file_name", "itk_reason", "library_messages"]
+__all__ = ["READ_ERRORS", "check_file_name", "itk_reason", "library_messages", "read_text", "system_reason"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -33,6 +34,21 @@ def itk_reason(error: BaseException) -> str:
     if line.startswith(tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")) and "(0x" in line and "): " in line:
         line = line.split("): ", 1)[1]
     return line.rstrip(".") or type(error).__name__
+
+
+def system_reason(error: OSError) -> str:
+    """Return the system's text for an error, without error numbers and file names."""
+    return (error.strerror or str(error)).lower()
+
+
+def read_text(path: Path, expected: str, *, name: str) -> str:
+    """Read a text file in UTF-8; ``expected`` tells in an error what it should hold."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RegistrationError(f"{name}: {path} cannot be read ({system_reason(error)})") from error
+    except UnicodeDecodeError as error:
+        raise RegistrationError(f"{name}: {path} is no text, expected {expected}") from error
 
 
 def check_file_name(path: str | os.PathLike[str], *, name: str, error: type[RegistrationError]) -> None:

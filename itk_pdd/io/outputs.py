@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.messages import check_file_name
+from itk_pdd.io.messages import check_file_name, system_reason
 
 __all__ = [
     "Output",
@@ -81,7 +81,7 @@ def check_outputs(outputs: Sequence[Output], *, inputs: Sequence[str | os.PathLi
                 probe.flush()
                 os.fsync(probe.fileno())
         except OSError as error:
-            raise OutputError(f"nothing can be written to the folder {folder} ({_system_reason(error)})") from error
+            raise OutputError(f"nothing can be written to the folder {folder} ({system_reason(error)})") from error
 
 
 def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
@@ -103,9 +103,8 @@ def write_all(writers: Sequence[tuple[Output, Callable[[Path], None]]]) -> None:
             except OutputError as error:
                 raise OutputError(f"{output.name}: {output.path} could not be written ({error})") from error
             except OSError as error:
-                raise OutputError(
-                    f"{output.name}: {output.path} could not be written ({_system_reason(error)})"
-                ) from error
+                reason = system_reason(error)
+                raise OutputError(f"{output.name}: {output.path} could not be written ({reason})") from error
         # Some formats write two files (.mhd and .zraw): move every file in the temporary folders.
         moves = [(file, folder / file.name) for folder, stage in staging.items() for file in sorted(stage.iterdir())]
         with _moving:
@@ -167,7 +166,7 @@ def _move_all(moves: Sequence[tuple[Path, Path]], stack: contextlib.ExitStack) -
                 target.unlink(missing_ok=True)
         if isinstance(error, OSError):
             name = error.filename2 or error.filename
-            raise OutputError(f"{name} cannot be replaced ({_system_reason(error)})") from error
+            raise OutputError(f"{name} cannot be replaced ({system_reason(error)})") from error
         raise
 
 
@@ -182,11 +181,6 @@ def _keep(target: Path, backup: Path) -> None:
 def free_space(folder: Path) -> int:
     """Return the number of free bytes on the disk of a folder."""
     return shutil.disk_usage(folder).free
-
-
-def _system_reason(error: OSError) -> str:
-    """Return the system's text for an error, without error numbers and file names."""
-    return (error.strerror or str(error)).lower()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -13,6 +13,7 @@ from itk_pdd.io.formats.pointfile import PointFile
 from itk_pdd.io.formats.surfaces import read_obj, read_ply, read_stl
 from itk_pdd.io.formats.vtk import read_vtk
 from itk_pdd.io.formats.vtp import read_vtp
+from itk_pdd.io.messages import system_reason
 
 __all__ = ["POINT_EXTENSIONS", "is_freesurfer", "read_points"]
 
@@ -50,7 +51,7 @@ def read_points(
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RegistrationError(f"{name}: {path} cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise RegistrationError(f"{name}: {path} cannot be read ({system_reason(error)})") from error
     return (reader or read_freesurfer)(content, dimension, system, f"{name} ({path})")
 
 

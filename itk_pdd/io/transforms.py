@@ -17,7 +17,7 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField, FieldMapping
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.inversion import ITERATIONS, invert_points
-from itk_pdd.geometry.mapping import AffineMapping, Chain, Mapping, joined, parts_of
+from itk_pdd.geometry.mapping import AffineMapping, Chain, Everywhere, Mapping, joined, parts_of
 from itk_pdd.io import files
 from itk_pdd.io.fields import (
     field_from_image,
@@ -51,7 +51,7 @@ class LinearTransform(AffineMapping):
 
 
 @dataclass(frozen=True)
-class OtherTransform:
+class OtherTransform(Everywhere):
     """Any other transform of SimpleITK, a B-spline for instance, as a mapping of points; nothing is sampled."""
 
     transform: SimpleITK.Transform  # from fixed to moving points; beyond its domain it does what ITK does there
@@ -69,11 +69,6 @@ class OtherTransform:
         return None
 
     @property
-    def grid(self) -> None:
-        """None: it has no grid of voxels."""
-        return None
-
-    @property
     def voxel(self) -> float:
         """Length in millimetres over which it changes little."""
         return 1.0 if self.domain is None else min(self.domain.spacing) / 10
@@ -88,10 +83,6 @@ class OtherTransform:
             mapped[part] = _mapped_by_itk(self.transform, flat[part])
         return mapped.reshape(points.shape)
 
-    def extended(self) -> OtherTransform:
-        """Return the mapping itself."""
-        return self
-
     def contains(self, points: np.ndarray) -> np.ndarray:
         """Tell which points (..., dim) lie in the domain, as booleans (...)."""
         return np.ones(np.shape(points)[:-1], bool) if self.domain is None else self.domain.contains(points, margin=0)
@@ -102,10 +93,6 @@ class OtherTransform:
         """Find the points that are mapped to given ones, and how far from these they end, in millimetres."""
         tolerance = 1e-4 * self.voxel if tolerance is None else tolerance
         return invert_points(self, points, tolerance=tolerance, step=self.voxel, iterations=iterations)
-
-    def field(self, grid: Grid) -> DisplacementField:
-        """Sample it on a grid."""
-        return DisplacementField.from_function(self, grid)
 
 
 def _mapped_by_itk(transform: SimpleITK.Transform, points: np.ndarray) -> np.ndarray:
@@ -156,7 +143,10 @@ def as_mapping(transform: Any, *, dimension: int | None = None, name: str = "tra
         # A list within a list is one transform.
         found = [as_mapping(item, dimension=dimension, name=own)] if isinstance(item, list | tuple) else []
         for part in found or _parts(item, own):
-            _check_dimension(part.dimension, dimension, own)
+            if dimension not in (None, part.dimension):
+                raise RegistrationError(
+                    f"{own} is {part.dimension}-D but the fixed image is {dimension}-D: expected the same dimension"
+                )
             dimension = part.dimension
             if part.matrix is not None:
                 _check_matrix(part.matrix, own)
@@ -282,11 +272,6 @@ def _from_itk(transform: Any, name: str) -> Iterator[Mapping]:
                     f"{name} is a {kind}, which cannot be converted: sample it to a field"
                 ) from error
             yield from _from_simpleitk(files.read_transform(path, name=name), name)
-
-
-def _check_dimension(found: int, expected: int | None, name: str) -> None:
-    if expected not in (None, found):
-        raise RegistrationError(f"{name} is {found}-D but the fixed image is {expected}-D: expected the same dimension")
 
 
 def _check_homogeneous(matrix: np.ndarray, name: str) -> None:

@@ -13,6 +13,7 @@ from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping, FieldMapping, Mapping, check_reach
 from itk_pdd.io.images import reference_grid
 from itk_pdd.io.transforms import as_mapping, mapping_answer
+from itk_pdd.warp.fit import check_dimension
 
 __all__ = ["HalfError", "halfway", "halfway_mapping", "mean", "mean_mapping"]
 
@@ -153,10 +154,7 @@ def _left_over(half: DisplacementField, whole: DisplacementField) -> tuple[np.nd
 def _grid_for(mapping: Mapping, grid: Grid | None) -> Grid:
     if grid is None:
         raise RegistrationError("there is no reference, and no field with a grid: give the fixed image")
-    if mapping.dimension != grid.dimension:
-        raise RegistrationError(
-            f"transform is {mapping.dimension}-D but the reference is {grid.dimension}-D: expected the same dimension"
-        )
+    check_dimension(mapping, grid)
     check_reach(mapping, grid)
     return grid
 

@@ -14,6 +14,7 @@ from itk_pdd.geometry.inversion import EXACT, InverseError, inverse_vectors
 from itk_pdd.geometry.mapping import AffineMapping, Chain, FieldMapping, Mapping, check_reach, parts_of
 from itk_pdd.io.images import reference_grid
 from itk_pdd.io.transforms import as_mapping, mapping_answer
+from itk_pdd.warp.fit import check_dimension
 
 __all__ = ["compose", "inverse_field", "invert", "kept_apart", "simplest"]
 
@@ -46,7 +47,7 @@ def compose(transforms: Any, *, reference: Any = None) -> Any:
     if reference is None:
         return mapping_answer(simplest(mapping), given)
     grid = reference_grid(reference)
-    _check_same_dimension(mapping, grid)
+    check_dimension(mapping, grid)
     check_reach(mapping, grid)
     return mapping_answer(FieldMapping(mapping.field(grid)), given)
 
@@ -89,7 +90,7 @@ def inverse_field(mapping: Mapping, grid: Grid) -> tuple[DisplacementField, Inve
 
     The log tells the error; a warning is issued where the transform folds.
     """
-    _check_same_dimension(mapping, grid)
+    check_dimension(mapping, grid)
     vectors, error = inverse_vectors(mapping, grid)
     log.info("%s", error)
     if error.solved < 0.999:
@@ -127,10 +128,3 @@ def kept_apart(field: DisplacementField, initial: Mapping | None) -> Chain:
                 "mm): write the field as a whole"
             )
     return Chain((FieldMapping(DisplacementField(vectors, field.grid)), *parts_of(initial)))
-
-
-def _check_same_dimension(mapping: Mapping, grid: Grid) -> None:
-    if mapping.dimension != grid.dimension:
-        raise RegistrationError(
-            f"transform is {mapping.dimension}-D but the reference is {grid.dimension}-D: expected the same dimension"
-        )

@@ -10,7 +10,7 @@ from itk_pdd.geometry.mapping import Mapping, check_reach, spread_points
 from itk_pdd.io.images import reference_grid
 from itk_pdd.io.transforms import as_mapping
 
-__all__ = ["fitted", "grid_for"]
+__all__ = ["check_dimension", "fitted", "grid_for"]
 
 
 def grid_for(mapping: Mapping, reference: Any) -> Grid:
@@ -20,11 +20,16 @@ def grid_for(mapping: Mapping, reference: Any) -> Grid:
         raise RegistrationError(
             "there is no reference, and the transform has no grid of its own: give the image onto whose grid to go"
         )
-    if grid.dimension != mapping.dimension:
-        raise RegistrationError(
-            f"transform is {mapping.dimension}-D but the reference is {grid.dimension}-D: expected the same dimension"
-        )
+    check_dimension(mapping, grid)
     return grid
+
+
+def check_dimension(mapping: Mapping, grid: Grid, name: str = "the reference") -> None:
+    """Refuse a mapping and a grid of different dimensions."""
+    if mapping.dimension != grid.dimension:
+        raise RegistrationError(
+            f"transform is {mapping.dimension}-D but {name} is {grid.dimension}-D: expected the same dimension"
+        )
 
 
 def fitted(source: Grid, transform: Any, reference: Any, name: str) -> tuple[Mapping, Grid]:
@@ -33,10 +38,7 @@ def fitted(source: Grid, transform: Any, reference: Any, name: str) -> tuple[Map
     Refused if the dimensions differ, or no point of the reference is mapped into the image.
     """
     mapping = as_mapping(transform)
-    if mapping.dimension != source.dimension:
-        raise RegistrationError(
-            f"transform is {mapping.dimension}-D but {name} is {source.dimension}-D: expected the same dimension"
-        )
+    check_dimension(mapping, source, name)
     grid = grid_for(mapping, reference)
     if not source.contains(check_reach(mapping, grid)).any():
         # The image may lie between the points that were mapped: map its own points back.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -90,15 +89,10 @@ def _split(slices: list[Slice], name: str, where: str) -> list[tuple[str, list[S
     # Not an attribute that differs from slice to slice, like a time: as few groups as can be.
     varied = [key for key in DISTINGUISHING if 1 < len({piece.tags.get(key) for piece in slices}) <= most]
     for keys in itertools.chain(itertools.combinations(varied, 1), itertools.combinations(varied, 2)):
-        groups = _grouped(slices, partial(_values, keys))
+        groups = _grouped(slices, keys)
         if len(groups) == most and all(max(map(len, _places(group))) == 1 for group in groups.values()):
-            return [
-                (
-                    ", ".join(f"{key} {value}" for key, value in zip(keys, values, strict=True)),
-                    [place[0] for place in _places(group)],
-                )
-                for values, group in groups.items()
-            ]
+            labels = [", ".join(f"{k} {v}" for k, v in zip(keys, values, strict=True)) for values in groups]
+            return [(text, [p[0] for p in _places(g)]) for text, g in zip(labels, groups.values(), strict=True)]
     return [("", _without_copies(places, name, where))]
 
 
@@ -117,14 +111,10 @@ def _places(slices: Sequence[Slice]) -> list[list[Slice]]:
     return places
 
 
-def _values(keys: Sequence[str], piece: Slice) -> tuple[Hashable, ...]:
-    return tuple(piece.tags.get(key) for key in keys)
-
-
-def _grouped(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> dict:
-    groups: dict = {}
+def _grouped(slices: Iterable[Slice], keys: Sequence[str]) -> dict[tuple[str | None, ...], list[Slice]]:
+    groups: dict[tuple[str | None, ...], list[Slice]] = {}
     for piece in slices:
-        groups.setdefault(key(piece), []).append(piece)
+        groups.setdefault(tuple(piece.tags.get(key) for key in keys), []).append(piece)
     return groups
 
 

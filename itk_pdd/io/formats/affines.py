@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.messages import read_text
 
 __all__ = ["AFFINE_FORMATS", "affine_writer", "check_named", "read_affine"]
 
@@ -45,13 +47,7 @@ def read_affine(path: Path, kind: str, fixed: Grid | None, moving: Grid | None, 
     (mri_robust_register). AFNI: 3dAllineate -help, option -1Dmatrix_save. MINC: mincresample(1), option
     -transformation.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RegistrationError(f"{name}: {path} cannot be read ({(error.strerror or str(error)).lower()})") from error
-    except UnicodeDecodeError as error:
-        raise RegistrationError(f"{name}: {path} is no text, expected the numbers of a matrix") from error
-    where = f"{name}: {path}"
+    text, where = read_text(path, "the numbers of a matrix", name=name), f"{name}: {path}"
     if kind == "lta":
         return _from_lta(text, where)
     if kind == "xfm":
@@ -61,9 +57,9 @@ def read_affine(path: Path, kind: str, fixed: Grid | None, moving: Grid | None, 
         numbers = np.array([float(word) for line in lines for word in line])
     except ValueError as error:
         raise RegistrationError(f"{where} holds something other than the numbers of a matrix") from error
-    counts = (12,) if kind == "afni" else (16,)
-    if len(numbers) not in counts or not np.isfinite(numbers).all():
-        raise RegistrationError(f"{where} holds {len(numbers)} numbers, expected {counts[0]} finite ones of one matrix")
+    count = 12 if kind == "afni" else 16
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise RegistrationError(f"{where} holds {len(numbers)} numbers, expected {count} finite ones of one matrix")
     matrix = np.vstack([numbers.reshape(-1, 4)[:3], [0, 0, 0, 1]])
     if len(numbers) == 16 and not np.allclose(numbers[12:], [0, 0, 0, 1]):
         raise RegistrationError(f"{where} is a matrix with the last row {numbers[12:].tolist()}, expected 0 0 0 1")
@@ -207,9 +203,4 @@ def affine_writer(
     matrix: np.ndarray, kind: str, fixed: Grid | None, moving: Grid | None, *, name: str
 ) -> Callable[[Path], None]:
     """Make a function that writes an affine matrix for another program to the path it is called with."""
-    text = _text(matrix, kind, fixed, moving, name=name)
-
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    return write
+    return partial(Path.write_text, data=_text(matrix, kind, fixed, moving, name=name), encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.formats.pointfile import PointFile, finite, stated_system, to_lps
+from itk_pdd.io.formats.pointfile import PointFile, finite, placed, stated_system, to_lps
 
 __all__ = ["FREESURFER", "read_freesurfer", "read_gifti"]
 
@@ -45,8 +45,7 @@ def read_gifti(content: bytes, dimension: int, system: str | None, name: str) ->
     finite(points, name)
 
     def rewrite(moved: np.ndarray) -> bytes:
-        new, start = points.copy(), 0
-        new[:, :dimension] = moved
+        new, start = placed(points, moved), 0
         for array in arrays:
             count = len(array.data)
             array.data = new[start : start + count].astype(array.data.dtype)

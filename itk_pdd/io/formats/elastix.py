@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError, warn
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.io.messages import read_text
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -63,12 +65,7 @@ def read_elastix(path: str | os.PathLike[str], readers: Readers, *, name: str = 
 
 
 def _parse(path: Path, name: str) -> Entries:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RegistrationError(f"{name}: {path} cannot be read ({(error.strerror or str(error)).lower()})") from error
-    except UnicodeDecodeError as error:
-        raise RegistrationError(f"{name}: {path} is no text, expected elastix' transform parameters") from error
+    text = read_text(path, "elastix' transform parameters", name=name)
     found = {key: [a or b for a, b in _VALUE.findall(values)] for key, values in _ENTRY.findall(text)}
     # An entry without a value says nothing.
     entries = {key: values for key, values in found.items() if values}
@@ -235,8 +232,4 @@ def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
 
 def parameter_writer(field_file: str | os.PathLike[str], grid: Grid) -> Callable[[Path], None]:
     """Make a function that writes :func:`parameter_text` to the path it is called with."""
-
-    def write(path: Path) -> None:
-        path.write_text(parameter_text(field_file, grid), encoding="utf-8")
-
-    return write
+    return partial(Path.write_text, data=parameter_text(field_file, grid), encoding="utf-8")

@@ -10,7 +10,17 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["PointFile", "decimal", "distinct", "finite", "number_text", "stated_space", "stated_system", "to_lps"]
+__all__ = [
+    "PointFile",
+    "decimal",
+    "distinct",
+    "finite",
+    "number_text",
+    "placed",
+    "stated_space",
+    "stated_system",
+    "to_lps",
+]
 
 _SPACE = re.compile(rb"SPACE=(LPS|RAS)")
 # Slicer wrote numbers once.
@@ -80,6 +90,13 @@ def finite(points: np.ndarray, name: str) -> None:
     if not np.isfinite(points).all():
         number = int(np.argmax(~np.isfinite(points).all(axis=-1)))
         raise RegistrationError(f"{name}: point {number} (counted from 0) is not finite: take it out")
+
+
+def placed(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Replace as many coordinates as are moved."""
+    new = points.copy()
+    new[:, : moved.shape[1]] = moved
+    return new
 
 
 def decimal(value: float) -> str:

@@ -98,10 +98,7 @@ def _segments(image: Any) -> dict[int, dict[str, str]]:
 
 def _extent(inside: np.ndarray) -> str:
     """First and last index along x, y and z."""
-    if not inside.any():
-        return _EMPTY
-    bounds = []
-    for axis in reversed(range(inside.ndim)):
-        line = np.flatnonzero(inside.any(axis=tuple(other for other in range(inside.ndim) if other != axis)))
-        bounds += [int(line[0]), int(line[-1])]
-    return " ".join(map(str, bounds))
+    from scipy import ndimage
+
+    box = ndimage.find_objects(inside.astype(np.uint8))
+    return " ".join(f"{part.start} {part.stop - 1}" for part in box[0][::-1]) if box else _EMPTY

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.formats.pointfile import PointFile, finite, number_text, stated_space, to_lps
+from itk_pdd.io.formats.pointfile import PointFile, finite, number_text, placed, stated_space, to_lps
 
 __all__ = ["read_obj", "read_ply", "read_stl"]
 
@@ -45,7 +45,7 @@ def read_stl(content: bytes, dimension: int, system: str | None, name: str) -> P
     points, which = np.unique(corners, axis=0, return_inverse=True)
 
     def rewrite(moved: np.ndarray) -> bytes:
-        new = _placed(points, moved)[which.ravel()].reshape(-1, 3, 3)
+        new = placed(points, moved)[which.ravel()].reshape(-1, 3, 3)
         normals = np.cross(new[:, 1] - new[:, 0], new[:, 2] - new[:, 0])
         lengths = np.linalg.norm(normals, axis=1, keepdims=True)
         normals /= np.where(lengths > 0, lengths, 1)
@@ -69,7 +69,7 @@ def read_obj(content: bytes, dimension: int, system: str | None, name: str) -> P
 
     def rewrite(moved: np.ndarray) -> bytes:
         new = list(lines)
-        for number, point in zip(places, _placed(points, moved), strict=True):
+        for number, point in zip(places, placed(points, moved), strict=True):
             rest = lines[number].split()[4:]  # a weight or a colour
             new[number] = b" ".join([b"v", number_text(point, 17), *rest])
         kept = (line for line in new if not line.startswith((b"vn ", b"vn\t")))
@@ -114,7 +114,7 @@ def read_ply(content: bytes, dimension: int, system: str | None, name: str) -> P
     head = b"\n".join(line for number, line in enumerate(lines) if number not in dropped)
 
     def rewrite(moved: np.ndarray) -> bytes:
-        new = _placed(points, moved)
+        new = placed(points, moved)
         if text:
             for row, point in zip(rows, new, strict=True):
                 for column, value in zip(columns, number_text(point, 17).split(), strict=True):
@@ -128,13 +128,6 @@ def read_ply(content: bytes, dimension: int, system: str | None, name: str) -> P
         return head + packed.tobytes() + content[end.end() + count * kind.itemsize :]
 
     return to_lps(PointFile(points[:, :dimension], rewrite, own, stated))
-
-
-def _placed(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Replace as many coordinates as are moved."""
-    new = points.copy()
-    new[:, : moved.shape[1]] = moved
-    return new
 
 
 def _numbers(rows: list, name: str) -> np.ndarray:

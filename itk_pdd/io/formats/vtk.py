@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from itk_pdd.errors import RegistrationError, warn
-from itk_pdd.io.formats.pointfile import PointFile, finite, number_text, stated_space, to_lps
+from itk_pdd.io.formats.pointfile import PointFile, finite, number_text, placed, stated_space, to_lps
 
 __all__ = ["read_vtk"]
 
@@ -48,8 +48,7 @@ def read_vtk(content: bytes, dimension: int, system: str | None, name: str) -> P
         warn(f"{name} holds normals, which stay as they were: compute them again")
 
     def rewrite(moved: np.ndarray) -> bytes:
-        new = positions.copy()
-        new[:, :dimension] = moved
+        new = placed(positions, moved)
         if coding == b"BINARY":
             body = new.astype(number).tobytes()
         else:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from itk_pdd.errors import RegistrationError
-from itk_pdd.io.formats.pointfile import PointFile, finite, number_text, stated_space, to_lps
+from itk_pdd.io.formats.pointfile import PointFile, finite, number_text, placed, stated_space, to_lps
 
 __all__ = ["read_vtp"]
 
@@ -44,8 +44,7 @@ def read_vtp(content: bytes, dimension: int, system: str | None, name: str) -> P
     finite(points, name)
 
     def rewrite(moved: np.ndarray) -> bytes:
-        new = points.copy()
-        new[:, :dimension] = moved
+        new = placed(points, moved)
         parts, position, start = [], 0, 0
         for match, array in zip(found, arrays, strict=True):
             kind = dict(_ATTRIBUTE.findall(match[1].partition(b">")[0]))[b"type"]
