@@ -62,7 +62,10 @@ def main() -> None:
 
 def _run(verbose: int, function: str, *arguments: Any, module: str = "transform", **settings: Any) -> None:
     with running(verbose):
-        told = getattr(importlib.import_module(f"itk_pdd.commands.{module}"), function)(*arguments, **settings)
+        from itk_pdd.commands.threads import simpleitk_threads
+
+        with simpleitk_threads(settings.pop("threads", None)):
+            told = getattr(importlib.import_module(f"itk_pdd.commands.{module}"), function)(*arguments, **settings)
         if told:
             click.echo(told)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.transform import PathLike
 from itk_pdd.commands.writing import check, write
 from itk_pdd.geometry.mapping import FieldMapping, Mapping
@@ -17,36 +16,22 @@ from itk_pdd.warp.averages import halfway_mapping, mean_mapping
 __all__ = ["halfway_file", "mean_file"]
 
 
-def halfway_file(
-    output: PathLike,
-    transforms: Sequence[PathLike],
-    *,
-    reference: PathLike | None = None,
-    threads: int | None = None,
-) -> str:
+def halfway_file(output: PathLike, transforms: Sequence[PathLike], *, reference: PathLike | None = None) -> str:
     """Write the transform that, applied twice, is the given one (see :func:`itk_pdd.warp.averages.halfway`)."""
     target = outputs.Output(output, "output", files.FIELD_EXTENSIONS)
     check([target], reference, *transforms)
     grid = None if reference is None else reference_grid(reference)
-    with simpleitk_threads(threads):
-        half, error = halfway_mapping(as_mapping(list(transforms)), grid)
-        _write(target, half)
+    half, error = halfway_mapping(as_mapping(list(transforms)), grid)
+    _write(target, half)
     return "the transform is linear, and its half exact" if error is None else str(error)
 
 
-def mean_file(
-    output: PathLike,
-    transforms: Sequence[PathLike],
-    *,
-    reference: PathLike | None = None,
-    threads: int | None = None,
-) -> None:
+def mean_file(output: PathLike, transforms: Sequence[PathLike], *, reference: PathLike | None = None) -> None:
     """Write the mean of transforms (see :func:`itk_pdd.warp.averages.mean`)."""
     target = outputs.Output(output, "output", files.FIELD_EXTENSIONS)
     check([target], reference, *transforms)
     grid = None if reference is None else reference_grid(reference)
-    with simpleitk_threads(threads):
-        _write(target, mean_mapping([as_mapping(item) for item in transforms], grid))
+    _write(target, mean_mapping([as_mapping(item) for item in transforms], grid))
 
 
 def _write(target: outputs.Output, mapping: Mapping) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
 from itk_pdd.errors import RegistrationError, counted
 from itk_pdd.geometry.field import DisplacementField
@@ -56,23 +55,21 @@ def image_file(
     reference: PathLike | None = None,
     interpolation: str = "linear",
     default: float | None = None,
-    threads: int | None = None,
 ) -> None:
     """Warp an image, series or tensor file; see :func:`itk_pdd.warp_image` and :func:`warp_tensors`."""
     tensors = tensor_files.holds_tensors(image)
     target = outputs.Output(output, "output", tensor_files.EXTENSIONS if tensors else files.IMAGE_EXTENSIONS)
     check([target], image, reference, *transforms)
-    with simpleitk_threads(threads):
-        if tensors:
-            given = tensor_files.read_tensors(image)
-            turned = warp_tensors(given, list(transforms), reference=reference, interpolation=interpolation)
-            write([(target, tensor_files.tensor_writer(turned))])
-            return
-        warped = warp_image(
-            files.read_image(image), list(transforms), reference=reference, interpolation=interpolation,
-            default=default,
-        )  # fmt: skip
-        write([(target, partial(files.write_image, warped))])
+    if tensors:
+        given = tensor_files.read_tensors(image)
+        turned = warp_tensors(given, list(transforms), reference=reference, interpolation=interpolation)
+        write([(target, tensor_files.tensor_writer(turned))])
+        return
+    warped = warp_image(
+        files.read_image(image), list(transforms), reference=reference, interpolation=interpolation,
+        default=default,
+    )  # fmt: skip
+    write([(target, partial(files.write_image, warped))])
 
 
 def labels_file(
@@ -82,15 +79,13 @@ def labels_file(
     *,
     reference: PathLike | None = None,
     interpolation: str = "nearest",
-    threads: int | None = None,
 ) -> None:
     """Warp a label image file; the parameters are those of :func:`itk_pdd.warp_labels`."""
     target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
     check([target], labels, reference, *transforms)
-    with simpleitk_threads(threads):
-        given = files.read_image(labels, name="labels")
-        warped = warp_labels(given, list(transforms), reference=reference, interpolation=interpolation)
-        write([(target, labels_writer(warped, output))])
+    given = files.read_image(labels, name="labels")
+    warped = warp_labels(given, list(transforms), reference=reference, interpolation=interpolation)
+    write([(target, labels_writer(warped, output))])
 
 
 def points_file(
@@ -136,19 +131,12 @@ def points_file(
     )
 
 
-def jacobian_file(
-    output: PathLike,
-    transforms: Sequence[PathLike],
-    *,
-    reference: PathLike | None = None,
-    threads: int | None = None,
-) -> str:
+def jacobian_file(output: PathLike, transforms: Sequence[PathLike], *, reference: PathLike | None = None) -> str:
     """Write the Jacobian determinant (see :func:`itk_pdd.jacobian_determinant`); returns its range and the folding."""
     target = outputs.Output(output, "output", files.IMAGE_EXTENSIONS)
     check([target], reference, *transforms)
-    with simpleitk_threads(threads):
-        determinant, grid, inside = determinants(as_mapping(list(transforms)), reference)
-        write([(target, partial(files.write_image, simpleitk_image(determinant, grid)))])
+    determinant, grid, inside = determinants(as_mapping(list(transforms)), reference)
+    write([(target, partial(files.write_image, simpleitk_image(determinant, grid)))])
     folded = float((determinant <= 0).mean())
     beyond = (
         f"; {100 * (1 - inside):.3g} % of them lie outside the field, which moves nothing there" if inside < 1 else ""
@@ -166,7 +154,6 @@ def compose_file(
     reference: PathLike | None = None,
     moving: PathLike | None = None,
     form: str = "field",
-    threads: int | None = None,
 ) -> None:
     """Write several transforms as one (or one in another format).
 
@@ -180,17 +167,16 @@ def compose_file(
     targets = _targets(output, form)
     check(targets, reference, moving, *transforms)
     mapping = as_mapping(list(transforms))
-    with simpleitk_threads(threads):
-        if form in AFFINE_FORMATS:
-            _write_affine(mapping, form, targets, reference, moving)
-        elif form == "composite":
-            if reference is not None:
-                raise RegistrationError("a composite keeps the transforms as they are: leave the reference out")
-            _write_composite(simplest(mapping), targets)
-        else:
-            grid = grid_for(mapping, reference)
-            check_reach(mapping, grid)
-            _write_field(mapping.field(grid), form, targets)
+    if form in AFFINE_FORMATS:
+        _write_affine(mapping, form, targets, reference, moving)
+    elif form == "composite":
+        if reference is not None:
+            raise RegistrationError("a composite keeps the transforms as they are: leave the reference out")
+        _write_composite(simplest(mapping), targets)
+    else:
+        grid = grid_for(mapping, reference)
+        check_reach(mapping, grid)
+        _write_field(mapping.field(grid), form, targets)
 
 
 def inverse_file(
@@ -200,7 +186,6 @@ def inverse_file(
     reference: PathLike | None = None,
     fixed: PathLike | None = None,
     form: str | None = None,
-    threads: int | None = None,
 ) -> str:
     """Write the inverse, from moving to fixed points (see :func:`itk_pdd.invert`); returns how exact it is.
 
@@ -213,23 +198,22 @@ def inverse_file(
     mapping = as_mapping(list(transforms))
     if form is None:
         form = "field" if reference is not None or mapping.matrix is None else "composite"
-    with simpleitk_threads(threads):
-        if mapping.matrix is not None and form in ("composite", *AFFINE_FORMATS):
-            back, targets = AffineMapping(np.linalg.inv(mapping.matrix)), _targets(output, form)
-            if form == "composite":
-                _write_composite(back, targets)
-            else:
-                _write_affine(back, form, targets, reference, fixed)
-            return "the transform is linear, and its inverse exact"
-        if form in AFFINE_FORMATS:
-            _write_affine(mapping, form, targets, reference, fixed)
-        if reference is None:
-            raise RegistrationError("there is no reference: give the moving image, on whose grid the inverse lies")
-        field, error = inverse_field(mapping, reference_grid(reference))
+    if mapping.matrix is not None and form in ("composite", *AFFINE_FORMATS):
+        back, targets = AffineMapping(np.linalg.inv(mapping.matrix)), _targets(output, form)
         if form == "composite":
-            _write_composite(FieldMapping(field), targets)
+            _write_composite(back, targets)
         else:
-            _write_field(field, form, targets)
+            _write_affine(back, form, targets, reference, fixed)
+        return "the transform is linear, and its inverse exact"
+    if form in AFFINE_FORMATS:
+        _write_affine(mapping, form, targets, reference, fixed)
+    if reference is None:
+        raise RegistrationError("there is no reference: give the moving image, on whose grid the inverse lies")
+    field, error = inverse_field(mapping, reference_grid(reference))
+    if form == "composite":
+        _write_composite(FieldMapping(field), targets)
+    else:
+        _write_field(field, form, targets)
     return str(error)
 
 
@@ -244,11 +228,7 @@ def _targets(output: PathLike, form: str) -> list[outputs.Output]:
 
 
 def _write_affine(
-    mapping: Mapping,
-    form: str,
-    targets: Sequence[outputs.Output],
-    reference: PathLike | None,
-    other: PathLike | None,
+    mapping: Mapping, form: str, targets: Sequence[outputs.Output], reference: PathLike | None, other: PathLike | None
 ) -> None:
     """Write a linear mapping, from points of the reference to points of the other image, for another program."""
     if mapping.matrix is None:
