@@ -37,30 +37,11 @@ def box_plot(
     unit: str = "",
     width: int = 480,
 ) -> Any:
-    """Draw one box per row, with every value as a dot.
+    """Draw one box per row, with every value as a dot: an SVG element.
 
     The box goes from the lower to the upper quartile with a line at the median, the whiskers to the last value within
-    1.5 of its lengths.
-
-    Parameters
-    ----------
-    title : str
-        Title of the chart.
-    values : mapping
-        For each row its values; values that are not finite are left out.
-    limits : tuple of float
-        Ends of the axis; charts to be compared need the same ones.
-    colours : mapping
-        Colour of each row.
-    unit : str
-        Unit, for the axis.
-    width : int
-        Width of the drawing in pixels; its height follows from the rows.
-
-    Returns
-    -------
-    markupsafe.Markup
-        The SVG element.
+    1.5 of its lengths. Values that are not finite are left out. ``limits`` are the ends of the axis; charts to be
+    compared need the same ones. ``width`` is in pixels; the height follows from the rows.
     """
     top, height = 26, 50 + _ROW_HEIGHT * len(values)
     low, high = limits if limits[1] > limits[0] else (limits[0] - 0.5, limits[0] + 0.5)
@@ -108,25 +89,10 @@ def scatter(
     along: str,
     width: int = 760,
 ) -> Any:
-    """Draw quality against time: one named point per method, time on a logarithmic axis, confidence intervals.
+    """Draw quality against time on a logarithmic axis, an SVG element: a named point per method, with its interval.
 
-    Parameters
-    ----------
-    title : str
-        Title of the chart.
-    points : mapping
-        For each method ``x`` (positive), ``y`` and, where known, ``low`` and ``high`` of y.
-    colours : mapping
-        Colour of each method.
-    across, along : str
-        Names of the axis of x and of that of y.
-    width : int
-        Width of the drawing in pixels.
-
-    Returns
-    -------
-    markupsafe.Markup
-        The SVG element.
+    Each point has ``x`` (positive), ``y`` and, where known, ``low`` and ``high`` of y. ``across`` and ``along`` name
+    the axes of x and y; ``width`` is in pixels.
     """
     height, left, right, top, bottom = 380, 62, width - 130, 30, 334
     xs = np.log10([p["x"] for p in points.values()])

@@ -22,30 +22,14 @@ _LIGHTS = {"failed": "poor", FAILED: "poor", LOOK: "look", GOOD: "good", "": "lo
 
 @dataclass(frozen=True)
 class Entry:
-    """One pair of a cohort for the page.
-
-    Attributes
-    ----------
-    name : str
-        Name of the pair.
-    word : str
-        "failed", or the word of its verdict; empty if it was not judged.
-    text : str
-        Why, in words.
-    risk : float, optional
-        Risk of failure from 0 to 1.
-    figures : mapping
-        Other figures of the table, by their names.
-    picture : pathlib.Path, optional
-        A JPEG file.
-    """
+    """One pair of a cohort for the page."""
 
     name: str
-    word: str
-    text: str
-    risk: float | None = None
-    figures: Mapping[str, float] | None = None
-    picture: Path | None = None
+    word: str  # "failed", or the word of its verdict; empty if it was not judged
+    text: str  # why, in words
+    risk: float | None = None  # risk of failure from 0 to 1
+    figures: Mapping[str, float] | None = None  # other figures of the table, by their names
+    picture: Path | None = None  # a JPEG file
 
     @property
     def order(self) -> tuple[int, float, str]:
@@ -55,22 +39,7 @@ class Entry:
 
 
 def cohort_page(entries: Sequence[Entry], *, title: str = "Cohort", waiting: int = 0) -> str:
-    """Make the HTML page of a cohort.
-
-    Parameters
-    ----------
-    entries : sequence of Entry
-        The pairs in any order.
-    title : str
-        Title of the page.
-    waiting : int
-        Pairs of the list that are not done yet.
-
-    Returns
-    -------
-    str
-        A whole HTML page.
-    """
+    """Make the HTML page of a cohort of pairs in any order; ``waiting`` ones of the list are not done yet."""
     entries = sorted(entries, key=lambda entry: entry.order)
     names = list(dict.fromkeys(name for entry in entries for name in entry.figures or {}))
     rows = [_row(entry, names) for entry in entries]

@@ -65,23 +65,14 @@ def comparison_page(
 
     Parameters
     ----------
-    pairs : sequence of (str, Pair)
-        The pairs with their names.
-    results : sequence of (Run, dict)
-        What :func:`itk_pdd.evaluation.compare.compare` returned.
-    table, summary : sequence of mapping
+    pairs, results
+        The pairs with their names, and what :func:`itk_pdd.evaluation.compare.compare` returned.
+    table, summary
         What :func:`itk_pdd.evaluation.tables.rows` and :func:`itk_pdd.evaluation.tables.summary` returned.
     folder : pathlib.Path
         Folder of the results, with the views of the runs.
-    megabytes : float, default 60
+    megabytes : float
         About how large the page may become; a larger value shows more pairs, and finer images.
-    title : str
-        Title of the page.
-
-    Returns
-    -------
-    str
-        A whole HTML page.
     """
     methods = list(dict.fromkeys(run.method for run, _ in results))
     assets = Assets()
@@ -116,13 +107,7 @@ def comparison_page(
 
 
 def write_comparison_report(path: Path, *arguments: Any, **options: Any) -> None:
-    """Write the page of a comparison to a file, whole or not at all; parameters as :func:`comparison_page`.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
+    """Write the page of a comparison to a file, whole or not at all; parameters as :func:`comparison_page`."""
     write_page(path, comparison_page(*arguments, **options))
 
 

@@ -21,19 +21,12 @@ _MOST_ROWS = 200
 
 @dataclass(frozen=True)
 class Marks:
-    """Landmarks of both images, and what came of them.
+    """Landmarks of both images, and what came of them."""
 
-    Parameters
-    ----------
-    fixed, moving : numpy.ndarray
-        Positions (n, dim) in physical millimetres.
-    found : sequence of LandmarkError
-        How far each was off.
-    """
-
+    # positions (n, dim) in physical millimetres
     fixed: np.ndarray
     moving: np.ndarray
-    found: Sequence[LandmarkError]
+    found: Sequence[LandmarkError]  # how far each was off
 
     def on_fixed(self, labels: Volume | None, grid: Grid) -> Volume:
         """Draw the landmarks of the fixed image among its labels."""

@@ -39,27 +39,8 @@ def pictures_of(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Select and pack the pictures for the viewer: as many pairs as fit, at the resolution that fits.
 
-    Parameters
-    ----------
-    pairs : sequence of (str, Pair)
-        The pairs with their names.
-    results : sequence of (Run, dict)
-        The runs with their results.
-    folder : pathlib.Path
-        Folder of the results, with the views.
-    assets : Assets
-        Where the arrays go.
-    megabytes : float
-        About how much they may take.
-    ranking : mapping
-        How well each pair went, to choose among them.
-
-    Returns
-    -------
-    list of dict
-        The descriptions of the pairs that are shown.
-    dict
-        By pair, what could not be shown.
+    The arrays go to ``assets`` and take about ``megabytes``; ``ranking`` tells how well each pair went, to choose among
+    them. Returns the descriptions of the pairs that are shown, and, by pair, what could not be shown.
     """
     files: dict[str, dict[str, Path]] = {}
     for run, result in results:
