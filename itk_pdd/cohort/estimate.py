@@ -49,9 +49,9 @@ def needed_memory(item: Item, options: dict[str, Any]) -> int:
     return int(found.most) + _PROGRAM + network + _VOXEL * (fixed.voxels + moving.voxels) // 2
 
 
-def most_memory(items: Sequence[Item], options: dict[str, Any], *, sample: int = 40) -> int:
-    """Estimate the most bytes that one of the pairs takes, from some of them."""
-    step = max(1, len(items) // sample)
+def most_memory(items: Sequence[Item], options: dict[str, Any]) -> int:
+    """Estimate the most bytes that one of the pairs takes, from about forty of them."""
+    step = max(1, len(items) // 40)
     return max((needed_memory(item, options) for item in items[::step]), default=UNKNOWN)
 
 

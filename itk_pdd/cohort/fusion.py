@@ -10,26 +10,15 @@ import numpy as np
 
 from itk_pdd.uncertainty.labels import entropy_of
 
-__all__ = ["FUSION", "Fused", "Fusion", "fuse", "majority"]
+__all__ = ["Fused", "fuse", "majority"]
 
 _BLOCK = 60_000  # voxels whose weights are solved at a time
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """Settings of a fusion."""
-
-    window: float = 3.0  # standard deviation, in voxels, of the Gaussian in which intensities are made comparable
-    radius: int = 2  # of the patches in which images are compared, in voxels
-    power: float = 2.0  # power of the expected errors: a larger one trusts the most similar atlases more
-    # share of the mean error that is added to the errors of each atlas: a larger one makes the weights more equal
-    ridge: float = 1.0
-    # factor of the calibrated standard deviation by which the borders of the labels are blurred; 0 for none
-    softness: float = 1.0
-
-
-FUSION = Fusion()
-"""Settings of a fusion where none are named; the ridge was chosen on hippocampi of the training split."""
+_WINDOW = 3.0  # standard deviation, in voxels, of the Gaussian in which intensities are made comparable
+_RADIUS = 2  # of the patches in which images are compared, in voxels
+_POWER = 2.0  # of the expected errors: a larger one trusts the most similar atlases more
+# Share of the mean error that is added to the errors of each atlas: a larger one makes the weights more equal. It was
+# chosen on hippocampi of the training split.
+_RIDGE = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,6 @@ def fuse(
     deviations: Sequence[np.ndarray] | None = None,
     *,
     spacing: Sequence[float] | None = None,
-    settings: Fusion = FUSION,
 ) -> Fused:
     """Fuse the labels of atlases that are warped onto a target image (z, y, x).
 
@@ -68,17 +56,15 @@ def fuse(
     Wang H. et al., "Multi-atlas segmentation with joint label fusion", IEEE TPAMI 35(3), 2013.
     """
     values = _values(labels)
-    box = _box(labels, settings)
+    box = _box(labels)
     probabilities = np.zeros((len(values), *target.shape), np.float32)
     probabilities[0] = 1
     inner = (slice(None), *box)
     probabilities[inner] = 0
-    weights = _weights(
-        target[box], [image[box] for image in images], labels=[each[box] for each in labels], settings=settings
-    )
+    weights = _weights(target[box], [image[box] for image in images], [each[box] for each in labels])
     for number, each in enumerate(labels):
         deviation = None if deviations is None else deviations[number][box]
-        votes = _votes(each[box], values, deviation, spacing or (1.0,) * target.ndim, settings.softness)
+        votes = _votes(each[box], values, deviation, spacing or (1.0,) * target.ndim)
         for k, vote in enumerate(votes):
             probabilities[k][box] += weights[number] * vote
     total = probabilities[inner].sum(axis=0)
@@ -102,11 +88,11 @@ def _decided(probabilities: np.ndarray, values: tuple[int, ...]) -> Fused:
     return Fused(np.asarray(values, kind)[probabilities.argmax(axis=0)], values, probabilities)
 
 
-def _box(labels: Sequence[np.ndarray], settings: Fusion) -> tuple[slice, ...]:
+def _box(labels: Sequence[np.ndarray]) -> tuple[slice, ...]:
     """Bound the voxels that some atlas labels, with a margin."""
     from scipy import ndimage
 
-    used, margin = np.any([each != 0 for each in labels], axis=0), settings.radius + 4
+    used, margin = np.any([each != 0 for each in labels], axis=0), _RADIUS + 4
     if not used.any():
         return tuple(slice(0, n) for n in used.shape)
     return tuple(
@@ -114,9 +100,7 @@ def _box(labels: Sequence[np.ndarray], settings: Fusion) -> tuple[slice, ...]:
     )
 
 
-def _weights(
-    target: np.ndarray, images: Sequence[np.ndarray], *, labels: Sequence[np.ndarray], settings: Fusion
-) -> np.ndarray:
+def _weights(target: np.ndarray, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> np.ndarray:
     """Weigh the atlases at each voxel (atlases, z, y, x); where all agree, alike."""
     from scipy import ndimage
 
@@ -128,42 +112,42 @@ def _weights(
     for each in labels[1:]:
         differ |= each != labels[0]
     differ = ndimage.binary_dilation(differ, iterations=2)
-    level = _levelled(target, settings.window)
-    errors = [np.abs(_levelled(image, settings.window) - level) for image in images]
+    level = _levelled(target)
+    errors = [np.abs(_levelled(image) - level) for image in images]
     places = np.nonzero(differ)
     matrices = np.empty((len(places[0]), count, count), np.float32)
-    size = 2 * settings.radius + 1
+    size = 2 * _RADIUS + 1
     for i in range(count):
         for j in range(i, count):
             together = ndimage.uniform_filter(errors[i] * errors[j], size, mode="nearest")[places]
-            matrices[:, i, j] = matrices[:, j, i] = np.maximum(together, 0) ** settings.power
+            matrices[:, i, j] = matrices[:, j, i] = np.maximum(together, 0) ** _POWER
     for first in range(0, len(matrices), _BLOCK):
         part = slice(first, first + _BLOCK)
         matrix = matrices[part].astype(np.float64)
         mean = np.trace(matrix, axis1=1, axis2=2)[:, None, None] / count
-        matrix += np.eye(count) * (settings.ridge * mean + 1e-12)
+        matrix += np.eye(count) * (_RIDGE * mean + 1e-12)
         found = np.maximum(np.linalg.solve(matrix, np.ones((len(matrix), count, 1)))[..., 0], 0)
         index: tuple[Any, ...] = (slice(None), *(place[part] for place in places))
         weights[index] = (found / found.sum(axis=1, keepdims=True)).T
     return weights
 
 
-def _levelled(array: np.ndarray, width: float) -> np.ndarray:
+def _levelled(array: np.ndarray) -> np.ndarray:
     """Subtract the local mean and divide by the local standard deviation."""
     from scipy import ndimage
 
     values = array.astype(np.float32)
     values = (values - values.mean()) / max(float(values.std()), 1e-12)
-    mean = ndimage.gaussian_filter(values, width)
-    variance = ndimage.gaussian_filter(values * values, width) - mean * mean
+    mean = ndimage.gaussian_filter(values, _WINDOW)
+    variance = ndimage.gaussian_filter(values * values, _WINDOW) - mean * mean
     return (values - mean) / np.sqrt(np.maximum(variance, 1e-3))
 
 
 def _votes(
-    labels: np.ndarray, values: Sequence[int], deviation: np.ndarray | None, spacing: Sequence[float], softness: float
+    labels: np.ndarray, values: Sequence[int], deviation: np.ndarray | None, spacing: Sequence[float]
 ) -> Iterator[np.ndarray]:
     """Yield the probability of each label: that of a border displaced by a normal error along its normal."""
-    if deviation is None or softness == 0:
+    if deviation is None:
         for value in values:
             yield (labels == value).astype(np.float32)
         return
@@ -172,7 +156,7 @@ def _votes(
 
     sampling, smallest = tuple(spacing), min(spacing)
     # The deviation is that of the whole vector: one component has less.
-    width = np.maximum(softness * deviation / np.sqrt(labels.ndim), 0.1 * smallest)
+    width = np.maximum(deviation / np.sqrt(labels.ndim), 0.1 * smallest)
     votes = []
     for value in values:
         inside = labels == value

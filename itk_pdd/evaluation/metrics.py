@@ -14,11 +14,8 @@ from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.field import DisplacementField
 
 __all__ = [
-    "average_surface_distance",
     "dice",
     "folding_percentage",
-    "hd95",
-    "jaccard",
     "jacobian_determinant",
     "labels_of",
     "mutual_information",
@@ -66,11 +63,6 @@ def dice(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = N
     return {label: values[0] for label, values in overlaps(first, second, labels).items()}
 
 
-def jaccard(first: np.ndarray, second: np.ndarray, labels: Iterable[int] | None = None) -> dict[int, float]:
-    """Jaccard coefficient of every label, |A and B| / |A or B|; see :func:`overlaps`."""
-    return {label: values[1] for label, values in overlaps(first, second, labels).items()}
-
-
 def surface_distances(first: np.ndarray, second: np.ndarray, spacing: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
     """Measure the distances from every surface voxel of one region to the nearest of the other, and back, in mm.
 
@@ -96,30 +88,17 @@ def surface_distances(first: np.ndarray, second: np.ndarray, spacing: Iterable[f
 
 
 def summarise_surface_distances(distances: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-    """``hd95`` and ``asd`` in millimetres from what :func:`surface_distances` returns; NaN where it is empty."""
+    """Summarise what :func:`surface_distances` returns, in millimetres; NaN where it is empty.
+
+    ``hd95`` is the larger of the two directed 95th percentiles, the definition of Learn2Reg and MONAI (MedPy pools both
+    directions instead); ``asd`` the mean over the surface voxels of both regions.
+    """
     if not distances[0].size:
         return {"hd95": float("nan"), "asd": float("nan")}
     return {
         "hd95": max(float(np.percentile(d, 95)) for d in distances),
         "asd": float(np.concatenate(distances).mean()),
     }
-
-
-def hd95(first: np.ndarray, second: np.ndarray, spacing: Iterable[float]) -> float:
-    """95th percentile of the Hausdorff distance: the larger of the two directed percentiles, in millimetres.
-
-    NaN if either region is empty. Parameters as :func:`surface_distances`. The larger of both directions is the
-    definition of Learn2Reg and MONAI (MedPy pools both directions instead).
-    """
-    return summarise_surface_distances(surface_distances(first, second, spacing))["hd95"]
-
-
-def average_surface_distance(first: np.ndarray, second: np.ndarray, spacing: Iterable[float]) -> float:
-    """Mean over the surface voxels of both regions of the distance to the other surface, in millimetres.
-
-    NaN if either region is empty. Parameters as :func:`surface_distances`.
-    """
-    return summarise_surface_distances(surface_distances(first, second, spacing))["asd"]
 
 
 def jacobian_determinant(field: DisplacementField) -> np.ndarray:

@@ -36,10 +36,8 @@ def summarise(values: Sequence[float], *, seed: int = 0) -> Summary:
     return Summary(int(kept.size), float(kept.mean()), sd, float(np.median(kept)), low, high)
 
 
-def bootstrap_interval(
-    values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Compute the percentile bootstrap interval of the mean of finite values, one per pair; NaN for fewer than two.
+def bootstrap_interval(values: np.ndarray, *, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """Compute the 95 % percentile bootstrap interval of the mean of finite values, one per pair; NaN below two.
 
     Pairs that share a patient are not independent: with few patients the interval is too narrow.
     """
@@ -47,9 +45,7 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     from scipy import stats
 
-    found = stats.bootstrap(
-        (values,), np.mean, confidence_level=level, n_resamples=resamples, method="percentile", random_state=seed
-    )
+    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", random_state=seed)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 

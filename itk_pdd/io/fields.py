@@ -210,10 +210,10 @@ def field_writer(field: DisplacementField) -> Callable[[Path], None]:
     return write
 
 
-def write_field(field: DisplacementField, path: str | os.PathLike[str], *, name: str = "field") -> None:
+def write_field(field: DisplacementField, path: str | os.PathLike[str]) -> None:
     """Write a field, whole or not at all; OutputError if it cannot be written.
 
     ``.nii``, ``.nii.gz`` (intent code 1007, as ITK, ANTs and greedy read it), ``.mha``, ``.mhd``, ``.nrrd`` or
     ``.nhdr`` make a float32 vector image; ``.h5``, ``.hdf5``, ``.tfm``, ``.txt`` or ``.mat`` a transform.
     """
-    outputs.write_all([(outputs.Output(path, name, files.FIELD_EXTENSIONS), field_writer(field))])
+    outputs.write_all([(outputs.Output(path, "field", files.FIELD_EXTENSIONS), field_writer(field))])

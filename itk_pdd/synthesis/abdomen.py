@@ -92,12 +92,12 @@ class _Painter(Brushes):
             1 / squareness
         )
         # Distance to the outline along the ray from the axis.
-        outline = radial - radial / np.maximum(norm, 1e-3) + self.bent(canvas.everywhere, 3.0)
+        outline = radial - radial / np.maximum(norm, 1e-3) + self.bent(3.0)
         side, back = np.abs(x) / half[0], np.clip(y / half[1], 0, 1)
-        wall = outline + fat * (0.7 + 0.5 * side + 0.3 * back) + self.bent(canvas.everywhere, 2.0)
+        wall = outline + fat * (0.7 + 0.5 * side + 0.3 * back) + self.bent(2.0)
         # The muscles of the back fill the space beside the spine.
         thick = muscle * (1 - 0.2 * side) + 45 * back**2 * np.clip(1 - side**2 * 2.5, 0, 1)
-        cavity = wall + thick + self.bent(canvas.everywhere, 1.0)
+        cavity = wall + thick + self.bent(1.0)
         canvas.paint(L.SKIN, outline)
         canvas.paint(L.SUBCUTANEOUS_FAT, outline + 3.0)
         canvas.paint(L.MUSCLE, wall)
@@ -113,7 +113,7 @@ class _Painter(Brushes):
         x, y, z = canvas.coordinates
         right, left = rng.normal((118, 108), 7).tolist()
         top = right + (left - right) / (1 + np.exp(-x / 15)) - 14 * np.exp(-((x / 24) ** 2))
-        dome = top - 90 * np.clip(1 + cavity / 70, 0, 1) ** 8 + self.bent(canvas.everywhere, 3.0)
+        dome = top - 90 * np.clip(1 + cavity / 70, 0, 1) ** 8 + self.bent(3.0)
         middle = (np.hypot((x - 6) / 32, (y - 5) / 75) - 1) * 32
         canvas.paint(L.LUNG, np.maximum(np.maximum(dome - z, cavity + 2), -middle), over=(L.VISCERAL_FAT,))
         for side in (-1, 1):
@@ -304,7 +304,7 @@ class _Painter(Brushes):
                 old, region = level[found[1]], found[1]
                 blend = np.clip(1 - np.abs(old - found[0]) / 16, 0, 1)
                 level[region] = np.minimum(old, found[0]) - 4 * blend**2
-        level = np.maximum(level + self.bent(canvas.everywhere, 3.5), limit)
+        level = np.maximum(level + self.bent(3.5), limit)
         canvas.paint(L.LIVER, level, over=SOFT)
         hilum = np.array([-38.0, -8, 52])
         for root, ends in ((hilum, 9), (np.array([-22.0, 14, 108]), 7)):

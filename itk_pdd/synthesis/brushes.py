@@ -49,9 +49,9 @@ class Brushes:
         weights = self.rng.normal(0, 1, len(self.wobble))
         return (amplitude * weights / np.linalg.norm(weights)).astype(np.float32)
 
-    def bent(self, region: Region, amplitude: float) -> np.ndarray:
-        """Smooth noise on a region, to be added to a level."""
-        return self._mix(region, self.mixture(amplitude))
+    def bent(self, amplitude: float) -> np.ndarray:
+        """Smooth noise on the whole canvas, to be added to a level."""
+        return self._mix(self.canvas.everywhere, self.mixture(amplitude))
 
     def blob(
         self,

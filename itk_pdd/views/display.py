@@ -26,7 +26,6 @@ __all__ = [
     "JACOBIAN_SPAN",
     "Picture",
     "View",
-    "decode_jacobian",
     "encode_jacobian",
     "fixed_view",
     "grey",
@@ -112,11 +111,6 @@ def encode_jacobian(determinant: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         level = 128 + 127 / JACOBIAN_SPAN * np.log2(determinant)
     return np.where(determinant > 0, np.clip(np.rint(np.nan_to_num(level)), 1, 255), 0).astype(np.uint8)
-
-
-def decode_jacobian(codes: np.ndarray) -> np.ndarray:
-    """Decode the determinants of :func:`encode_jacobian`; 0 where folded."""
-    return np.where(codes > 0, 2.0 ** ((codes.astype(float) - 128) * JACOBIAN_SPAN / 127), 0.0)
 
 
 def shrunk_shape(grid: Grid, voxels: float) -> tuple[int, int, int]:
