@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -201,6 +202,6 @@ def _lta_geometry(volume: str, grid: Grid) -> str:
 
 def affine_writer(
     matrix: np.ndarray, kind: str, fixed: Grid | None, moving: Grid | None, *, name: str
-) -> Callable[[Path], None]:
+) -> Callable[[Path], Any]:
     """Make a function that writes an affine matrix for another program to the path it is called with."""
     return partial(Path.write_text, data=_text(matrix, kind, fixed, moving, name=name), encoding="utf-8")

@@ -230,6 +230,6 @@ def parameter_text(field_file: str | os.PathLike[str], grid: Grid) -> str:
     )
 
 
-def parameter_writer(field_file: str | os.PathLike[str], grid: Grid) -> Callable[[Path], None]:
+def parameter_writer(field_file: str | os.PathLike[str], grid: Grid) -> Callable[[Path], Any]:
     """Make a function that writes :func:`parameter_text` to the path it is called with."""
     return partial(Path.write_text, data=parameter_text(field_file, grid), encoding="utf-8")
