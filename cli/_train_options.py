@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import click
 from click.core import ParameterSource
-from itk_pdd.cli._console import COUNT, PATH, POSITIVE, Decorator, Number, Whole
+from itk_pdd.cli._console import COUNT, PATH, POSITIVE, Decorator, Number, Whole, file
 
 
 def _classes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, str]:
@@ -26,14 +26,19 @@ def _widths(context: click.Context, parameter: click.Parameter, value: str) -> t
         raise click.BadParameter("expected whole numbers such as 16,40,80,128.") from None
 
 
+_MODEL = (
+    file("-o", "--output", "FOLDER", "Folder of the model.", required=True),
+    click.option("--name", help="Name of the model; by default that of the folder."),
+    click.option("--description", default="", help="A sentence or two for the card."),
+)
+
+
 def common(
     *, iterations: int = 1600, batch: str = "2 crops", rate: str = "0.002", validate_every: int = 100
 ) -> tuple[Decorator, ...]:
     """Options of every training; the arguments are the defaults that the help names."""
     return (
-        click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model."),
-        click.option("--name", help="Name of the model; by default that of the folder."),
-        click.option("--description", default="", help="A sentence or two for the card."),
+        *_MODEL,
         click.option("--iterations", type=COUNT, help=f"Length of the training; by default {iterations}. A finished "
                      "training is extended by the same command with more."),
         click.option(
@@ -201,9 +206,7 @@ PDD = (
 """Options of a PDD network."""
 ORGANS = (
     click.argument("segmentation", type=PATH),
-    click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder of the model."),
-    click.option("--name", help="Name of the model; by default that of the folder."),
-    click.option("--description", default="", help="A sentence or two for the card."),
+    *_MODEL,
     click.option(
         "--warp", "warps", nargs=3, type=(float, int, int), multiple=True, metavar="REACH DISPLACEMENTS POINTS",
         help="A search, as in pdd-train pdd. By default 0.4 15 32 and then 0.15 11 39.",

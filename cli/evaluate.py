@@ -33,7 +33,7 @@ def main(data: Path, output: Path | None, segmentation: bool, verbose: int, **op
 
     with running(verbose), progress_bar() as progress:
         measure = _segmentation if segmentation else _registration
-        rows = measure(data, options, progress)
+        rows = measure(data, options, progress or (lambda fraction, message: None))
         if not rows:
             raise RegistrationError(f"data: the scans of {data} show no label that can be measured")
         if output is not None:
@@ -74,7 +74,7 @@ def _segmentation(data: Path, options: dict[str, Any], progress: Any) -> list[di
         network, rows = SemanticNetwork.from_folder(folder, device=str(operations.device)), []
         names = {c.value: c.name for c in network.card.classes}
         for number, scan in enumerate(scans):
-            _tell(progress, number / len(scans), scan.name)
+            progress(number / len(scans), scan.name)
             for value, dice in segmentation_dice(network, [scan])[scan.name].items():
                 rows.append({"scan": scan.name, "label": value, "name": names[value], "dice": dice})
         return rows
@@ -98,9 +98,9 @@ def _registration(data: Path, options: dict[str, Any], progress: Any) -> list[di
 
     rows = []
     found = registration_scores(scans, register, count=count, seed=options["seed"])
-    _tell(progress, 0.0, "registering")
+    progress(0.0, "registering")
     for number, pair in enumerate(found, start=1):
-        _tell(progress, number / total, f"{pair['fixed']} <- {pair['moving']}")
+        progress(number / total, f"{pair['fixed']} <- {pair['moving']}")
         shared = {name: pair[name] for name in ("fixed", "moving", "folding", "sd_log_j3")}
         rows += [{**shared, "label": label, "dice": dice} for label, dice in pair["labels"].items()]
     return rows
@@ -108,25 +108,18 @@ def _registration(data: Path, options: dict[str, Any], progress: Any) -> list[di
 
 def _show(rows: list[dict[str, Any]]) -> None:
     """Print the mean of each label, over the labels, and of the smoothness over the pairs."""
+    from statistics import fmean
+
     labels = sorted({row["label"] for row in rows})
-    means = {label: _mean([row["dice"] for row in rows if row["label"] == label]) for label in labels}
+    means = {label: fmean([row["dice"] for row in rows if row["label"] == label]) for label in labels}
     for label in labels:
         name = next((str(row["name"]) for row in rows if row["label"] == label and "name" in row), "")
         click.echo(f"Dice {label:<4d} {name:24s} {means[label]:.4f}")
-    click.echo(f"Dice mean {'':24s} {_mean(list(means.values())):.4f}")
+    click.echo(f"Dice mean {'':24s} {fmean(means.values()):.4f}")
     if "folding" in rows[0]:
         pairs = {(row["fixed"], row["moving"]): row for row in rows}.values()
-        click.echo(f"folded voxels in % {'':15s} {_mean([row['folding'] for row in pairs]):.4f}")
-        click.echo(f"SD of log(J + 3) {'':17s} {_mean([row['sd_log_j3'] for row in pairs]):.4f}")
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _tell(progress: Any, fraction: float, message: str) -> None:
-    if progress is not None:
-        progress(fraction, message)
+        click.echo(f"folded voxels in % {'':15s} {fmean([row['folding'] for row in pairs]):.4f}")
+        click.echo(f"SD of log(J + 3) {'':17s} {fmean([row['sd_log_j3'] for row in pairs]):.4f}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,11 @@ ALL = "all"
 """Name of the row of a pair that holds the means over its labels and the measures without labels."""
 
 LABEL_MEASURES = ("dice", "jaccard", "hd95", "asd")
-PAIR_MEASURES = {
-    "tre_mean": "overall",
-    "tre_median": "overall",
-    "tre_p90": "overall",
-    "folding": "overall",
-    "sd_log_j3": "overall",
-    "sd_log_j": "overall",
-    "inverse_mean": "overall",
-    "inverse_p95": "overall",
-    **dict.fromkeys(whole_image.MEASURES, "overall"),
-    "ncc": "overall",
-    "mi": "overall",
-    "seconds": "run",
-    "cpu_seconds": "run",
-    "memory_gib": "run",
-}
+_OVERALL = (
+    *("tre_mean", "tre_median", "tre_p90", "folding", "sd_log_j3", "sd_log_j", "inverse_mean", "inverse_p95"),
+    *(*whole_image.MEASURES, "ncc", "mi"),
+)
+PAIR_MEASURES = (*_OVERALL, "seconds", "cpu_seconds", "memory_gib")
 """Measures of a pair as a whole."""
 
 COLUMNS = ("pair", "method", "label", "status", "reason", "verdict", "why", *LABEL_MEASURES, *PAIR_MEASURES)
@@ -71,7 +61,7 @@ def rows(
             chosen = [by_label[n] for n in members if n in by_label]
             if by_label:
                 table.append({**base, "label": name, **_means(chosen)})
-        pair_values = {m: result["overall"].get(m) for m, where in PAIR_MEASURES.items() if where == "overall"}
+        pair_values = {measure: result["overall"].get(measure) for measure in _OVERALL}
         table.append({**base, "label": ALL, **_means(list(by_label.values())), **pair_values, **_measured(result)})
     return table
 
@@ -121,19 +111,15 @@ def summary(table: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[s
                 if not np.isfinite(values[method]).any():
                     continue
                 found = summarise(values[method], seed=seed)
-                interval = (found.ci_low, found.ci_high) if found.n >= LEAST_PAIRS else (float("nan"),) * 2
                 row = {
                     "method": method,
                     "label": label,
                     "measure": measure,
-                    "n": found.n,
                     "failed": failures[method],
-                    "mean": found.mean,
-                    "sd": found.sd,
-                    "median": found.median,
-                    "ci_low": interval[0],
-                    "ci_high": interval[1],
+                    **asdict(found),
                 }
+                if found.n < LEAST_PAIRS:
+                    row |= {"ci_low": float("nan"), "ci_high": float("nan")}
                 if method != reference:
                     differences = values[method] - values[reference] if reference else np.empty(0)
                     differences = differences[np.isfinite(differences)]

@@ -181,11 +181,8 @@ class Grid:
 
     def padded(self, lower: Sequence[int] | np.ndarray, upper: Sequence[int] | np.ndarray) -> Grid:
         """The grid with voxels added below and above each axis (x, y, z); negative numbers take voxels away."""
-        size, first = (
-            np.asarray(self.size) + np.asarray(lower) + np.asarray(upper),
-            self.to_physical(-np.asarray(lower)),
-        )
-        return Grid.create(size, self.spacing, first, np.asarray(self.direction))
+        size, first = np.asarray(self.size) + np.asarray(lower) + np.asarray(upper), -np.asarray(lower)
+        return Grid.create(size, self.spacing, self.to_physical(first), np.asarray(self.direction))
 
     def canonical_axes(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """Return the order and flips of the index axes that let them run as nearly as possible along +x, +y, +z.

@@ -14,17 +14,9 @@ __all__ = ["Volume"]
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxel values and the grid they lie on.
+    """Voxel values and the grid they lie on."""
 
-    Parameters
-    ----------
-    array : numpy.ndarray
-        Voxel values, axes (z,) y, x, contiguous, of any real type (bool for masks, integers for labels).
-    grid : Grid
-        Where the voxels lie; ``grid.shape == array.shape``.
-    """
-
-    array: np.ndarray
+    array: np.ndarray  # axes (z,) y, x, contiguous, of any real type (bool for masks, integers for labels)
     grid: Grid
 
     def __post_init__(self) -> None:

@@ -38,7 +38,11 @@ def assemble(stack: Sequence[Slice], *, name: str, where: str) -> tuple[SimpleIT
     """
     first, remarks = stack[0], []
     axes = np.eye(2, 3) if first.axes is None else first.axes
-    _check_axes(axes, name, where)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > 1e-2:
+        raise RegistrationError(
+            f"{name}: the direction cosines in {where} are not perpendicular unit vectors ({axes.tolist()}): "
+            "repair the headers"
+        )
     if not first.known_spacing:
         remarks.append(f"{where} has no pixel spacing, 1 mm is assumed")
     array = _decoded(stack, name)
@@ -58,14 +62,6 @@ def assemble(stack: Sequence[Slice], *, name: str, where: str) -> tuple[SimpleIT
 def decode(piece: Slice, name: str) -> np.ndarray:
     """Return the modality values of one slice, axes y, x (and channels of colour)."""
     return _decoded([piece], name)[0]
-
-
-def _check_axes(axes: np.ndarray, name: str, where: str) -> None:
-    if np.abs(axes @ axes.T - np.eye(2)).max() > 1e-2:
-        raise RegistrationError(
-            f"{name}: the direction cosines in {where} are not perpendicular unit vectors ({axes.tolist()}): "
-            "repair the headers"
-        )
 
 
 def _decoded(stack: Sequence[Slice], name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.io.checks import check_geometry
+from itk_pdd.io.guards.headers import nrrd_fields
 from itk_pdd.io.guards.nifti import missing_bytes, read_head, read_intent
 from itk_pdd.io.guards.placement import check_placement, check_shear
 
@@ -48,7 +50,7 @@ def holds_tensors(path: str | os.PathLike[str]) -> bool:
     if name.endswith((".nii", ".nii.gz")):
         return read_intent(path).code == _SYMMETRIC
     if name.endswith((".nrrd", ".nhdr")) and Path(path).is_file():
-        return any(kind in _KINDS for kind in _nrrd_head(path, length=1 << 16)[0].get("kinds", "").lower().split())
+        return any(kind in _KINDS for kind in nrrd_fields(Path(path)).get("kinds", "").lower().split())
     return False
 
 
@@ -138,27 +140,14 @@ def _write_nifti(tensors: TensorImage, path: Path) -> None:
     nibabel.save(image, path)
 
 
-def _nrrd_head(path: str | os.PathLike[str], *, length: int = -1) -> tuple[dict[str, str], bytes]:
-    """Read the fields of a NRRD header, and what follows it, from the first ``length`` bytes of a file."""
-    with open(path, "rb") as file:
-        content = file.read(length)
-    head, _, rest = content.partition(b"\n\n")
-    if b"\r\n\r\n" in head:
-        head, _, rest = content.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").splitlines()
-    if not content.startswith(b"NRRD"):
-        return {}, b""
-    pairs = (line.split(": ", 1) for line in lines[1:] if ": " in line and not line.startswith("#"))
-    return {key.strip().lower(): value.strip() for key, value in pairs}, rest
-
-
 def _vectors(text: str) -> np.ndarray:
     groups = [group.strip(" ()") for group in text.split(")") if group.strip(" ()")]
     return np.array([[float(number) for number in group.split(",")] for group in groups])
 
 
 def _read_nrrd(path: str | os.PathLike[str], name: str) -> TensorImage:
-    head, data = _nrrd_head(path)
+    _, data, *_ = [*re.split(rb"\r?\n\r?\n", Path(path).read_bytes(), maxsplit=1), b""]
+    head = nrrd_fields(Path(path))
     kinds, sizes = head["kinds"].lower().split(), [int(n) for n in head["sizes"].split()]
     if len(sizes) != 4 or kinds[0] not in _KINDS or sizes[0] != _KINDS[kinds[0]] or "data file" in head:
         raise RegistrationError(
