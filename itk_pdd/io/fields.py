@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,12 +177,7 @@ def _of_one_slice(image: SimpleITK.Image, head: Head, path: str | os.PathLike[st
 
 def niftyreg_writer(field: DisplacementField) -> Callable[[Path], None]:
     """Make a function that writes a field as NiftyReg's displacement field (``reg_resample -trans``) to a path."""
-
-    def write(path: Path) -> None:
-        files.write_image(field_to_image(DisplacementField(niftyreg.mirrored(field.vectors), field.grid)), path)
-        niftyreg.mark_intent(path)
-
-    return write
+    return partial(_write_marked, niftyreg.mirrored(field.vectors), field.grid)
 
 
 def voxel_writer(field: DisplacementField) -> Callable[[Path], None]:
@@ -189,13 +185,13 @@ def voxel_writer(field: DisplacementField) -> Callable[[Path], None]:
 
     The name of the intent, VOXELS, keeps it from being taken for millimetres: :func:`read_field` turns it back.
     """
+    vectors = (field.vectors @ np.linalg.inv(field.grid.matrix).T).astype(np.float32)
+    return partial(_write_marked, vectors, field.grid, intent=(_VOXELS_NAME, 0))
 
-    def write(path: Path) -> None:
-        vectors = (field.vectors @ np.linalg.inv(field.grid.matrix).T).astype(np.float32)
-        files.write_image(field_to_image(DisplacementField(vectors, field.grid)), path)
-        niftyreg.mark_intent(path, _VOXELS_NAME, 0)
 
-    return write
+def _write_marked(vectors: np.ndarray, grid: Grid, path: Path, intent: tuple[Any, ...] = ()) -> None:
+    files.write_image(field_to_image(DisplacementField(vectors, grid)), path)
+    niftyreg.mark_intent(path, *intent)
 
 
 def field_writer(field: DisplacementField) -> Callable[[Path], None]:
