@@ -60,11 +60,13 @@ def main() -> None:
     """
 
 
-def _run(verbose: int, function: str, *arguments: Any, module: str = "transform", **settings: Any) -> None:
+def _run(
+    verbose: int, function: str, *arguments: Any, module: str = "transform", threads: int | None = None, **settings: Any
+) -> None:
     with running(verbose):
         from itk_pdd.commands.threads import simpleitk_threads
 
-        with simpleitk_threads(settings.pop("threads", None)):
+        with simpleitk_threads(threads):
             told = getattr(importlib.import_module(f"itk_pdd.commands.{module}"), function)(*arguments, **settings)
         if told:
             click.echo(told)
