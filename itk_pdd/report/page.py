@@ -36,28 +36,15 @@ _SCRIPTS = ("volume.js", "drawing.js", "controls.js", "share.js", "viewer.js", "
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
+    """A cell of a table."""
 
-    Attributes
-    ----------
-    text : str
-        Plain text.
-    number : float, optional
-        The number by which the column is sorted; by default its text.
-    kind : str
-        CSS class of the cell.
-    beside, below : str
-        Text in small letters behind and under the first one.
-    link : str
-        Name of the section of the page to which the text leads.
-    """
-
-    text: str = ""
-    number: float | None = None
-    kind: str = ""
+    text: str = ""  # plain text
+    number: float | None = None  # the number by which the column is sorted; by default its text
+    kind: str = ""  # CSS class of the cell
+    # text in small letters behind and under the first one
     beside: str = ""
     below: str = ""
-    link: str = ""
+    link: str = ""  # name of the section of the page to which the text leads
 
     @property
     def key(self) -> str:
@@ -67,24 +54,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be sorted.
+    """A table that can be sorted."""
 
-    Attributes
-    ----------
-    header : sequence of str
-        Titles of the columns.
-    rows : sequence of sequences
-        Cells: text, or :class:`Cell`.
-    caption : str
-        Text above the table.
-    words : sequence of int
-        Columns of words, aligned left.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
-    caption: str = ""
-    words: Sequence[int] = (0,)
+    header: Sequence[str]  # titles of the columns
+    rows: Sequence[Sequence[str | Cell]]  # cells: text, or :class:`Cell`
+    caption: str = ""  # text above the table
+    words: Sequence[int] = (0,)  # columns of words, aligned left
 
 
 def target(path: Any, name: str = "report") -> Output:
@@ -98,13 +73,7 @@ def writer(text: str) -> Any:
 
 
 def write_page(path: str | os.PathLike[str], text: str) -> None:
-    """Write a page to a file, whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
+    """Write a page to a file, whole or not at all."""
     write_all([(target(path), writer(text))])
 
 
@@ -142,22 +111,10 @@ def fill(
     single: bool = False,
     **values: Any,
 ) -> str:
-    """Make a whole page.
+    """Make a whole page; ``title`` and ``subtitle`` are plain text, ``values`` the other names in the template.
 
-    Parameters
-    ----------
-    template : str
-        File of the template.
-    title, subtitle : str
-        Plain text.
-    assets : Assets
-        The arrays.
-    pictures : sequence of mapping
-        Descriptions of the pairs for the viewer, from :class:`PairPictures`.
-    single : bool
-        True if the page has no sections to choose from.
-    **values
-        The other names in the template.
+    ``pictures`` describe the pairs for the viewer (:class:`PairPictures`), whose arrays are ``assets``. A ``single``
+    page has no sections to choose from.
     """
     from markupsafe import Markup
 
@@ -178,16 +135,7 @@ def fill(
 class PairPictures:
     """Pictures of one pair for the viewer: made small enough for the page, and described for the script.
 
-    Parameters
-    ----------
-    identity : str
-        Name of the page, a word.
-    grid : Grid
-        Grid of the fixed image.
-    voxels : float
-        How many voxels each of the images may have on the page.
-    assets : Assets
-        Where the arrays go.
+    ``identity`` is the name of the page, a word; ``voxels`` is how many each of the images may have on the page.
     """
 
     def __init__(self, identity: str, grid: Grid, voxels: float, assets: Assets) -> None:

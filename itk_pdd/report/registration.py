@@ -47,40 +47,24 @@ def registration_page(
 
     Parameters
     ----------
-    fixed, moving : Volume
-        The images.
     displacements : DisplacementField
         From fixed to moving points in millimetres, on the grid of the fixed image.
     initial : Mapping, optional
         The initial transform, which is ``before``; by default the physical coordinates as they are.
     fixed_labels, moving_labels : Volume, optional
         Label maps, each in the space of its image; with both their overlap is measured.
-    fixed_mask : Volume, optional
-        Where a verdict that is made here looks.
-    uncertainty : Volume, optional
-        Standard deviation of the displacement in millimetres, on the grid of the fixed image.
+    uncertainty, headline : Volume, str, optional
+        Standard deviation of the displacement in millimetres, on the grid of the fixed image, and the uncertainty in
+        one sentence (see :attr:`itk_pdd.Uncertainty.headline`).
     verdict : Verdict, optional
-        What the registration was judged to be; by default it is judged by its images and its field.
-    headline : str, optional
-        The uncertainty in one sentence (see :attr:`itk_pdd.Uncertainty.headline`).
-    title : str
-        Title of the page.
+        What the registration was judged to be; by default it is judged by its images and its field within
+        ``fixed_mask``.
     facts : mapping, optional
         Names with values, such as files and settings, for the table "About".
     marks : Marks, optional
         Landmarks that guided the registration: they are drawn and listed.
     voxels : int
         Most voxels of an image on the page; a larger number makes a larger page.
-
-    Returns
-    -------
-    str
-        A whole HTML page.
-
-    Raises
-    ------
-    RegistrationError
-        If field, fixed labels or uncertainty do not lie on the grid of the fixed image.
     """
     grid = fixed.grid
     for name, found in {
@@ -144,13 +128,7 @@ def registration_page(
 
 
 def write_registration_report(path: Any, *arguments: Any, **options: Any) -> None:
-    """Write the page of a registration to a file, whole or not at all; parameters as :func:`registration_page`.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
+    """Write the page of a registration to a file, whole or not at all; parameters as :func:`registration_page`."""
     write_page(path, registration_page(*arguments, **options))
 
 
