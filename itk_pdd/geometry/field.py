@@ -150,6 +150,7 @@ class DisplacementField:
 class FieldMapping:
     """The mapping x -> x + u(x) of a displacement field."""
 
+    matrix = None  # it is not linear
     displacement: DisplacementField  # the field, in physical (LPS) millimetres
     # "nearest", "zero": what counts beyond its grid: the nearest displacement, or none (as in ITK)
     outside: str = "nearest"
@@ -159,11 +160,6 @@ class FieldMapping:
     def dimension(self) -> int:
         """Number of coordinates, 2 or 3."""
         return self.displacement.grid.dimension
-
-    @property
-    def matrix(self) -> None:
-        """None: it is not linear."""
-        return None
 
     @property
     def grid(self) -> Grid:

@@ -54,6 +54,7 @@ class LinearTransform(AffineMapping):
 class OtherTransform(Everywhere):
     """Any other transform of SimpleITK, a B-spline for instance, as a mapping of points; nothing is sampled."""
 
+    matrix = None  # it is not linear
     transform: SimpleITK.Transform  # from fixed to moving points; beyond its domain it does what ITK does there
     domain: Grid | None  # the meshes of a B-spline
     name: str
@@ -62,11 +63,6 @@ class OtherTransform(Everywhere):
     def dimension(self) -> int:
         """Number of coordinates, 2 or 3."""
         return int(self.transform.GetDimension())
-
-    @property
-    def matrix(self) -> None:
-        """None: it is not linear."""
-        return None
 
     @property
     def voxel(self) -> float:
