@@ -70,7 +70,7 @@ class Mapping(Protocol):
 
 
 class Everywhere:
-    """What holds for every mapping that has no field: it is defined everywhere, and has no grid and no voxels."""
+    """Base of mappings without a field: they are defined everywhere, and have no grid and no voxels."""
 
     grid: Grid | None = None
     voxel: float | None = None
