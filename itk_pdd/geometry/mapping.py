@@ -73,7 +73,11 @@ class Everywhere:
     """Base of mappings without a field: they are defined everywhere, and have no grid and no voxels."""
 
     grid: Grid | None = None
-    voxel: float | None = None
+
+    @property
+    def voxel(self) -> float | None:
+        """None: it has no voxels."""
+        return None
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Map points (..., dim), components x, y, z, in physical (LPS) millimetres."""
