@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from dataclasses import dataclass
@@ -53,6 +54,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@functools.cache
+def made_pair(*arguments, **options):
+    """A synthetic pair that several tests look at and none changes: drawing it takes longer than registering it."""
+    from itk_pdd.synthesis import make_pair
+
+    return make_pair(*arguments, **options)
 
 
 def rotation(*degrees: float) -> np.ndarray:

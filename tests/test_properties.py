@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK
-from conftest import rotation
+from conftest import made_pair, rotation
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -181,7 +181,7 @@ def window(anatomy: Volume, shift: int) -> SimpleITK.Image:
 @pytest.mark.parametrize("shift", [-24, -13, -4, 1, 8, 16, 24])
 def test_translations_are_found_to_the_edge_of_the_range(shift: int) -> None:
     """The first stage tries 28 working voxels along each axis."""
-    anatomy = make_pair((160, 250), 2.0, seed=2).fixed
+    anatomy = made_pair((160, 250), 2.0, seed=2).fixed
     found = field_from_simpleitk(itk_pdd.register(window(anatomy, 0), window(anatomy, shift))).vectors / 2
     inner = found[40:-40, 30:-30] - [0, shift]
     assert np.linalg.norm(inner, axis=-1).mean() < min(1, 0.5 * abs(shift))
@@ -189,7 +189,7 @@ def test_translations_are_found_to_the_edge_of_the_range(shift: int) -> None:
 
 @pytest.mark.parametrize("shift", [-30, 28, 32])
 def test_beyond_the_range_it_warns(shift: int) -> None:
-    anatomy = make_pair((160, 250), 2.0, seed=2).fixed
+    anatomy = made_pair((160, 250), 2.0, seed=2).fixed
     with pytest.warns(RegistrationWarning, match=r"lies at the edge of the range that was searched \(56 mm") as told:
         itk_pdd.register(window(anatomy, 0), window(anatomy, shift))
     assert {warning.filename for warning in told} == {__file__}, "at the line that asked for the registration"

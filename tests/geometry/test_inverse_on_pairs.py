@@ -30,6 +30,8 @@ def test_points_come_back(data: Path, name: str) -> None:
     if name == "lung":
         fixed, moving = (SimpleITK.Clamp(image, image.GetPixelID(), -1024, 4000) for image in (fixed, moving))
         fixed, moving = (SimpleITK.Shrink(image, [2, 2, 2]) for image in (fixed, moving))
+    if name == "abdomen":  # a quarter of it, in its voxels
+        fixed, moving = (image[30:162, 20:140, 80:192] for image in (fixed, moving))
     chain = as_mapping(register(fixed, moving))
     grid = chain.grid
     index = np.random.default_rng(0).uniform(0, np.asarray(grid.size) - 1, (20000, grid.dimension))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import made_pair
 
 from itk_pdd import models, registration
 from itk_pdd.geometry.blockfield import BlockField
@@ -11,7 +12,6 @@ from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.solver import refinement
 from itk_pdd.solver.settings import Refinement, Regularisation
 from itk_pdd.solver.working import WorkingImage
-from itk_pdd.synthesis import make_pair
 
 SETTINGS = Refinement(max_voxels=10**9)
 
@@ -38,7 +38,7 @@ def error(found, made):
 @pytest.mark.parametrize("contrast", [1, -1])
 @pytest.mark.parametrize("size", [(48, 44, 40), (90, 80)])
 def test_refinement_finds_a_small_deformation(size, contrast):
-    made = make_pair(size, 3.0, seed=2, displacement=5)
+    made = made_pair(size, 3.0, seed=2, displacement=5)
     fixed, moving = working(made.fixed), working(replace(made.moving, array=contrast * made.moving.array))
     found, block = refined(fixed, moving, np.zeros((*fixed.shape, 3), np.float32), 1, SETTINGS)
     assert block == 1
@@ -50,7 +50,7 @@ def test_refinement_finds_a_small_deformation(size, contrast):
 
 @pytest.mark.parametrize("block, limit, target", [(4, 10**9, 1), (1, 12_000, 2), (4, 12_000, 2), (3, 12_000, 2)])
 def test_the_field_may_come_on_any_lattice(block, limit, target):
-    made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)
+    made = made_pair((48, 44, 40), 3.0, seed=2, displacement=5)
     fixed, moving = working(made.fixed), working(made.moving)
     shape = tuple(-(-n // block) for n in fixed.shape)
     start = np.full((*shape, 3), 2.5, np.float32)
@@ -62,7 +62,7 @@ def test_the_field_may_come_on_any_lattice(block, limit, target):
 
 @pytest.mark.parametrize("weight", ["diffusion", "volume"])
 def test_a_larger_weight_is_smoother(weight):
-    made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)
+    made = made_pair((48, 44, 40), 3.0, seed=2, displacement=5)
     fixed, moving = working(made.fixed), working(made.moving)
     start = np.zeros((*fixed.shape, 3), np.float32)
     roughness = []
@@ -77,7 +77,7 @@ def test_a_larger_weight_is_smoother(weight):
 
 
 def test_blocks_have_weights_of_their_own():
-    made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)
+    made = made_pair((48, 44, 40), 3.0, seed=2, displacement=5)
     fixed, moving = working(made.fixed), working(made.moving)
     start = np.zeros((*fixed.shape, 3), np.float32)
     weak, strong = (Regularisation(diffusion=weight, volume=weight, radius=2) for weight in (0.02, 2.0))
@@ -92,7 +92,7 @@ def test_blocks_have_weights_of_their_own():
 
 @pytest.mark.parametrize("block", [1, 2, 4])
 def test_large_blocks_first_find_what_lies_far_apart(block):
-    made = make_pair((80, 72, 64), 3.0, seed=5, displacement=40)
+    made = made_pair((80, 72, 64), 3.0, seed=5, displacement=40)
     fixed, moving = working(made.fixed), working(made.moving)
     start = np.zeros((*(-(-n // block) for n in fixed.shape), 3), np.float32)
     errors = []
@@ -120,7 +120,7 @@ def test_a_factor_of_the_smoothness_is_one_of_all_weights():
 
 @pytest.mark.parametrize("seed", [2, 3])
 def test_derivatives_are_more_exact(seed):
-    made = make_pair((48, 44, 40), 3.0, seed=seed, displacement=5)
+    made = made_pair((48, 44, 40), 3.0, seed=seed, displacement=5)
     fixed, moving = working(made.fixed), working(made.moving)
     start = np.zeros((*fixed.shape, 3), np.float32)
     errors = [
@@ -131,7 +131,7 @@ def test_derivatives_are_more_exact(seed):
 
 
 def test_a_mask_too_thin_for_derivatives_leaves_the_intensities():
-    made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)
+    made = made_pair((48, 44, 40), 3.0, seed=2, displacement=5)
     thin = np.zeros(made.fixed.array.shape, bool)
     thin[::4] = True
     fixed, moving = working(made.fixed, thin), working(made.moving)
@@ -142,7 +142,7 @@ def test_a_mask_too_thin_for_derivatives_leaves_the_intensities():
 
 @pytest.mark.parametrize("masked", ["fixed", "moving"])
 def test_a_mask_excludes(masked):
-    made = make_pair((48, 44, 40), 3.0, seed=2, displacement=5)
+    made = made_pair((48, 44, 40), 3.0, seed=2, displacement=5)
     mask = np.ones(made.fixed.array.shape, bool)
     mask[:, :, 30:] = False
     rng = np.random.default_rng(0)
@@ -163,7 +163,7 @@ def test_a_mask_excludes(masked):
 
 
 def test_a_channel_without_weight_has_no_say_and_others_do():
-    made = make_pair((40, 36, 32), 3.0, seed=2, displacement=5)
+    made = made_pair((40, 36, 32), 3.0, seed=2, displacement=5)
     noise = np.random.default_rng(0).normal(size=made.fixed.array.shape).astype(np.float32)
     start = np.zeros((*noise.shape, 3), np.float32)
     found = []
@@ -180,7 +180,7 @@ def test_a_channel_without_weight_has_no_say_and_others_do():
 
 
 def test_nothing_folds_where_the_model_forbids_it():
-    made = make_pair((48, 44, 40), 3.0, seed=4, displacement=25)
+    made = made_pair((48, 44, 40), 3.0, seed=4, displacement=25)
     wild = replace(
         models.DEFAULT, refinement=Refinement(voxels=Regularisation(diffusion=0.001, volume=0.0, radius=2), rate=0.5)
     )
@@ -190,7 +190,7 @@ def test_nothing_folds_where_the_model_forbids_it():
 
 
 def test_the_number_of_steps_can_be_chosen():
-    made = make_pair((48, 44, 40), 3.0, seed=2, displacement=8)
+    made = made_pair((48, 44, 40), 3.0, seed=2, displacement=8)
     errors = []
     for steps in (0, 30):
         model = replace(models.DEFAULT, refinement=Refinement(iterations=steps))

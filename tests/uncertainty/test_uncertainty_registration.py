@@ -9,7 +9,7 @@ import itk
 import numpy as np
 import pytest
 import SimpleITK
-from conftest import blobs, rotation
+from conftest import blobs, made_pair, rotation
 from scipy import ndimage
 
 import itk_pdd
@@ -20,7 +20,6 @@ from itk_pdd.geometry.mapping import AffineMapping
 from itk_pdd.io.volume import Volume
 from itk_pdd.solver import engine
 from itk_pdd.solver.settings import Refinement
-from itk_pdd.synthesis import make_pair
 from itk_pdd.uncertainty import estimate, features, recorder
 
 PLANE = Grid.create((96, 96), 1.0)
@@ -41,7 +40,7 @@ def stripes(shift: int) -> Volume:
 @pytest.fixture(scope="module")
 def pair():
     """A small synthetic pair, its registration and uncertainty."""
-    made = make_pair((64, 56, 48), 3.0, seed=3, displacement=12.0)
+    made = made_pair((64, 56, 48), 3.0, seed=3, displacement=12.0)
     return made, registration.register_volumes(made.fixed, made.moving, uncertainty=True)
 
 
@@ -197,7 +196,7 @@ def test_masks_channels_and_initial_transforms_are_taken(pair) -> None:
 
 
 def test_the_same_channel_twice_tells_what_it_tells_once() -> None:
-    made = make_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
+    made = made_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
     once = registration.register_volumes(made.fixed, made.moving, uncertainty=True).uncertainty.evidence
     channels = (made.fixed, made.fixed), (made.moving, made.moving)
     twice = registration.register_volumes(*channels, uncertainty=True).uncertainty.evidence
@@ -206,7 +205,7 @@ def test_the_same_channel_twice_tells_what_it_tells_once() -> None:
 
 
 def test_a_large_offset_of_the_intensities_changes_nothing() -> None:
-    made = make_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
+    made = made_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
     images = [(each.array * np.float32(0.01), each.grid) for each in (made.fixed, made.moving)]
     plain, offset = (
         registration.register_volumes(
@@ -223,7 +222,7 @@ def test_a_large_offset_of_the_intensities_changes_nothing() -> None:
 
 @pytest.mark.parametrize("block", [1, 3])
 def test_evidence_lies_on_the_control_grid_whatever_the_lattice_of_the_field(block: int, monkeypatch) -> None:
-    made = make_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
+    made = made_pair((40, 36, 32), 3.0, seed=4, displacement=6.0)
     search = engine.search
 
     def on_another_lattice(first, second, *arguments, **options):
