@@ -41,9 +41,13 @@ from itk_pdd.solver.problem import Options, Problem
 from itk_pdd.solver.settings import SMALLEST_JACOBIAN, Refinement
 from itk_pdd.training.curve import write_table
 
-TEMPERATURE, MIND_TEMPERATURE = 20_000.0, 4_800.0
+TEMPERATURE, LOW_TEMPERATURE = 20_000.0, 500.0
+# Hand-made features: alone, and before the instance optimisation, which finds the best displacement itself.
+MIND_TEMPERATURE, LOW_MIND_TEMPERATURE = 4_800.0, 300.0
 WARPS = (Warp(0.4, 15, 32), Warp(0.15, 11, 39), Warp(0.08, 9, 53))
-OPTIMISATION = InstanceOptimisation(50, 3.0)
+# A low temperature makes flat distributions, which a smooth field outweighs more easily.
+OPTIMISATION, LOW_OPTIMISATION = InstanceOptimisation(50, 3.0), InstanceOptimisation(50, 0.5)
+MIND_OPTIMISATION = InstanceOptimisation(50, 10.0)
 EXTENT = (256.0, 160.0, 192.0)
 CORRELATION = 0.04
 Method = tuple[PddModel | DenseModel, int]
@@ -59,10 +63,13 @@ def settings(warps: int, *, optimised: bool = False, mean_field: bool = True, fe
     )  # fmt: skip
 
 
-def hand_made() -> PddModel:
+def hand_made(*, optimised: bool = False) -> PddModel:
     """MIND-SSC features, and no training at all."""
-    network = PddNetwork(settings(1, features="mind-ssc"))
-    network.searches[0].regularisation.log_temperature.data.fill_(float(np.log(MIND_TEMPERATURE)))
+    chosen, temperature = settings(1, features="mind-ssc"), MIND_TEMPERATURE
+    if optimised:
+        chosen, temperature = replace(chosen, optimisation=MIND_OPTIMISATION), LOW_MIND_TEMPERATURE
+    network = PddNetwork(chosen)
+    network.searches[0].regularisation.log_temperature.data.fill_(float(np.log(temperature)))
     card = PddCard("mind-ssc", "", network.settings, Intensity("range", -125, 275), 2.0)
     return PddModel(network, card, smallest_jacobian=None)
 
@@ -71,9 +78,11 @@ def methods(segmentation: SemanticNetwork) -> dict[str, Method]:
     """The rows of the table: a model, and how many of its searches are used."""
     refinement = Refinement.of_classes(CORRELATION)
 
-    def learned(warps: int, **options: bool) -> PddModel:
+    def learned(warps: int, *, temperature: float = TEMPERATURE, **options: bool) -> PddModel:
         network = settings(warps, **options)
-        model = pdd_of_organs(segmentation, network, name="organs", temperatures=[TEMPERATURE] * 3)
+        if temperature == LOW_TEMPERATURE and network.optimisation.iterations:
+            network = replace(network, optimisation=LOW_OPTIMISATION)
+        model = pdd_of_organs(segmentation, network, name="organs", temperatures=[temperature] * 3)
         return replace(model, smallest_jacobian=None)
 
     def descended(pdd: PddModel) -> CombinedModel:
@@ -82,9 +91,12 @@ def methods(segmentation: SemanticNetwork) -> dict[str, Method]:
     two_plain, three = learned(2), learned(3, optimised=True)
     return {
         "MIND-SSC": (hand_made(), 1),
+        "MIND-SSC, instance optimisation": (hand_made(optimised=True), 1),
         "without mean field": (learned(1, mean_field=False), 1),
         "full": (two_plain, 1),
         "two warps": (two_plain, 2),
+        "low temperature": (learned(1, temperature=LOW_TEMPERATURE), 1),
+        "low temperature, instance optimisation": (learned(1, temperature=LOW_TEMPERATURE, optimised=True), 1),
         "full, instance optimisation": (three, 1),
         "two warps, instance optimisation": (three, 2),
         "three warps, instance optimisation": (three, 3),
