@@ -46,7 +46,8 @@ def done(files) -> SimpleNamespace:
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return SimpleNamespace(
-        output=result.output, record=json.loads((out / "run.json").read_text()), page=(out / "page.html").read_text(),
+        output=result.output, record=json.loads((out / "run.json").read_text()),
+        page=(out / "page.html").read_text(encoding="utf-8"),
         warped=SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "warped.nii.gz"))),
     )  # fmt: skip
 
@@ -88,7 +89,7 @@ def test_an_alignment_alone_compares_with_the_physical_coordinates(files, done) 
 def test_moving_labels_are_drawn_in_the_report_alone(files) -> None:
     result = run(files.fixed, files.moving, "--moving-labels", files.moving_labels, "--report", files.folder / "p.html")
     assert result.exit_code == 0, result.output
-    assert "Dice overlap" not in (files.folder / "p.html").read_text()
+    assert "Dice overlap" not in (files.folder / "p.html").read_text(encoding="utf-8")
 
 
 def test_fixed_labels_need_moving_labels(files) -> None:
