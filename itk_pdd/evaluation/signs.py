@@ -13,7 +13,7 @@ from itk_pdd.geometry.mapping import Mapping
 from itk_pdd.geometry.resampling import resample
 from itk_pdd.geometry.volume import Volume
 
-__all__ = ["PatchComparison", "field_signs", "image_signs"]
+__all__ = ["PatchComparison", "field_signs", "image_signs", "likeness_within"]
 
 _PATCHES = 1000
 """About as many patches are compared, spread evenly over the fixed image."""
@@ -82,7 +82,7 @@ class PatchComparison:
         from itk_pdd.kernels.interpolation.cpu import sample_linear
 
         grid, dimension = fixed[0].grid, fixed[0].grid.dimension
-        spacing = float(np.prod(grid.spacing) * max(grid.voxels / _VOXELS[dimension], 1)) ** (1 / dimension)
+        spacing = _sample_spacing(grid)
         weights = [1.0] * len(fixed) if weights is None else weights
         centres = grid.to_physical(_lattice(grid, _PATCHES, mask))
         reach = range(-_RADII[dimension], _RADII[dimension] + 1)
@@ -148,6 +148,38 @@ def image_signs(
         share of the patches with something to see that could be compared.
     """
     return PatchComparison(fixed, moving, **options).figures(field, initial)
+
+
+def likeness_within(
+    fixed: Sequence[Volume], moving: Sequence[Volume], field: DisplacementField, labels: Volume, **options: Any
+) -> tuple[float, dict[int, float]]:
+    """Compare patches of the fixed image with their matches, over the whole image and within each label.
+
+    Parameters
+    ----------
+    fixed, moving, field, **options
+        As for :func:`image_signs`.
+    labels : Volume
+        A label map of the fixed image; 0 is no label.
+
+    Returns
+    -------
+    float, dict of int to float
+        The ``likeness`` of the whole image and of each label that the compared voxels show.
+    """
+    spacing = _sample_spacing(fixed[0].grid)
+    fixed, moving = ([_coarser(volume, spacing) for volume in volumes] for volumes in (fixed, moving))
+    parts = resample(labels, fixed[0].grid, interpolation="nearest", outside="zero").array
+
+    def likeness(mask: np.ndarray | None) -> float:
+        return image_signs(fixed, moving, field, mask=mask, **options)["likeness"]
+
+    return likeness(None), {int(n): likeness(parts == n) for n in np.unique(parts) if n != 0}
+
+
+def _sample_spacing(grid: Grid) -> float:
+    """Choose the millimetres between the voxels of images that are compared."""
+    return float(np.prod(grid.spacing) * max(grid.voxels / _VOXELS[grid.dimension], 1)) ** (1 / grid.dimension)
 
 
 def _coarser(volume: Volume, spacing: float) -> Volume:

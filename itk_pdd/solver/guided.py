@@ -10,6 +10,7 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError, counted, warn
 from itk_pdd.evaluation.overlap import overlap
+from itk_pdd.evaluation.signs import likeness_within
 from itk_pdd.evaluation.warping import warp_labels
 from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.guidance.labels import LabelGuide
@@ -24,7 +25,8 @@ __all__ = ["compared", "solved"]
 log = logging.getLogger("itk_pdd")
 
 _HARDLY = 0.4  # Dice overlap below which a label that guided is told: it is wrong in one image, or cut off
-
+_UNLIKE = 0.6  # times the likeness of the whole image below which a label is told: right ones have 0.9 of it and more
+_MATCH = 0.4  # likeness of images that match; of others, no label tells more than the verdict
 _MOST_TOLD = 100  # landmarks that the log tells one by one
 _MOST_NAMED = 10  # landmarks whose reason a warning tells
 
@@ -103,6 +105,17 @@ def _labels(problem: Problem, result: Result, guide: LabelGuide) -> Result:
             warn(
                 f"label {name} guided the registration, but overlaps by {found.after.get(number, 0.0):.2f} only: check "
                 "it in both images",
+                doubt=True,
+            )
+    whole, within = likeness_within(
+        problem.fixed_channels, problem.moving_channels, result.field, fixed, weights=problem.weights,
+        moving_mask=problem.moving_mask,
+    )  # fmt: skip
+    for number, likeness in within.items():
+        if whole > _MATCH and likeness < _UNLIKE * whole:
+            warn(
+                f"label {names[number]} guided the registration, but there the images match less than elsewhere "
+                f"(likeness {likeness:.2f}, {whole:.2f} of the whole): check that it is the same structure in both",
                 doubt=True,
             )
     return replace(result, overlap=found)

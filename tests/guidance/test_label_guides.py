@@ -13,12 +13,16 @@ from click.testing import CliRunner
 from itk_pdd.cli.register import main
 
 import itk_pdd
-from itk_pdd import Volume
-from itk_pdd.errors import RegistrationError, RegistrationWarning
+from itk_pdd import Volume, models
+from itk_pdd.errors import RegistrationError, RegistrationWarning, told
 from itk_pdd.geometry.blockfield import BlockField
+from itk_pdd.geometry.field import DisplacementField
 from itk_pdd.geometry.grid import Grid
+from itk_pdd.guidance.guidance import read_guidance
 from itk_pdd.guidance.labelmaps import read_labels
 from itk_pdd.guidance.labels import LabelMaps, label_guide
+from itk_pdd.solver.guided import compared
+from itk_pdd.solver.problem import Problem, Result
 from itk_pdd.solver.refinement import refined
 from itk_pdd.solver.settings import Refinement
 from itk_pdd.solver.working import WorkingImage
@@ -52,6 +56,21 @@ def pair(tmp_path_factory) -> SimpleNamespace:
         SimpleITK.WriteImage(Volume(array, GRID).to_simpleitk(), str(paths[name]))
     images = {name: Volume(array, GRID).to_simpleitk() for name, array in arrays.items()}
     return SimpleNamespace(folder=folder, paths=paths, images=images, labels=labels)
+
+
+def test_a_label_of_another_structure_is_told() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.normal(size=GRID.shape).astype(np.float32)] * 2
+    labels = discs({1: (28, 40), 2: (62, 40)})
+    images[1] = np.where(labels == 1, rng.normal(size=GRID.shape).astype(np.float32), images[0])
+    fixed, moving, drawn = (Volume(array, GRID) for array in (*images, labels))
+    guidance = read_guidance((GRID, GRID), fixed_labels=drawn, moving_labels=drawn)
+    still = Result(DisplacementField.zeros(GRID), models.DEFAULT, GRID, 10.0)
+    with pytest.warns(RegistrationWarning, match="label 1 guided the registration, but there the images match less"):
+        compared(Problem((fixed,), (moving,), guidance=guidance), still)
+    with told() as warnings:
+        compared(Problem((fixed,), (fixed,), guidance=guidance), still)
+    assert not warnings
 
 
 def registered(pair: SimpleNamespace, **options) -> np.ndarray:
