@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
-import subprocess
+import runpy
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from itk_pdd.errors import RegistrationWarning
+
 FOLDER = Path(__file__).parents[2] / "examples"
-# Every one starts a program, and most of them import itk.
 pytestmark = pytest.mark.slow
 
 
@@ -23,14 +28,20 @@ def figures(script: str, folder: Path, *needed: str, data: Path | None = None) -
             version(package)  # importing it would take much longer
         except PackageNotFoundError:
             pytest.skip(f"{package} is not installed")
-    environment = {key: value for key, value in os.environ.items() if key != "ITK_PDD_DATA"}
-    if data is not None:
-        environment["ITK_PDD_DATA"] = str(data)
-    done = subprocess.run(
-        [sys.executable, str(FOLDER / script)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [line.split(":", 1) for line in done.stdout.splitlines() if ":" in line]
+    variables = {"MPLBACKEND": "Agg"} | ({} if data is None else {"ITK_PDD_DATA": str(data)})
+    # In this process: starting a program takes longer than most of the examples, which import itk and torch.
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ))
+        os.environ.pop("ITK_PDD_DATA", None)
+        os.environ.update(variables)
+        stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("default", RegistrationWarning)
+        output = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+    lines = [line.split(":", 1) for line in output.getvalue().splitlines() if ":" in line]
     return {name: [float(number) for number in re.findall(r"-?\d+\.?\d*", rest)] for name, rest in lines}
 
 
