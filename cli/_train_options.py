@@ -236,6 +236,12 @@ ORGANS = (
         "--descent", type=PATH, metavar="FOLDER",
         help="Also write a model that goes on with a descent on organs and intensities, to a folder beside the other.",
     ),
+    click.option(
+        "--scans", type=PATH, metavar="DATA",
+        help="Scans that the model is for, as pdd-train segmentation takes them: how certain the network is there goes "
+        "into the card, so that other images are refused. Validation scans count, else training ones. By default what "
+        "the card of SEGMENTATION says.",
+    ),
 )  # fmt: skip
 """Options of a PDD network that compares the answers of a segmentation network."""
 METHOD = click.option(

@@ -23,8 +23,9 @@ from itk_pdd.training.descriptor_recipe import DESCRIPTOR_TRAINING, DescriptorRe
 from itk_pdd.training.distributed import Processes, processes
 from itk_pdd.training.objective import ObjectiveSettings
 from itk_pdd.training.pdd_recipe import PDD_AUGMENTATION, PDD_TRAINING, PddRecipe, train_pdd
-from itk_pdd.training.recipe import Recipe, cross_validate, train_model
+from itk_pdd.training.recipe import Recipe, cross_validate, measured_purpose, train_model
 from itk_pdd.training.schedule import TrainingSettings
+from itk_pdd.uncertainty.calibration import DESCENT, PDD, calibration_of_package
 
 __all__ = ["from_organs", "train"]
 
@@ -81,11 +82,13 @@ def from_organs(
     optimisation: int,
     diffusion: float,
     descent: Path | None,
+    scans: Path | None,
 ) -> None:
     """Write a PDD network that compares the answers of a segmentation network; nothing is trained.
 
     The options are those of ``pdd-train organs``; ``descent`` is the folder, beside ``output``, of a model that
-    descends on organs and intensities afterwards.
+    descends on organs and intensities afterwards, and ``scans`` are images that the model is for, on which its certainty
+    is measured.
     """
     if descent is not None and descent.resolve().parent != output.resolve().parent:
         raise RegistrationError(f"descent is {descent}, expected a folder beside {output}, which it names")
@@ -101,12 +104,18 @@ def from_organs(
         found, settings, name=named, description=description or found.card.description,
         temperatures=[temperature] * len(settings.warps),
     )  # fmt: skip
-    training = {**found.card.training, "organs": command}
-    card = replace(model.card, training=training)
+    card = replace(
+        model.card,
+        training={**found.card.training, "organs": command},
+        uncertainty=calibration_of_package(PDD).to_dict(),
+    )
+    if scans is not None:
+        card = replace(card, purpose=measured_purpose(found, read_scans(scans)))
     replace(model, card=card).write(output)
     if descent is not None:
         text = f"{named}, then a descent on its organ probabilities and the intensities."
-        write_card(descent, CombinedCard(descent.resolve().name, text, output.resolve().name))
+        uncertainty = calibration_of_package(DESCENT).to_dict()
+        write_card(descent, CombinedCard(descent.resolve().name, text, output.resolve().name, uncertainty=uncertainty))
 
 
 def _segmentation(options: Options, settings: Options) -> Run:

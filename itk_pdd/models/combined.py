@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from itk_pdd.errors import RegistrationError
 from itk_pdd.models.pddmodel import PddModel
@@ -13,6 +15,8 @@ from itk_pdd.solver.devices import checked_device, computing_threads
 from itk_pdd.solver.engine import DenseModel
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.settings import Refinement
+from itk_pdd.uncertainty.calibration import DESCENT, Calibration, calibration_in
+from itk_pdd.uncertainty.searches import SearchRecorder
 
 __all__ = ["CombinedModel"]
 
@@ -32,9 +36,12 @@ class CombinedModel(DenseModel):
         See :class:`itk_pdd.solver.settings.Settings`; the stages are not used.
     pdd : PddModel
         Its features are organ probabilities.
+    uncertainty : mapping
+        Calibration of the uncertainty, see :class:`itk_pdd.network.card.CombinedCard`.
     """
 
     pdd: PddModel | None = None
+    uncertainty: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], default: DenseModel) -> CombinedModel:
@@ -59,13 +66,18 @@ class CombinedModel(DenseModel):
                 f"model {card.name} descends on organ probabilities, but {card.search} does not compare them: name a "
                 "PDD network that does"
             )
-        return cls.of(pdd, default, name=card.name, correlation=card.correlation)
+        made = cls.of(pdd, default, name=card.name, correlation=card.correlation)
+        return replace(made, uncertainty=card.uncertainty)
 
     @classmethod
     def of(cls, pdd: PddModel, default: DenseModel, *, name: str, correlation: float) -> CombinedModel:
         """Make the model of a PDD network; see :meth:`from_folder` and :class:`itk_pdd.network.card.CombinedCard`."""
         settings = {each: getattr(default, each) for each in default.__dataclass_fields__}
         return cls(**settings | {"name": name, "refinement": Refinement.of_classes(correlation), "pdd": pdd})
+
+    def calibrated(self) -> Calibration:
+        """Return the calibration on the card, else that of the package for such models."""
+        return calibration_in(self.name, self.uncertainty, default=DESCENT)
 
     def register(self, problem: Problem, options: Options) -> Result:
         """Register two images.
@@ -90,9 +102,8 @@ class CombinedModel(DenseModel):
             report(0.0, "organs")
             organs = pdd.organs(problem, options)
             first = replace(options, progress=lambda f, text: report(_SEARCHED * f, text))
-            start, grid = pdd.searched(problem, first, organs)
-        rest = replace(
-            options, uncertainty=False, progress=lambda f, text: report(_SEARCHED + (1 - _SEARCHED) * f, text)
-        )
-        result = self.registered(problem, rest, start=start, organs=organs)
+            recorder = SearchRecorder(self.calibrated().temperature) if options.uncertainty else None
+            start, grid = pdd.searched(problem, first, organs, recorder)
+        rest = replace(options, progress=lambda f, text: report(_SEARCHED + (1 - _SEARCHED) * f, text))
+        result = self.registered(problem, rest, start=start, organs=organs, searches=recorder)
         return replace(result, capture_range_mm=0.5 * pdd.capture_range_mm(grid))

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,15 @@ from itk_pdd.network.preparation import prepare_image
 from itk_pdd.network.semantic import WHOLE, SemanticNetwork
 from itk_pdd.network.storage import load_weights, read_tensors
 from itk_pdd.solver.devices import checked_device, computing_threads, on_device
+from itk_pdd.solver.engine import on_blocks
 from itk_pdd.solver.folds import without_folds
 from itk_pdd.solver.memory import Needs, require
 from itk_pdd.solver.organs import Organs, organs_of
 from itk_pdd.solver.problem import Options, Problem, Result
 from itk_pdd.solver.settings import SMALLEST_JACOBIAN
-from itk_pdd.solver.working import working_grid
+from itk_pdd.solver.working import WorkingImage, working_grid
+from itk_pdd.uncertainty.calibration import PDD, calibration_in
+from itk_pdd.uncertainty.searches import SearchRecorder
 
 __all__ = ["PddModel", "composed"]
 
@@ -38,6 +42,7 @@ log = logging.getLogger("itk_pdd")
 
 
 _BYTES_OF_MIND = 210  # per voxel, while MIND-SSC features are made
+_BYTES_OF_EVIDENCE = 80  # per voxel, while both images are compared for the uncertainty
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +113,7 @@ class PddModel:
         Returns
         -------
         Result
-            Without uncertainty. The capture range is half of the farthest displacement that is tried.
+            The capture range is half of the farthest displacement that is tried.
 
         Raises
         ------
@@ -122,21 +127,35 @@ class PddModel:
         self.require(problem, options, on_host=device == "cpu")
         with computing_threads(options.threads, torch=True):
             report(0.0, "organs" if self.network.organs is not None else "features")
-            start, grid = self.searched(problem, options, self.organs(problem, options))
+            calibration = calibration_in(self.name, self.card.uncertainty, default=PDD) if options.uncertainty else None
+            recorder = None if calibration is None else SearchRecorder(calibration.temperature)
+            start, grid = self.searched(problem, options, self.organs(problem, options), recorder)
             range_mm = 0.5 * self.capture_range_mm(grid)
             log.info("model %s, working grid %s, capture range %.3g mm", self.name, grid, range_mm)
             report(0.95, "field")
             initial = problem.initial
             mapping = start if initial is None else lambda points: initial(start(points))
             field = DisplacementField.from_function(mapping, fixed.grid)
+            uncertainty = None
+            if recorder is not None and calibration is not None:
+                # They load much of scipy.
+                from itk_pdd.uncertainty.estimate import Uncertainty
+                from itk_pdd.uncertainty.features import collect
+
+                evidence = collect(recorder.recorder(grid), *_images(problem, grid), on_blocks(start, grid), grid)
+                uncertainty = Uncertainty(evidence, calibration, field, initial)
         report(1.0, "done")
-        return Result(field, self, grid, range_mm)
+        return Result(field, self, grid, range_mm, uncertainty)
 
     def require(self, problem: Problem, options: Options, *, on_host: bool) -> None:
         """Raise RegistrationError if the memory is not enough for a registration."""
         require(
             self.needs(
-                problem.fixed.grid, problem.moving.grid, masked=problem.moving_mask is not None, on_host=on_host
+                problem.fixed.grid,
+                problem.moving.grid,
+                masked=problem.moving_mask is not None,
+                on_host=on_host,
+                uncertain=bool(options.uncertainty),
             ),
             limit=options.memory,
             what=f"a registration with model {self.name}",
@@ -154,11 +173,6 @@ class PddModel:
         if problem.guidance is not None:
             raise RegistrationError(
                 f"model {self.name} is a PDD network, which no labels or landmarks can guide: choose another model"
-            )
-        if options.uncertainty is True:
-            raise RegistrationError(
-                f"the uncertainty is asked for, but model {self.name} is a PDD network, which does not estimate it: "
-                "leave it out, or choose another model"
             )
         if len(problem.fixed_channels) > 1:
             raise RegistrationError(
@@ -185,7 +199,9 @@ class PddModel:
         reach = zip(layout.displacements.reach, layout.step, grid.spacing[::-1], strict=True)
         return min(along * step * spacing for along, step, spacing in reach)
 
-    def needs(self, fixed: Grid, moving: Grid, *, masked: bool = False, on_host: bool = True) -> Needs:
+    def needs(
+        self, fixed: Grid, moving: Grid, *, masked: bool = False, on_host: bool = True, uncertain: bool = False
+    ) -> Needs:
         """Estimate the memory that a registration takes.
 
         Parameters
@@ -196,6 +212,8 @@ class PddModel:
             Whether part of the moving image must not be compared.
         on_host : bool
             Whether the network works on the CPU; features and costs are not held here where a GPU does.
+        uncertain : bool
+            Whether the uncertainty is estimated.
         """
         grid, settings = self.working_grid(fixed), self.network.settings
         layouts = [self.network.lattice(grid.shape, warp=number) for number in range(len(settings.warps))]
@@ -203,6 +221,8 @@ class PddModel:
         images = 4 * (3 * grid.voxels + float(np.prod(moving.extent)) / float(np.prod(grid.spacing)))
         # The field, and the points at which it is sampled, some at a time; before that it is looked through for folds.
         ends = max(4 * 3 * fixed.voxels, 4 * 10 * grid.voxels) + 100 * min(fixed.voxels, 2_000_000)
+        if uncertain:
+            ends = max(ends, _BYTES_OF_EVIDENCE * grid.voxels)
         if not on_host:
             return Needs(int(images), 0, 0, int(ends))
         points = math.prod(layouts[0].shape)
@@ -233,7 +253,9 @@ class PddModel:
 
         return on_device(options.device, found)
 
-    def searched(self, problem: Problem, options: Options, organs: Organs | None) -> tuple[PointMap, Grid]:
+    def searched(
+        self, problem: Problem, options: Options, organs: Organs | None, recorder: SearchRecorder | None = None
+    ) -> tuple[PointMap, Grid]:
         """Run all searches.
 
         Parameters
@@ -242,6 +264,8 @@ class PddModel:
             See :meth:`register`.
         organs : Organs, optional
             See :meth:`organs`.
+        recorder : SearchRecorder, optional
+            Listens to the searches.
 
         Returns
         -------
@@ -251,20 +275,30 @@ class PddModel:
             The working grid.
         """
         grid = self.working_grid(problem.fixed.grid)
-        return composed(self.fields(problem, options, organs), grid, self.smallest_jacobian), grid
+        return composed(self.fields(problem, options, organs, recorder), grid, self.smallest_jacobian), grid
 
-    def fields(self, problem: Problem, options: Options, organs: Organs | None) -> list[DisplacementField]:
+    def fields(
+        self, problem: Problem, options: Options, organs: Organs | None, recorder: SearchRecorder | None = None
+    ) -> list[DisplacementField]:
         """Run all searches, see :meth:`searched`; the displacements of each, in millimetres, the first search first."""
         grid = self.working_grid(problem.fixed.grid)
         return on_device(
             options.device,
-            lambda operations: self._fields(problem, str(operations.device), options.progress, organs, grid),
+            lambda operations: self._fields(problem, str(operations.device), options.progress, organs, grid, recorder),
         )
 
     def _fields(
-        self, problem: Problem, device: str, report: Callable[[float, str], None], organs: Organs | None, grid: Grid
+        self,
+        problem: Problem,
+        device: str,
+        report: Callable[[float, str], None],
+        organs: Organs | None,
+        grid: Grid,
+        recorder: SearchRecorder | None,
     ) -> list[DisplacementField]:
         initial, smallest = problem.initial, self.smallest_jacobian
+        if recorder is not None:
+            recorder.clear()  # a device that was given up has left something behind
         network = self.network.to(device)
         seen: Seen
         if network.organs is not None and organs is not None:
@@ -285,13 +319,27 @@ class PddModel:
             second = seen.moving(layout, _Composed(fields, initial) if fields else initial)
             report((0.5 + 0.8 * warp) / count, f"search {warp + 1} of {count}")
             masks = seen_masks(problem, layout, grid, _Composed(fields, initial), device)
-            found = network.displacements(first, second, layout, warp=warp, iterations=self.iterations, masks=masks)
+            listener = None if recorder is None else partial(
+                recorder.search, scale=layout.step, points=grid_of(layout.positions(), grid), grid=grid,
+                before=_Composed(fields, None),
+            )  # fmt: skip
+            found = network.displacements(
+                first, second, layout, warp=warp, iterations=self.iterations, masks=masks, listener=listener
+            )
             vectors = found.cpu().numpy().astype(np.float32)
             if smallest is not None:
                 # Few control points are soon unfolded; folds between them are left to the working grid.
                 vectors = without_folds(vectors, scale=_steps(layout.positions())[::-1].tolist(), minimum=smallest)
             fields.append(_field(vectors, layout, grid))
         return fields
+
+
+def _images(problem: Problem, grid: Grid) -> tuple[WorkingImage, WorkingImage]:
+    """Resample both images onto the working grid, to compare them there."""
+    return (
+        WorkingImage.from_volumes(problem.fixed_channels, grid, None, problem.fixed_mask),
+        WorkingImage.from_volumes(problem.moving_channels, grid, problem.initial, problem.moving_mask),
+    )
 
 
 def composed(fields: list[DisplacementField], grid: Grid, smallest: float | None) -> PointMap:

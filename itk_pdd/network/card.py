@@ -157,6 +157,8 @@ class PddCard(Card):
     classes: tuple[LabelClass, ...] = field(default=(), kw_only=True)
     # What scans that the model is for look like to its segmentation network, see :class:`ModelCard`.
     purpose: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    # Calibration of the uncertainty, see :class:`ModelCard`; empty for that of the package for PDD networks.
+    uncertainty: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str] = "pdd"
     gives: ClassVar[str] = "displacements"
 
@@ -213,6 +215,8 @@ class CombinedCard(Card):
 
     search: str  # name of the folder of the PDD network, which lies beside that of the card
     correlation: float = 0.04  # weight of the local correlation in the descent, see :class:`ModelCard`
+    # Calibration of the uncertainty, see :class:`ModelCard`; empty for that of the package for such models.
+    uncertainty: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str] = "combined"
     gives: ClassVar[str] = "a start for a descent"
 

@@ -90,6 +90,21 @@ class DisplacementDistribution:
         """Expected displacement, shape (*control points, dim), components x, y(, z), in feature voxels."""
         return self._moments().mean
 
+    def moments(self, *, sharpness: float = 1.0) -> Moments:
+        """Compute mean, covariance and entropy of the displacement; all probabilities are never held.
+
+        Parameters
+        ----------
+        sharpness : float
+            Factor of the temperature; below 1 makes the probabilities more alike.
+
+        Returns
+        -------
+        Moments
+            Mean (*control points, dim), covariance (*control points, dim, dim), entropy in nats (*control points).
+        """
+        return kernels.displacement_moments(self.costs, sharpness * self.temperature, self.displacements, second=True)
+
     def log_partition(self) -> Tensor:
         """Logarithm of the sum of exp(-temperature costs), shape (*control points)."""
         return self._moments().log_partition

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -192,14 +192,17 @@ class PddNetwork(nn.Module):
         warp: int = 0,
         iterations: int | None = None,
         masks: Masks = (None, None),
+        listener: Callable[[DisplacementDistribution, Tensor], None] | None = None,
     ) -> Tensor:
         """Displacements (..., 3) of control points in image voxels, x first; with instance optimisation if wanted.
 
         The parameters are those of :meth:`search`; ``iterations`` are steps of the optimisation instead of the
-        settings'.
+        settings'. ``listener`` is called with the distribution and its mean, before that.
         """
         distribution = self.search(fixed, moving, layout, warp=warp, masks=masks)
         vectors = distribution.mean()
+        if listener is not None:
+            listener(distribution, vectors)
         settings = self.settings.optimisation
         if iterations is not None:
             settings = replace(settings, iterations=iterations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -32,13 +32,13 @@ from itk_pdd.solver.search import search
 from itk_pdd.solver.settings import Refinement, Settings
 from itk_pdd.solver.trust import Trust, trusted
 from itk_pdd.solver.working import Maps, WorkingImage, search_grid
-from itk_pdd.uncertainty.calibration import calibration_of
+from itk_pdd.uncertainty.calibration import Calibration, calibration_of
 from itk_pdd.uncertainty.recorder import Recorder
 
 if TYPE_CHECKING:
     from itk_pdd.solver.organs import Organs  # loads torch, and only named here
 
-__all__ = ["DenseModel"]
+__all__ = ["DenseModel", "on_blocks"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -47,6 +47,13 @@ _RESULTS = 32  # of a fixed image on one grid: three stages have fewer
 _LABEL_WEIGHT = 15.0  # cost of a difference in all labels, beside 1 for one in all MIND-SSC features
 _BEGIN = 2  # working voxels per block of a field to begin with
 _LABEL_CORRELATION = 0.04  # weight of the local correlation beside labels of weight 1
+
+
+class Searches(Protocol):
+    """What searches by another model tell about their certainty."""
+
+    def recorder(self, grid: Grid) -> Recorder:
+        """Make a recorder that has listened to these searches, on a working grid."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,21 @@ class DenseModel(Settings):
         return self.registered(problem, options)
 
     def registered(
-        self, problem: Problem, options: Options, *, start: PointMap | None = None, organs: Organs | None = None
+        self,
+        problem: Problem,
+        options: Options,
+        *,
+        start: PointMap | None = None,
+        organs: Organs | None = None,
+        searches: Searches | None = None,
     ) -> Result:
         """Register two images; RegistrationError if there is no such device, or the memory is not enough.
 
         Both are resampled onto a working grid that fits into the memory. Dense searches find the displacements, a
         gradient descent refines them, folded voxels are unfolded, and the field is carried to the fixed image's grid.
         With ``start``, from fixed points to those that the initial transform takes, there are no searches: the descent
-        begins there. ``organs`` are what is known of the organs, where the model has no network of its own.
+        begins there. ``organs`` are what is known of the organs, where the model has no network of its own. ``searches`` know the
+        certainty of those that gave the start.
         """
         device, report = checked_device(options.device), options.progress
         model, problem = self._guided(problem).adjusted(options), problem.without_outliers()
@@ -83,14 +97,16 @@ class DenseModel(Settings):
                 organs = model._organs(problem, options)
             if organs is not None:
                 fixed, moving = model._with_classes(fixed, moving, problem, grid, organs)
-            begun = None if start is None else _begun(start, grid)
+            begun = None if start is None else on_blocks(start, grid)
             fixed, moving = model._with_guides(fixed, moving, problem, grid)
-            calibration = calibration_of(model.name, model.network) if options.uncertainty else None
+            calibration = model.calibrated() if options.uncertainty else None
             landmarks = None if problem.guidance is None else problem.guidance.landmarks
 
             def displaced(operations: Operations) -> tuple[BlockField, float | None, Recorder | None, Trust | None]:
                 # A device that is given up leaves nothing behind: the next one begins with a recorder of its own.
-                recorder = None if calibration is None else Recorder(calibration.temperature, operations)
+                recorder = None
+                if calibration is not None:
+                    recorder = searches.recorder(grid) if searches else Recorder(calibration.temperature, operations)
                 images = model._with_descriptor(fixed, moving, operations)
                 pulls = trust = None
                 if landmarks is not None:
@@ -117,6 +133,10 @@ class DenseModel(Settings):
                 uncertainty = Uncertainty(evidence, calibration, field, problem.initial, guided=guided)
         report(1.0, "done")
         return Result(field, model, grid, range_mm, uncertainty, edge, trust=trust)
+
+    def calibrated(self) -> Calibration:
+        """Return the calibration of the model's uncertainty."""
+        return calibration_of(self.name, self.network)
 
     def _fixed_copy(self, problem: Problem, grid: Grid) -> WorkingImage:
         """Resample the fixed image onto the working grid, unless it is there from a registration before."""
@@ -304,7 +324,7 @@ class DenseModel(Settings):
         return replace(fixed, descriptor=codes), replace(moving, descriptor=codes)
 
 
-def _begun(start: PointMap, grid: Grid) -> BlockField:
+def on_blocks(start: PointMap, grid: Grid) -> BlockField:
     """Sample a mapping in 3-D on blocks of the working grid."""
     blocks = grid.blocks(_BEGIN)
     points = blocks.points()

@@ -26,7 +26,7 @@ from itk_pdd.training.running import Run, ScanRecipe
 from itk_pdd.training.schedule import TrainingSettings
 from itk_pdd.training.trainer import Trainer
 
-__all__ = ["Recipe", "cross_validate", "default_spacing", "label_classes", "train_model"]
+__all__ = ["Recipe", "cross_validate", "default_spacing", "label_classes", "measured_purpose", "train_model"]
 
 log = logging.getLogger("itk_pdd")
 
@@ -154,12 +154,26 @@ def _finish(
     model = SemanticNetwork(as_kept(network), card)
     if validation and write:
         scores = segmentation_dice(model, validation)
-        sure = [certainty(model.probabilities(read_labelled(scan)[0])[0]) for scan in validation[:_SCANS_FOR_CERTAINTY]]
-        purpose = {"certainty": round(float(np.mean(sure)), 3)}
+        purpose = measured_purpose(model, validation)
         model = SemanticNetwork(model.network, replace(card, validation=summary(scores, card), purpose=purpose))
     if write:
         write_model(folder, model.network, model.card)
     return model
+
+
+def measured_purpose(model: SemanticNetwork, scans: Sequence[LabelledScan]) -> dict[str, float]:
+    """Measure what scans that a model is for look like to it: ``purpose`` of its card.
+
+    Parameters
+    ----------
+    model : SemanticNetwork
+        The model.
+    scans : sequence of LabelledScan
+        At least one; the first four are looked at, those of the validation where there are any.
+    """
+    held_out = of_split(scans, "validation") or list(scans)
+    sure = [certainty(model.probabilities(read_labelled(scan)[0])[0]) for scan in held_out[:_SCANS_FOR_CERTAINTY]]
+    return {"certainty": round(float(np.mean(sure)), 3)}
 
 
 def label_classes(found: Survey, names: Mapping[int, str]) -> tuple[LabelClass, ...]:

@@ -14,12 +14,14 @@ import numpy as np
 
 from itk_pdd.errors import RegistrationError
 
-__all__ = ["Calibration", "calibration_of"]
+__all__ = ["DESCENT", "PDD", "Calibration", "calibration_in", "calibration_of", "calibration_of_package"]
 
 log = logging.getLogger("itk_pdd")
 
 _FOLDER = Path(__file__).parents[1] / "models"
 _DEFAULT = "mind-ssc"
+PDD, DESCENT = "pdd", "pdd-descent"
+"""Names of the package's calibrations for PDD networks, and for a descent after one."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +159,42 @@ def calibration_of(name: str, network: str | None = None) -> Calibration:
         from itk_pdd.network.card import ModelCard
 
         card = ModelCard.from_folder(network)
-        if card.uncertainty:
-            return Calibration.from_dict(card.uncertainty, name=f"uncertainty in the card of {name}")
-    if name != _DEFAULT:
-        log.info("uncertainty: model %s has no calibration, that of %s is used", name, _DEFAULT)
-    return _default()
+        return calibration_in(name, card.uncertainty, default=_DEFAULT)
+    return calibration_in(name, {}, default=_DEFAULT)
+
+
+def calibration_in(name: str, content: Mapping[str, Any], *, default: str) -> Calibration:
+    """Take the calibration on a model's card, or one of the package's where there is none.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    content : mapping
+        ``uncertainty`` of its card.
+    default : str
+        See :func:`calibration_of_package`.
+
+    Raises
+    ------
+    RegistrationError
+        If the calibration on the card makes no sense.
+    """
+    if content:
+        return Calibration.from_dict(content, name=f"uncertainty in the card of {name}")
+    if name != default:
+        log.info("uncertainty: model %s has no calibration, that of %s is used", name, default)
+    return calibration_of_package(default)
 
 
 @functools.cache
-def _default() -> Calibration:
-    path = _FOLDER / f"{_DEFAULT}.uncertainty.json"
+def calibration_of_package(name: str = _DEFAULT) -> Calibration:
+    """Read a calibration that comes with the package.
+
+    Parameters
+    ----------
+    name : str
+        "mind-ssc" for the default model, :data:`PDD` for a PDD network, :data:`DESCENT` for one with a descent.
+    """
+    path = _FOLDER / f"{name}.uncertainty.json"
     return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8")), name=str(path))

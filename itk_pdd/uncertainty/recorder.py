@@ -13,7 +13,7 @@ from itk_pdd.kernels.control_grid.cpu import compose, restrict
 from itk_pdd.kernels.operations import HOST, Array, Operations
 from itk_pdd.kernels.parallel import compiled, run
 
-__all__ = ["Recorder", "StageRecord"]
+__all__ = ["Recorder", "StageRecord", "distinct_modes"]
 
 _MAX_MODES = 8  # hypotheses that are kept at a control point
 _LEAST_RATIO = 0.2  # probability of a hypothesis, relative to the best one, below which it is none
@@ -76,7 +76,7 @@ class Recorder:
         _, covariance, entropy, _ = self._operations.moments(costs, self._temperature, offsets, second=True)
         self._covariance[nodes] = self._operations.numpy(covariance) * self._scale**2
         self._entropy[nodes] = self._operations.numpy(entropy)
-        several, modes, weights = _hypotheses(self._operations.numpy(costs), self._temperature, self._count)
+        several, modes, weights = distinct_modes(self._operations.numpy(costs), self._temperature, self._count)
         axes = [np.asarray(o * self._scale, np.float32) for o in offsets]
         vectors = np.stack([axes[2 - i][np.maximum(modes[..., 2 - i], 0)] for i in range(3)], axis=-1)
         places = nodes[several]
@@ -174,8 +174,27 @@ def _find(
                 weight[task, m] /= total
 
 
-def _hypotheses(costs: np.ndarray, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find control points of several modes, the indices of these (n, modes, 3) as z, y, x, and their probabilities."""
+def distinct_modes(costs: np.ndarray, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the control points whose distribution has several modes.
+
+    Parameters
+    ----------
+    costs : numpy.ndarray
+        float32, shape (control points, dz, dy, width).
+    temperature : float
+        Factor of the costs in the softmax.
+    count : int
+        Displacements along x; the rest of the width is padding.
+
+    Returns
+    -------
+    several : numpy.ndarray
+        These control points (n,).
+    modes : numpy.ndarray
+        Indices z, y, x of their displacements, int16 (n, modes, 3), -1 where there are fewer; the most probable first.
+    weights : numpy.ndarray
+        Probabilities of a mode and its direct neighbours, (n, modes).
+    """
     flat = np.ascontiguousarray(costs)
     found = np.full((len(flat), _MAX_MODES, 3), -1, np.int16)
     weight = np.zeros((len(flat), _MAX_MODES), np.float32)

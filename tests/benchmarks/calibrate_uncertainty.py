@@ -170,7 +170,8 @@ def _negative_log_likelihood(errors, scale, tail, shares, shapes) -> torch.Tenso
 
 def small(cases: list[Case]) -> dict:
     """The fit with the features that matter in each of its two terms."""
-    names = [name for name in FEATURES if not name.startswith("entropy")]
+    # A PDD network searches in one direction, so that nothing can disagree.
+    names = [n for n in FEATURES if not n.startswith("entropy") and all(n in case.features for case in cases)]
     wrong = list(names)
     while True:
         found = fit(cases, names, wrong)
@@ -257,9 +258,9 @@ def failures(cases: list[Case]) -> np.ndarray:
     return np.array([case.dice < 0.5 * medians[d] for case, d in zip(cases, data, strict=True)])
 
 
-def learn(cases: list[Case]) -> Calibration:
-    """The whole calibration."""
-    found = small(cases)
+def learn(cases: list[Case], names: tuple[list[str], list[str]] | None = None) -> Calibration:
+    """The whole calibration, with features that are given for both of its terms or chosen."""
+    found = small(cases) if names is None else fit(cases, *names)
     calibration = Calibration(
         intercept=round(found["intercept"], 4),
         weights={n: round(w, 4) for n, w in found["weights"].items()},

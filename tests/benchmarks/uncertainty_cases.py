@@ -134,10 +134,16 @@ def synthetic(seeds: range, **options) -> Iterator[Case]:
         )
 
 
-def warped(pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, **options) -> Iterator[Case]:
-    """Real images and themselves, deformed by a known mapping, with noise, contrast and sharpness of another scan."""
+def warped(
+    pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, load=load_case, units: bool = False,
+    **options,
+) -> Iterator[Case]:  # fmt: skip
+    """Real images and themselves, deformed by a known mapping, with noise, contrast and sharpness of another scan.
+
+    Intensities lie between 0 and about 1, or in the ``units`` of the image: networks for CT know no others.
+    """
     for number, pair in enumerate(pairs):
-        case = load_case(pair)
+        case = load(pair)
         rng = np.random.default_rng([seed, number])
         image = case.fixed if crop is None else _cropped(case.fixed, crop, rng)
         voxel = float(np.mean(image.grid.spacing))
@@ -147,7 +153,9 @@ def warped(pairs: list[datasets.Pair], *, seed: int, crop: int | None = None, **
         still, truth, inverse = image, mapping.forward(image.grid), mapping.inverse(image.grid)
         moved = warping.warp_image(Volume(still.array.astype(np.float32), still.grid), inverse)
         low, high = np.percentile(still.array, [0.5, 99.5])
-        fixed, moving = (Volume(_scanned(v.array, low, high, rng), image.grid) for v in (still, moved))
+        scans = [_scanned(v.array, low, high, rng) for v in (still, moved)]
+        offset, unit = (np.float32(low), np.float32(high - low)) if units else (np.float32(0), np.float32(1))
+        fixed, moving = (Volume(offset + unit * s, image.grid) for s in scans)
         body = ndimage.binary_closing(still.array > low + 0.1 * (high - low), iterations=2)
         points = image.grid.to_index(image.grid.points() + truth.vectors)
         body &= ((points > 0) & (points < np.asarray(image.grid.size) - 1)).all(axis=-1)
@@ -181,11 +189,12 @@ def organs(
     per_label: int = 150,
     start: Callable[[Grid, int], AffineMapping | None] | None = None,
     kind: str = "organs",
+    load=load_case,
     **options,
 ) -> Iterator[Case]:
     """Pairs of different subjects: how far points of an organ's surface land from the surface of the same organ."""
     for number, pair in enumerate(pairs):
-        case = load_case(pair)
+        case = load(pair)
         initial = None if start is None else start(case.fixed.grid, zlib.crc32(pair.name.encode()) + number)
         result = registration.register_volumes(case.fixed, case.moving, initial=initial, uncertainty=True, **options)
         rng = np.random.default_rng(number)

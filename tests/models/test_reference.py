@@ -140,11 +140,8 @@ def test_what_the_network_cannot_do_is_refused_before_anything_is_computed(tmp_p
     path, _ = checkpoint(tmp_path, 16)
     model = models.from_reference(path, alpha=ALPHA, warps=(Warp(0.3, 3, 4),), iterations=0)
     (fixed, moving), _ = images()
-    with pytest.raises(RegistrationError, match="is a PDD network, which does not estimate it"):
-        register_volumes(fixed, moving, model=model, uncertainty=True)
     with pytest.raises(RegistrationError, match=r"smoothness is 2.0, but .* PDD network, which has learned its own"):
         register_volumes(fixed, moving, model=model, smoothness=2.0)
-    assert register_volumes(fixed, moving, model=model, uncertainty="where possible").uncertainty is None
 
 
 def test_other_files_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from itk_pdd.cli.train import main as train
 from itk_pdd.errors import RegistrationError
 from itk_pdd.geometry.grid import Grid
 from itk_pdd.geometry.mapping import AffineMapping
+from itk_pdd.io.files import write_image
 from itk_pdd.io.volume import Volume
 from itk_pdd.models import load
 from itk_pdd.models.pddmodel import PddModel
@@ -23,6 +25,7 @@ from itk_pdd.network.pddnet import PddNetwork
 from itk_pdd.network.preparation import Intensity
 from itk_pdd.network.settings import InstanceOptimisation, PddSettings, UNetSettings, Warp
 from itk_pdd.registration import register_volumes
+from itk_pdd.uncertainty.calibration import DESCENT, PDD, calibration_of_package
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,6 +106,30 @@ def test_registration_finds_a_shift(network: PddNetwork, tmp_path) -> None:
     assert np.linalg.norm(field.vectors[inside].mean(axis=0) - shift) < 1.0
 
 
+def test_both_models_tell_their_uncertainty(network: PddNetwork, tmp_path) -> None:
+    own = replace(calibration_of_package(DESCENT), floor=3.0)
+    card = PddCard("organs", "", SETTINGS, Intensity("range", -1, 1), 2.0, classes=CLASSES)
+    PddModel(network, card).write(tmp_path / "model")
+    (tmp_path / "both").mkdir()
+    text = CombinedCard("both", "", "model", uncertainty=own.to_dict()).to_json()
+    (tmp_path / "both" / "card.json").write_text(text)
+    fixed, moving = ball((0.0, 0.0, 0.0)), ball((4.0, -6.0, 2.0))
+    shown, empty = np.abs(fixed.array) > 0, np.zeros(GRID.shape, bool)
+    empty[:4, :4, :4] = True
+    for name in ("model", "both"):
+        plain, told = (register_volumes(fixed, moving, model=tmp_path / name, uncertainty=u) for u in (False, True))
+        assert np.array_equal(plain.field.vectors, told.field.vectors)
+        found = told.uncertainty
+        deviation = found.standard_deviation().array
+        # Where there is no organ nothing holds the place.
+        assert deviation[empty].mean() > deviation[shown].mean()
+        assert {"width0", "width1", "smoothing", "decorrelation"} <= set(found.evidence.features)
+        assert len(found.evidence.stages) == 2
+    assert found.calibration == own
+    # The descent moves what the searches have found, and counts.
+    assert told.uncertainty.evidence.features["width0"].mean() > 0
+
+
 def test_factors_are_learned_and_the_segmentation_is_not(network: PddNetwork) -> None:
     image = torch.from_numpy(ball((0.0, 0.0, 0.0)).array)[None]
     organs = OrganFeatures(UNET)
@@ -127,6 +154,11 @@ def segmentation(network: PddNetwork, folder: Path) -> Path:
 def test_command_makes_both_models(network: PddNetwork, tmp_path) -> None:
     arguments = ["organs", str(segmentation(network, tmp_path / "organs")), "-o", str(tmp_path / "pdd")]
     arguments += ["--warp", "0.4", "9", "10", "--stride", "2", "--extent", "32", "30", "28", "--optimisation", "7"]
+    image, labels = ball((0.0, 0.0, 0.0)), ball((0.0, 0.0, 0.0)).array.astype(np.uint8)
+    write_image(image.to_simpleitk(), tmp_path / "image.nii.gz")
+    write_image(Volume(labels, GRID).to_simpleitk(), tmp_path / "labels.nii.gz")
+    (tmp_path / "scans.csv").write_text("image,labels\nimage.nii.gz,labels.nii.gz\n")
+    arguments += ["--scans", str(tmp_path / "scans.csv")]
     result = CliRunner().invoke(train, [*arguments, "--descent", str(tmp_path / "pdd-descent")])
     assert result.exit_code == 0, result.output
     model = load(tmp_path / "pdd")
@@ -135,12 +167,20 @@ def test_command_makes_both_models(network: PddNetwork, tmp_path) -> None:
     assert settings.extent == (28.0, 30.0, 32.0)
     assert settings.optimisation == InstanceOptimisation(7, 3.0)
     assert model.card.training["scans"] == ["a"]
+    assert 0.8 < model.card.purpose["certainty"] < 1
+    assert model.card.uncertainty == calibration_of_package(PDD).to_dict()
     torch.testing.assert_close(model.network.organs.unet.state_dict(), network.organs.unet.state_dict())
     # Both organs are of one size, so they count alike.
     torch.testing.assert_close(model.network.organs.factors.data, torch.ones(2))
     both = load(tmp_path / "pdd-descent")
     assert both.name == "pdd-descent"
     assert both.pdd.card == model.card
+    assert both.uncertainty == calibration_of_package(DESCENT).to_dict()
+    # It refuses what it does not recognise.
+    network.organs.unet.heads[0].weight.mul_(0.2)
+    unsure = PddModel(network, replace(model.card, spacing=2.0))
+    with pytest.raises(RegistrationError, match=r"is not recognised: the model is .* certain where it sees bright"):
+        register_volumes(image, image, model=unsure)
 
 
 def test_command_wants_neighbours(network: PddNetwork, tmp_path) -> None:

@@ -137,7 +137,7 @@ def test_nothing_is_computed_without_being_asked_for(pair, monkeypatch: pytest.M
     monkeypatch.setattr(engine, "Recorder", forbidden)
     monkeypatch.setattr(features, "collect", forbidden)
     monkeypatch.setattr(estimate, "Uncertainty", forbidden)
-    monkeypatch.setattr(recorder, "_hypotheses", forbidden)
+    monkeypatch.setattr(recorder, "distinct_modes", forbidden)
     plain = registration.register_volumes(made.fixed, made.moving)
     assert plain.uncertainty is None
     assert np.array_equal(plain.field.vectors, result.field.vectors), "asking does not change the answer"
