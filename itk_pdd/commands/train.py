@@ -87,8 +87,8 @@ def from_organs(
     """Write a PDD network that compares the answers of a segmentation network; nothing is trained.
 
     The options are those of ``pdd-train organs``; ``descent`` is the folder, beside ``output``, of a model that
-    descends on organs and intensities afterwards, and ``scans`` are images that the model is for, on which its certainty
-    is measured.
+    descends on organs and intensities afterwards, and ``scans`` are images that the model is for, on which its
+    certainty is measured.
     """
     if descent is not None and descent.resolve().parent != output.resolve().parent:
         raise RegistrationError(f"descent is {descent}, expected a folder beside {output}, which it names")

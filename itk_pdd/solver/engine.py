@@ -78,8 +78,8 @@ class DenseModel(Settings):
         Both are resampled onto a working grid that fits into the memory. Dense searches find the displacements, a
         gradient descent refines them, folded voxels are unfolded, and the field is carried to the fixed image's grid.
         With ``start``, from fixed points to those that the initial transform takes, there are no searches: the descent
-        begins there. ``organs`` are what is known of the organs, where the model has no network of its own. ``searches`` know the
-        certainty of those that gave the start.
+        begins there. ``organs`` are what is known of the organs, where the model has no network of its own.
+        ``searches`` know the certainty of those that gave the start.
         """
         device, report = checked_device(options.device), options.progress
         model, problem = self._guided(problem).adjusted(options), problem.without_outliers()

@@ -24,8 +24,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from bench_uncertainty import measure
-from calibrate_uncertainty import learn
+from calibrate_uncertainty import AMBIGUITY, FEATURES, FLOOR, SHARES, group_of, learn, negative_log_likelihood
 from uncertainty_cases import Case, misplaced, organs, read_cases, warped, write_cases
 
 from itk_pdd import models
@@ -42,11 +43,11 @@ from itk_pdd.uncertainty.calibration import DESCENT, PDD, Calibration, calibrati
 PATIENTS = ("0021", "0022", "0023", "0024", "0025")
 MARGIN, SLICES = 12, 56
 """Voxels around the organs, and slices about their middle, that are registered."""
-NAMES = (
-    ["width0", "smoothing", "bending near", "structure residual", "decorrelation near"],
-    ["width0 near", "width1", "strain near", "structure residual", "decorrelation near"],
-)
-"""Features of imprecision and of wrong matches: few, since the patients are."""
+POINTS = 400  # of each case, for the fit
+LITERAL = -np.log(3.0)  # scale per axis of a Student distribution of 3 degrees of freedom, width of 1
+PRIOR = 0.02
+WRONG = ("structure residual", "decorrelation near", "bending near")
+"""Features of a wrong match: few, since the patients are."""
 SHOWN = ("pairs", "points", "error mm", "cover 50%", "cover 90%", "cover 95%", "NLL", "rank", "AUROC")
 
 
@@ -123,12 +124,65 @@ def gather(model: CombinedModel, folder: Path) -> dict[str, dict[str, Case]]:
     return found
 
 
+def scaled(cases: list[Case]) -> dict:
+    """Maximum likelihood of a factor of the last search's width, and of the possibility of a wrong match.
+
+    The width hardly tells where surfaces of organs are off, so that nothing would be left of it. But where there is no
+    organ, nothing else says so. Its exponent is 1, therefore, and its factor is drawn to the one at which the variance
+    is that of the network.
+    """
+    rng, groups = np.random.default_rng(0), []
+    used = [case for case in cases if group_of(case) in SHARES]
+    for case in used:
+        index = rng.choice(len(case.errors), min(POINTS, len(case.errors)), replace=False)
+        values = {n: torch.as_tensor(v[index], dtype=torch.float64) for n, v in case.features.items()}
+        logs = torch.stack([torch.log(values[name] + FEATURES[name]) for name in WRONG], dim=-1)
+        shapes = {n: torch.as_tensor(v[index], dtype=torch.float64) for n, v in case.spread.items()}
+        share = SHARES[group_of(case)] / sum(group_of(other) == group_of(case) for other in used)
+        errors = torch.as_tensor(case.errors[index], dtype=torch.float64)
+        groups.append((share, values, logs, errors, shapes if errors.ndim == 2 else None))
+    numbers = torch.tensor([LITERAL, 0.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
+    roots = torch.full((len(WRONG),), 0.6, dtype=torch.float64, requires_grad=True)
+
+    def loss() -> torch.Tensor:
+        tail, shares = 3 + torch.nn.functional.softplus(numbers[2]), torch.softmax(numbers[3:], dim=0)
+        total = 0.01 * (roots**2).sum() + PRIOR * (numbers[0] - LITERAL) ** 2
+        for share, values, logs, errors, shapes in groups:
+            fine = torch.exp(numbers[0]) * (values["width0"] + FEATURES["width0"])
+            square = fine.clamp(min=FLOOR) ** 2 + torch.exp(2 * (numbers[1] + logs @ roots**2))
+            square = square + (AMBIGUITY * values["ambiguity"]) ** 2
+            total = total + share * negative_log_likelihood(errors, torch.log(square) / 2, tail, shares, shapes)
+        return total
+
+    optimiser = torch.optim.LBFGS([numbers, roots], max_iter=150, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    structure, marginals, _ = torch.softmax(numbers[3:].detach(), dim=0).tolist()
+    return {
+        "intercept": float(numbers[0].detach()),
+        "weights": {"width0": 1.0},
+        "mismatch": {
+            "intercept": float(numbers[1].detach()),
+            "weights": dict(zip(WRONG, (roots**2).tolist(), strict=True)),
+        },
+        "tail": float(3 + torch.nn.functional.softplus(numbers[2].detach())),
+        "structure": structure,
+        "marginals": marginals,
+    }
+
+
 def judged(cases: dict[str, Case]) -> tuple[Calibration, dict[str, dict[str, float]]]:
     """The calibration learned from all, and by kind the figures of those that were learned without the patient."""
     patients = sorted({name.split()[1] for name in cases})
     rows: dict[str, list[tuple[Case, Calibration]]] = {}
     for patient in patients:
-        own = learn([case for name, case in cases.items() if name.split()[1] != patient], NAMES)
+        own = learn([case for name, case in cases.items() if name.split()[1] != patient], scaled)
         for name, case in cases.items():
             if name.split()[1] == patient:
                 rows.setdefault(name.split()[0], []).append((case, own))
@@ -138,7 +192,10 @@ def judged(cases: dict[str, Case]) -> tuple[Calibration, dict[str, dict[str, flo
         weights = [row["points"] for row in each]
         figures[kind] = {key: float(np.average([row[key] for row in each], weights=weights)) for key in SHOWN[2:]}
         figures[kind] |= {"pairs": len(each), "points": sum(weights)}
-    return learn(list(cases.values()), NAMES), figures
+    # The probabilities of the distributions are those of the network itself.
+    found = replace(learn(list(cases.values()), scaled), temperature=1.0)
+    # The default model's quality weighs what both directions of its search say.
+    return found if "disagreement0" not in found.quality.get("weights", {}) else replace(found, quality={}), figures
 
 
 def main() -> None:

@@ -122,7 +122,7 @@ def fit(cases: list[Case], names: list[str], wrong: list[str] | None = None) -> 
             square = torch.clamp(fine, min=FLOOR) ** 2 + spread**2
             if wrong is not None:
                 square = square + torch.exp(2 * (others[1] + terms[:, count:].sum(dim=1)))
-            total = total + share * _negative_log_likelihood(errors, torch.log(square) / 2, tail, shares, shapes)
+            total = total + share * negative_log_likelihood(errors, torch.log(square) / 2, tail, shares, shapes)
         return total
 
     optimiser = torch.optim.LBFGS([roots, others], max_iter=100, history_size=20, line_search_fn="strong_wolfe")
@@ -152,7 +152,7 @@ def fit(cases: list[Case], names: list[str], wrong: list[str] | None = None) -> 
     return result
 
 
-def _negative_log_likelihood(errors, scale, tail, shares, shapes) -> torch.Tensor:
+def negative_log_likelihood(errors, scale, tail, shares, shapes) -> torch.Tensor:
     """Mean over points, per component, of the Student distribution with these logarithms of scales."""
     if shapes is None:
         dimension, squares, volume = 1, errors**2, 0.0
@@ -258,9 +258,9 @@ def failures(cases: list[Case]) -> np.ndarray:
     return np.array([case.dice < 0.5 * medians[d] for case, d in zip(cases, data, strict=True)])
 
 
-def learn(cases: list[Case], names: tuple[list[str], list[str]] | None = None) -> Calibration:
-    """The whole calibration, with features that are given for both of its terms or chosen."""
-    found = small(cases) if names is None else fit(cases, *names)
+def learn(cases: list[Case], find=small) -> Calibration:
+    """The whole calibration; ``find`` gives intercepts, weights, tail and shares as :func:`fit` does."""
+    found = find(cases)
     calibration = Calibration(
         intercept=round(found["intercept"], 4),
         weights={n: round(w, 4) for n, w in found["weights"].items()},
