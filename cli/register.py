@@ -279,10 +279,10 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
     carried = any(arguments[name] is not None for name in ("warped_labels", *LABEL_IMAGES))
     used = carried or (arguments["fixed_labels"] is not None and arguments["rigid"] is None)
     if used if arguments["moving_labels"] is None else not used and arguments["report"] is None:
-        raise click.UsageError(
-            "--moving-labels and --warped-labels (or --label-probabilities, --label-entropy, --fixed-labels, --report) "
-            "belong together: give both."
-        )
+        uses = "--warped-labels, --fixed-labels, --report or another output of labels"
+        given = arguments["moving_labels"] is not None
+        wanted = uses if given else "--moving-labels"
+        raise click.UsageError(f"--moving-labels and {uses} belong together: give {wanted}, too.")
     if arguments["initial_transform"] and arguments["initialise"] != "none":
         raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")
 

@@ -361,7 +361,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib.pyplot
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'itk_pdd[plot]', or matplotlib alone") from error
+        raise ImportError("pictures need matplotlib, which is not installed: run pip install matplotlib") from error
     return matplotlib.pyplot
 
 

@@ -273,7 +273,7 @@ def prepare(
     if fixed.grid.dimension != moving.grid.dimension:
         raise RegistrationError(
             f"fixed is {fixed.grid.dimension}-D ({fixed.grid}) and moving is {moving.grid.dimension}-D "
-            f"({moving.grid}), expected the same dimension"
+            f"({moving.grid}), expected the same dimension: give two slices or two volumes"
         )
     problem = Problem(*channels, kept=kept, guidance=read_guidance((fixed.grid, moving.grid), **known))
     log.info("fixed: %s; moving: %s; channels: %d", fixed.grid, moving.grid, len(channels[0]))

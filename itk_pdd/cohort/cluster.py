@@ -160,7 +160,8 @@ def _dask() -> tuple[Any, Any]:
         import distributed
     except ImportError as error:
         raise RegistrationError(
-            f"the workers of a cohort need Dask, which is not installed ({error}): pip install 'itk_pdd[batch]'"
+            f"the workers of a cohort need Dask, which is not installed ({error}): run pip install '.[batch]' "
+            "in the folder of the checkout"
         ) from None
     return dask, distributed
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from itk_pdd.commands.threads import simpleitk_threads
 from itk_pdd.commands.writing import COMPOSITE_EXTENSIONS, check, elastix_field, write
-from itk_pdd.errors import RegistrationError, told
+from itk_pdd.errors import RegistrationError, told, warn
 from itk_pdd.evaluation.overlap import Overlap, overlap
 from itk_pdd.evaluation.warping import warp_labels
 from itk_pdd.geometry.field import DisplacementField
@@ -147,7 +147,7 @@ def register_files(
     carried = not targets.keys().isdisjoint(("warped_labels", *LABEL_IMAGES))
     if moving_labels is None and (carried or (fixed_labels is not None and options.get("rigid") is None)):
         raise RegistrationError(
-            "moving_labels and warped_labels (or label_probabilities, label_entropy, fixed_labels) belong together: "
+            "warped_labels, label_probabilities, label_entropy and fixed_labels belong together with moving_labels: "
             "give moving_labels, too"
         )
     if moving_labels is not None and not carried and fixed_labels is None and report is None:
@@ -222,7 +222,7 @@ def register_files(
         "thumbnail": lambda: partial(write_jpeg, drawn(problem.fixed, problem.moving, result.field)),
         "record": lambda: partial(write_record, described()),
         "warped": lambda: partial(files.write_image, _warped(moving_image, result.field, default)),
-        "warped_labels": lambda: partial(files.write_image, warp_simpleitk(labels, result.field, labels=True)),
+        "warped_labels": lambda: partial(files.write_image, _warped_labels(labels, result.field)),
         **uncertainty_writers(result.uncertainty, labels, targets),
     }
     with simpleitk_threads(threads):
@@ -237,6 +237,17 @@ def _warped(moving: Any, field: DisplacementField, default: float | None) -> Any
     if moving.GetDimension() == field.grid.dimension:
         return warp_simpleitk(moving, field, default=default)
     return warp_image(moving, field, default=default)
+
+
+def _warped_labels(labels: Any, field: DisplacementField) -> Any:
+    """Warp a label map; warn if none of its labels arrives."""
+    import SimpleITK
+
+    warped = warp_simpleitk(labels, field, labels=True)
+    before, after = map(SimpleITK.GetArrayViewFromImage, (labels, warped))
+    if before.any() and not after.any():
+        warn("the warped labels are empty: check that moving_labels belongs to the moving image")
+    return warped
 
 
 def _label_maps(fixed: Any, moving: Any, problem: Any) -> dict[str, Volume]:

@@ -41,7 +41,8 @@ _MODEL_SHORT = 0.32
 """Difference of likeness from which a model that doubts the images has failed beside the default model."""
 _SHARES = (
     ("Range", "edge", (0.1, 1.0),
-     "of the structure lies at the edge of what the search tried", "start closer (initialise affine)"),
+     "of the structure lies at the edge of what the search tried",
+     "start closer (initialise affine, or, if that was done, an initial transform)"),
     ("Overlap", "outside", (0.4, 0.8), "of the fixed image has no counterpart in the moving image", ""),
     ("Folding", "folded", (0.002, 0.1), "of the voxels fold (Jacobian determinant not positive)", ""),
     ("Extreme volume change", "extreme", (0.02, 0.3), "of the voxels shrink or grow more than fivefold", ""),

@@ -235,7 +235,7 @@ def _onnx(path: Path) -> tuple[Callable[[Tensor], Any], tuple[int, ...]]:
         import onnxruntime
     except ImportError:
         raise RegistrationError(
-            f"features: {path} needs onnxruntime, which is not installed: pip install 'itk_pdd[onnx]'"
+            f"features: {path} needs onnxruntime, which is not installed: run pip install onnxruntime"
         ) from None
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -51,7 +51,8 @@ def tell_edge(share: float, reach_mm: float) -> None:
     if share > EDGE_SHARE:
         warn(
             f"{share:.0%} of the image with structure lies at the edge of the range that was searched ({reach_mm:.3g} "
-            "mm along each axis) and may belong beyond it: start closer (initialise='affine', or an initial transform)"
+            "mm along each axis) and may belong beyond it: start closer (initialise='affine', or, if that was done, an "
+            "initial transform)"
         )
     elif share > 0:
         log.info("%.1f %% of the image with structure lies at the edge of the range, %.3g mm", 100 * share, reach_mm)

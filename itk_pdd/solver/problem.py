@@ -54,8 +54,9 @@ class Problem:
         counts = len(self.fixed_channels), len(self.moving_channels)
         if counts[0] != counts[1]:
             raise RegistrationError(
-                f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many (the volumes of a 4-D image "
-                "are its channels): leave out those of one image alone, or take one volume of a series"
+                f"fixed has {counts[0]} channels and moving {counts[1]}, expected as many (red, green and blue are "
+                "channels, and so are the volumes of a 4-D image): turn a colour image to grey, take one volume of a "
+                "series, or leave out the channels that only one image has"
             )
         for name, channels in (("fixed", self.fixed_channels), ("moving", self.moving_channels)):
             if any(channel.grid != channels[0].grid for channel in channels):

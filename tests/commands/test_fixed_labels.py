@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from itk_pdd.cli.register import main
 
 from itk_pdd import Volume
+from itk_pdd.commands.register import register_files
+from itk_pdd.errors import RegistrationWarning
 from itk_pdd.synthesis import make_pair
 
 
@@ -112,3 +114,14 @@ def test_fixed_labels_of_another_grid_are_refused(files) -> None:
     )
     result = run(files.fixed, files.moving, "-o", files.folder / "g.mha", *given, fractions)
     assert result.exit_code == 1 and "is no label image" in result.output
+
+
+def test_moving_labels_of_another_place_are_told(files) -> None:
+    """None of them arrives on the fixed image: likely the labels of another scan."""
+    far, path = SimpleITK.ReadImage(str(files.moving_labels)), files.folder / "far.nii.gz"
+    far.SetOrigin([origin + 5000.0 for origin in far.GetOrigin()])
+    SimpleITK.WriteImage(far, str(path))
+    with pytest.warns(RegistrationWarning, match="the warped labels are empty"):
+        register_files(
+            files.fixed, files.moving, moving_labels=path, warped_labels=files.folder / "none.nii.gz", quality=False
+        )
