@@ -107,7 +107,7 @@ class _Model(click.Option):
     "--record",
     "JSON",
     "A record: versions, command, options, model, inputs with checksums and geometry, time, memory, verdict and "
-    "warnings. File names go without their folders.",
+    "warnings. Folders are left out of file names.",
 )
 @flag("--record-paths", "Keep the folders of file names in the --record.")
 @file(
@@ -120,9 +120,9 @@ class _Model(click.Option):
 @file(
     "--covariance",
     "IMAGE",
-    "Its whole covariance in mm^2, with the components xx, xy, xz, yy, yz, zz of ITK's symmetric tensors.",
+    "Covariance of the displacement in mm^2, with the components xx, xy, xz, yy, yz, zz of ITK's symmetric tensors.",
 )
-@file("--entropy", "IMAGE", "Its entropy in nats; larger is less certain.")
+@file("--entropy", "IMAGE", "Entropy of the displacement in nats; larger is less certain.")
 @file(
     "--label-probabilities",
     "IMAGE",
