@@ -279,10 +279,11 @@ def _check_usage(fixed: Path | None, moving: Path | None, arguments: dict[str, A
     carried = any(arguments[name] is not None for name in ("warped_labels", *LABEL_IMAGES))
     used = carried or (arguments["fixed_labels"] is not None and arguments["rigid"] is None)
     if used if arguments["moving_labels"] is None else not used and arguments["report"] is None:
-        uses = "--warped-labels, --fixed-labels, --report or another output of labels"
-        given = arguments["moving_labels"] is not None
-        wanted = uses if given else "--moving-labels"
-        raise click.UsageError(f"--moving-labels and {uses} belong together: give {wanted}, too.")
+        raise click.UsageError(
+            "--fixed-labels, --warped-labels and other outputs of labels belong together with --moving-labels: give it."
+            if arguments["moving_labels"] is None
+            else "--moving-labels and its use (--warped-labels, --fixed-labels, --report) belong together: give both."
+        )
     if arguments["initial_transform"] and arguments["initialise"] != "none":
         raise click.UsageError("--initial-transform and --initialise exclude each other: give one.")
 
