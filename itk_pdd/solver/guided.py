@@ -25,7 +25,7 @@ __all__ = ["compared", "solved"]
 log = logging.getLogger("itk_pdd")
 
 _HARDLY = 0.4  # Dice overlap below which a label that guided is told: it is wrong in one image, or cut off
-_UNLIKE = 0.6  # times the likeness of the whole image below which a label is told: right ones have 0.78 of it and more
+_UNLIKE = 0.6  # times the likeness of the whole image below which a label is told: right ones had 0.75 of it and more
 _MATCH = 0.4  # likeness of images that match; of others, no label tells more than the verdict
 _MOST_TOLD = 100  # landmarks that the log tells one by one
 _MOST_NAMED = 10  # landmarks whose reason a warning tells
