@@ -34,6 +34,8 @@ class Guidance:
 def read_guidance(
     grids: tuple[Grid, Grid],
     *,
+    rigid: Any = None,
+    sliding: Any = None,
     fixed_labels: Any = None,
     moving_labels: Any = None,
     guide: Any = None,
@@ -45,8 +47,6 @@ def read_guidance(
     exact_points: bool = False,
     features: Any = None,
     feature_card: Any = None,
-    rigid: Any = None,
-    sliding: Any = None,
 ) -> Guidance | None:
     """Read and check what a user knows about two images; the parameters are those of :func:`itk_pdd.register`.
 
