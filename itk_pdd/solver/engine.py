@@ -50,7 +50,7 @@ _LABEL_CORRELATION = 0.04  # weight of the local correlation beside labels of we
 
 
 class Searches(Protocol):
-    """What searches by another model tell about their certainty."""
+    """The searches of another model, which tell how certain they are."""
 
     def recorder(self, grid: Grid) -> Recorder:
         """Make a recorder that has listened to these searches, on a working grid."""
