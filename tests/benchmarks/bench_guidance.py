@@ -213,7 +213,9 @@ class Mind(nn.Module):
         pooled = functional.avg_pool3d(functional.pad(torch.cat(squares, 1), [1] * 6, mode="replicate"), 3, 1)
         pooled = pooled - pooled.min(1, keepdim=True).values
         mean = pooled.mean(1, keepdim=True)
-        return torch.exp(-pooled / mean.clamp(min=1e-6 + 1e-3 * float(mean.mean()), max=1e3 * float(mean.mean())))
+        # Limits as tensors: a trace would keep numbers as constants of its example.
+        lowest = 1e-3 * mean.mean() + 1e-6
+        return torch.exp(-pooled / torch.minimum(torch.maximum(mean, lowest), 1e6 * lowest))
 
 
 def feature_rows(wanted: Wanted, count: int | None) -> Iterator[Row]:
