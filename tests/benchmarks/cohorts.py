@@ -181,6 +181,8 @@ def killed(options: argparse.Namespace) -> None:
                     stderr=dask.log, stdout=dask.log, start_new_session=True,
                 )  # fmt: skip
             time.sleep(0.5)
+            # The workers of a killed scheduler end some seconds after it.
+            dask.start(options.workers)
             now = done(folder)
             again = [name for name, when in seen.items() if now.get(name) != when]
             assert not again, f"done twice: {again}"
