@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bench_accuracy import LARGE_ORGANS, mean_with_zeros, read_rows
@@ -47,28 +48,26 @@ MIND_TEMPERATURE, LOW_MIND_TEMPERATURE = 4_800.0, 300.0
 WARPS = (Warp(0.4, 15, 32), Warp(0.15, 11, 39), Warp(0.08, 9, 53))
 # A low temperature makes flat distributions, which a smooth field outweighs more easily.
 OPTIMISATION, LOW_OPTIMISATION = InstanceOptimisation(50, 3.0), InstanceOptimisation(50, 0.5)
-MIND_OPTIMISATION = InstanceOptimisation(50, 10.0)
+NONE, MIND_OPTIMISATION = InstanceOptimisation(), InstanceOptimisation(50, 10.0)
 EXTENT = (256.0, 160.0, 192.0)
 CORRELATION = 0.04
 Method = tuple[PddModel | DenseModel, int]
 MEASURED = ("folding", "sd_log_j3", "bones", "body")
 
 
-def settings(warps: int, *, optimised: bool = False, mean_field: bool = True, features: str = "obelisk") -> PddSettings:
+def settings(
+    warps: int, *, optimisation: InstanceOptimisation = NONE, mean_field: bool = True, features: str = "obelisk"
+) -> PddSettings:
     """The paper's network: 2 mm images, features every 3 voxels, 32^3 control points, 15^3 displacements."""
-    optimisation = OPTIMISATION if optimised else InstanceOptimisation()
     return PddSettings(
         features=features, warps=WARPS[:warps], mean_field=mean_field, optimisation=optimisation, stride=3,
         extent=EXTENT,
     )  # fmt: skip
 
 
-def hand_made(*, optimised: bool = False) -> PddModel:
+def hand_made(temperature: float, optimisation: InstanceOptimisation = NONE) -> PddModel:
     """MIND-SSC features, and no training at all."""
-    chosen, temperature = settings(1, features="mind-ssc"), MIND_TEMPERATURE
-    if optimised:
-        chosen, temperature = replace(chosen, optimisation=MIND_OPTIMISATION), LOW_MIND_TEMPERATURE
-    network = PddNetwork(chosen)
+    network = PddNetwork(settings(1, features="mind-ssc", optimisation=optimisation))
     network.searches[0].regularisation.log_temperature.data.fill_(float(np.log(temperature)))
     card = PddCard("mind-ssc", "", network.settings, Intensity("range", -125, 275), 2.0)
     return PddModel(network, card, smallest_jacobian=None)
@@ -78,25 +77,24 @@ def methods(segmentation: SemanticNetwork) -> dict[str, Method]:
     """The rows of the table: a model, and how many of its searches are used."""
     refinement = Refinement.of_classes(CORRELATION)
 
-    def learned(warps: int, *, temperature: float = TEMPERATURE, **options: bool) -> PddModel:
+    def learned(warps: int, *, temperature: float = TEMPERATURE, **options: Any) -> PddModel:
         network = settings(warps, **options)
-        if temperature == LOW_TEMPERATURE and network.optimisation.iterations:
-            network = replace(network, optimisation=LOW_OPTIMISATION)
         model = pdd_of_organs(segmentation, network, name="organs", temperatures=[temperature] * 3)
         return replace(model, smallest_jacobian=None)
 
     def descended(pdd: PddModel) -> CombinedModel:
         return CombinedModel.of(pdd, DEFAULT, name="descended", correlation=CORRELATION)
 
-    two_plain, three = learned(2), learned(3, optimised=True)
+    two_plain, three = learned(2), learned(3, optimisation=OPTIMISATION)
+    low = [learned(1, temperature=LOW_TEMPERATURE, optimisation=each) for each in (NONE, LOW_OPTIMISATION)]
     return {
-        "MIND-SSC": (hand_made(), 1),
-        "MIND-SSC, instance optimisation": (hand_made(optimised=True), 1),
+        "MIND-SSC": (hand_made(MIND_TEMPERATURE), 1),
+        "MIND-SSC, instance optimisation": (hand_made(LOW_MIND_TEMPERATURE, MIND_OPTIMISATION), 1),
         "without mean field": (learned(1, mean_field=False), 1),
         "full": (two_plain, 1),
         "two warps": (two_plain, 2),
-        "low temperature": (learned(1, temperature=LOW_TEMPERATURE), 1),
-        "low temperature, instance optimisation": (learned(1, temperature=LOW_TEMPERATURE, optimised=True), 1),
+        "low temperature": (low[0], 1),
+        "low temperature, instance optimisation": (low[1], 1),
         "full, instance optimisation": (three, 1),
         "two warps, instance optimisation": (three, 2),
         "three warps, instance optimisation": (three, 3),
