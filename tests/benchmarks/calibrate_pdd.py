@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_uncertainty import measure
-from calibrate_uncertainty import AMBIGUITY, FEATURES, FLOOR, SHARES, group_of, learn, negative_log_likelihood
+from calibrate_uncertainty import AMBIGUITY, FEATURES, FLOOR, SHARES, group_of, learn, minimise, negative_log_likelihood
 from uncertainty_cases import Case, misplaced, organs, read_cases, warped, write_cases
 
 from itk_pdd import models
@@ -154,15 +154,7 @@ def scaled(cases: list[Case]) -> dict:
             total = total + share * negative_log_likelihood(errors, torch.log(square) / 2, tail, shares, shapes)
         return total
 
-    optimiser = torch.optim.LBFGS([numbers, roots], max_iter=150, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    optimiser.step(closure)
+    minimise(loss, [numbers, roots], max_iter=150)
     structure, marginals, _ = torch.softmax(numbers[3:].detach(), dim=0).tolist()
     return {
         "intercept": float(numbers[0].detach()),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +81,19 @@ FLOOR = 0.2
 """Least scale per axis in working voxels; the standard deviation is then that of a step of the last search or more."""
 
 
+def minimise(loss: Callable[[], torch.Tensor], parameters: list[torch.Tensor], **options: int) -> None:
+    """Minimise a loss over its parameters, in place."""
+    optimiser = torch.optim.LBFGS(parameters, line_search_fn="strong_wolfe", **options)
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+
+
 def fit(cases: list[Case], names: list[str], wrong: list[str] | None = None) -> dict:
     """Maximum likelihood of intercepts, weights, tail and shape of the covariance.
 
@@ -125,15 +138,7 @@ def fit(cases: list[Case], names: list[str], wrong: list[str] | None = None) -> 
             total = total + share * negative_log_likelihood(errors, torch.log(square) / 2, tail, shares, shapes)
         return total
 
-    optimiser = torch.optim.LBFGS([roots, others], max_iter=100, history_size=20, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    optimiser.step(closure)
+    minimise(loss, [roots, others], max_iter=100, history_size=20)
     weights, middle = (roots**2).detach().numpy(), centre.numpy()
     structure, marginals, _ = torch.softmax(others[3:].detach(), dim=0).tolist()
     result = {
