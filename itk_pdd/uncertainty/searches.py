@@ -22,30 +22,15 @@ _BLOCK = 4
 
 @dataclass(frozen=True)
 class _Search:
-    """The findings of one search; vectors are physical, lengths are millimetres.
+    """The findings of one search; vectors are physical, lengths are millimetres."""
 
-    Attributes
-    ----------
-    mean : DisplacementField
-        Mean displacement at the control points, before the instance optimisation.
-    covariance : numpy.ndarray
-        Covariance of the displacement, shape (*control points, 3, 3).
-    entropy : numpy.ndarray
-        Entropy of the distribution in nats, shape (*control points).
-    step : float
-        Distance of neighbouring displacements (root mean square over the axes).
-    before : callable
-        The searches before it, from points of the fixed image on.
-    places, modes, weights : numpy.ndarray
-        Control points with several modes (n, 3), the displacements of these (n, modes, 3), NaN where there are fewer,
-        and their probabilities (n, modes).
-    """
-
-    mean: DisplacementField
-    covariance: np.ndarray
-    entropy: np.ndarray
-    step: float
-    before: PointMap
+    mean: DisplacementField  # mean displacement at the control points, before the instance optimisation
+    covariance: np.ndarray  # of the displacement, (*control points, 3, 3)
+    entropy: np.ndarray  # of the distribution in nats, (*control points)
+    step: float  # distance of neighbouring displacements (root mean square over the axes)
+    before: PointMap  # the searches before it, from points of the fixed image on
+    # Control points with several modes (n, 3), the displacements of these (n, modes, 3), NaN where there are fewer, and
+    # their probabilities (n, modes).
     places: np.ndarray
     modes: np.ndarray
     weights: np.ndarray
